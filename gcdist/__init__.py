@@ -1,0 +1,1 @@
+"""gcdist: coded, quantized distributed training that does not wait for stragglers."""

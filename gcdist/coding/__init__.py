@@ -1,0 +1,1 @@
+"""Gradient codes and data allocation: pure mathematics on numpy and scipy."""

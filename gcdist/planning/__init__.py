@@ -1,0 +1,1 @@
+"""The only room that joins codes, noise laws and straggler statistics: Problem in, Plan out."""

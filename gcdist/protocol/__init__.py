@@ -1,0 +1,1 @@
+"""The round protocol: two pure state machines, events in and instructions out."""

@@ -1,0 +1,1 @@
+"""Quantizers: vectors to packed bytes and back, with known noise laws."""

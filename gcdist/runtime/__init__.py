@@ -1,0 +1,1 @@
+"""One round loop, fed by real processes or by a virtual clock."""

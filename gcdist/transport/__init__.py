@@ -1,0 +1,1 @@
+"""Links over torch.distributed (gloo): move bytes, know no codes."""

@@ -1,0 +1,307 @@
+"""The shared types of gcdist: what the rooms say to each other.
+
+Numpy and scipy only. Every room may import this module; it imports nothing of gcdist. A class that is not a Protocol is a
+frozen dataclass with slots. Suffixes of array names give their shape: N workers, R rows (messages of a step; R = n unless
+a worker sends several), K partitions, S segments of the flat parameter vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+F32: TypeAlias = NDArray[np.float32]
+F64: TypeAlias = NDArray[np.float64]
+I64: TypeAlias = NDArray[np.int64]
+U8: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+class NonFiniteError(ValueError):
+    """A vector to be quantized holds NaN or infinity; ``index`` is the first such coordinate."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"coordinate {index} is not finite")
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """How the flat float32 parameter vector is cut. A payload is its segments' payloads, in order.
+
+    ``edges`` (S+1,) are coordinates: a segment is the unit of bits, scales and threads (S = 1: the papers). ``shards``
+    (M+1,) are segment numbers: aggregator m owns segments ``shards[m]:shards[m+1]`` (M = 1 for now). ``fingerprint``
+    hashes names, shapes, dtypes, requires_grad, buffers and edges; it must be equal at both ends.
+    """
+
+    d: int
+    edges: I64
+    shards: I64
+    fingerprint: str
+
+    @staticmethod
+    def flat(d: int, fingerprint: str = "") -> Layout:
+        """The layout of one segment that covers all ``d`` coordinates.
+
+        >>> Layout.flat(10).edges.tolist()
+        [0, 10]
+        """
+        return Layout(d, np.array([0, d], np.int64), np.array([0, 1], np.int64), fingerprint)
+
+    @property
+    def segments(self) -> int:
+        """Number of segments S."""
+        return len(self.edges) - 1
+
+    def sizes(self) -> I64:
+        """Coordinates of each segment, (S,)."""
+        return np.diff(self.edges)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """All that a design of code, data allocation and bits may use (math.md sections 1 to 4)."""
+
+    size_K: F64  # (K,) shares of the samples, sum 1
+    late: Callable[[int, F64], F64]  # (worker, loads (m,)) -> p (m,) at the intended deadline; 1 = absent
+    noise: F64  # (B+1,) omega by packed bits a coordinate; noise[0] = inf
+    bits_total: float  # sum over rows of packed bits a coordinate
+    bits_cap_N: I64  # (N,) most packed bits of each worker
+    load_cap_N: F64  # (N,) most partitions of each worker; inf = none
+    holds_NK: csr_array | None = None  # who can read what; None = everybody everything
+    energy_N: F64 | None = None  # E|y_i - h_i|^2 seen; None = worst case
+
+    @property
+    def n(self) -> int:
+        """Number of workers."""
+        return len(self.bits_cap_N)
+
+    @property
+    def k(self) -> int:
+        """Number of partitions."""
+        return len(self.size_K)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """A design: who computes what with which coefficient, and with how many bits it is sent.
+
+    The coefficients follow the free scale of math.md section 1: ``a = alpha`` and decoding weight ``1/(1-p)``, so that each
+    covered column of ``A_RK`` sums to 1 for unbiased codes (baselines with other published scales say so). A row with zero
+    bits is a probe: its partitions (stored entries, possibly zero) are computed and timed, nothing is added. A row without
+    stored entries is not assigned at all.
+    """
+
+    plan_id: int
+    A_RK: csr_array  # float64
+    worker_R: I64  # owner of each row
+    bits_RS: U8  # packed bits a coordinate, sign included: 0..8, 16, 32
+    p_R: F64  # the design's, for the record: decoding uses StepTerms.p_R
+    covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
+
+    @property
+    def rows(self) -> int:
+        """Number of rows R."""
+        return len(self.worker_R)
+
+    def parts(self, row: int) -> tuple[tuple[int, float], ...]:
+        """The (partition, coefficient) pairs stored in ``row``, in stored order."""
+        lo, hi = int(self.A_RK.indptr[row]), int(self.A_RK.indptr[row + 1])
+        cols, vals = self.A_RK.indices[lo:hi], self.A_RK.data[lo:hi]
+        return tuple((int(j), float(a)) for j, a in zip(cols, vals, strict=True))
+
+    def weighted_R(self) -> Mask:
+        """Rows that carry bits and data: the ones a decoder can count."""
+        has_data: Mask = np.diff(self.A_RK.indptr) > 0
+        return has_data & (self.bits_RS.max(axis=1, initial=0) > 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepTerms:
+    """What is promised for one step, fixed BEFORE it is announced, from the past alone: that makes 1/(1-p) unbiased."""
+
+    deadline: float  # seconds after OpenStep; inf = until complete
+    p_R: F64  # P(row not counted | past, readiness, this deadline, this count)
+    count: int | None = None  # first-r; p_R are then the marginals of that rule, never p(deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What becomes of one message m: ``added += weight*m`` now (None: keep it packed), ``h_row += beta*m`` at both ends."""
+
+    weight: float | None
+    beta: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """``ghat = H at OpenStep + scale*added + sum over kept of weight*m``; ``H = sum h_row`` (0 without shift)."""
+
+    scale: float = 1.0
+    kept: tuple[tuple[int, float], ...] = ()
+
+
+class Decoder(Protocol):
+    """One step's decoding; O(log R) a call, nothing of size R per message."""
+
+    def arrive(self, row: int) -> Use:
+        """Called once per counted row, in the order of arrival stamps."""
+        ...
+
+    def late(self, row: int, age: int) -> Use:
+        """A message of a step closed ``age`` steps ago: its weight is 0, it may still move the shift."""
+        ...
+
+    def complete(self) -> bool:
+        """Nothing outstanding can change the estimate."""
+        ...
+
+    def close(self) -> Closing:
+        """How the estimate is formed from what was added, kept and shifted."""
+        ...
+
+
+class GradientCode(Protocol):
+    """A gradient code: design of the encoding matrix, and its decoding."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry and in configs."""
+        ...
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether E ghat = g under the promised arrival probabilities."""
+        ...
+
+    @property
+    def shifted(self) -> bool:
+        """Rows send Q(y - h): `memory` is weight 1, beta 1; `shifted` is weight 1/(1-p), beta_i."""
+        ...
+
+    def design(self, problem: Problem, plan_id: int) -> Plan:
+        """Solve for the plan; ValueError with one line if the problem has no solution."""
+        ...
+
+    def open(self, plan: Plan, terms: StepTerms) -> Decoder:
+        """The decoder of one step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Counter for all randomness of one segment's encoding; what rows share (a rotation) ignores ``row``."""
+
+    seed: int
+    step: int
+    row: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What an encoding did: ``energy = |x|^2`` and ``error = |Q(x)-x|^2`` as made (their ratio recalibrates the law)."""
+
+    energy: float
+    error: float
+
+
+class Accumulator(Protocol):
+    """Weighted sum of payloads for one (step, segment), maybe in a rotated domain; a late step has its own."""
+
+    def add(self, payload: U8, bits: int, row: int, weight: float) -> None:
+        """``sum += weight * Q(x)`` without the GIL; cannot fail after ``check``."""
+        ...
+
+    def finish(self, out: F32, scale: float = 1.0) -> None:
+        """``out += scale * sum``, then empty."""
+        ...
+
+
+class Quantizer(Protocol):
+    """Vectors to packed bytes and back, unbiased where it says so (math.md section 7)."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry and in configs."""
+        ...
+
+    @property
+    def unbiased(self) -> bool:
+        """E Q(x) = x exactly, over the key's randomness."""
+        ...
+
+    def nbytes(self, d: int, bits: int) -> int:
+        """Exact payload length of ``d`` coordinates at ``bits`` packed bits."""
+        ...
+
+    def noise(self, bits: int, d: int) -> float:
+        """omega expected on dense data: the planner's prior."""
+        ...
+
+    def bound(self, bits: int, d: int) -> float:
+        """omega proven for every x (inf: none): the tests'."""
+        ...
+
+    def encode(self, x: F32, bits: int, key: Key, out: U8) -> Encoded:
+        """Pack ``x`` (d,) into ``out`` (nbytes,); NonFiniteError(index) if x is not finite."""
+        ...
+
+    def check(self, payload: U8, d: int, bits: int) -> None:
+        """ValueError if ``payload`` is not a well-formed message of (d, bits)."""
+        ...
+
+    def accumulator(self, d: int, key: Key) -> Accumulator:
+        """A new, empty accumulator for one (step, segment)."""
+        ...
+
+
+class DelayModel(Protocol):
+    """Injected delays: a FLOOR on seconds from a round's arrival to its message, not a sleep on top of the computing."""
+
+    def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
+        """The floor; a pure function of its arguments (common random numbers); inf = never."""
+        ...
+
+    def survival(self, worker: int, load: F64, t: float) -> F64:
+        """P(seconds > t) for each load."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One outcome of one row: the only food of the arrival statistics.
+
+    A row that was not counted by the close of its step is seen censored then; if its message comes late after all, a
+    second Seen of the same (row, step) with ``censored = False`` replaces the first.
+    """
+
+    row: int
+    worker: int
+    step: int
+    load: float  # partitions computed for the row
+    seconds: float  # stamp of the last byte - OpenStep; censored: more than this
+    censored: bool
+    ready: bool  # its credit was in at OpenStep (else the time holds old work)
+    cold: bool  # first round of an incarnation
+
+
+class StopRule(Protocol):
+    """Arrival statistics and the deadline: what each step is promised."""
+
+    def observe(self, seen: Seen) -> None:
+        """Take in one outcome."""
+        ...
+
+    def late(self, worker: int, load: F64, deadline: float) -> F64:
+        """P(not in by ``deadline``) at each load, for planning."""
+        ...
+
+    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
+        """The promise for the next step; no history yet: a stated prior, and wait long."""
+        ...

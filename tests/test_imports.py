@@ -1,0 +1,74 @@
+"""Imports run one way only: the arrows of the architecture, checked on the source."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+# room -> rooms of gcdist that it may import (itself and types always)
+ALLOWED: dict[str, set[str]] = {
+    "types": set(),
+    "coding": set(),
+    "quantize": set(),
+    "straggler": set(),
+    "protocol": set(),
+    "transport": set(),
+    "planning": {"coding", "quantize", "straggler"},
+    "tasks": {"coding", "quantize", "straggler"},
+    "observe": {"coding", "quantize", "straggler"},
+    "config": set(),
+    "runtime": {"config", "planning", "protocol", "transport", "tasks", "observe", "coding", "quantize", "straggler"},
+}
+ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report"}  # may import everything below
+PURE = {"types", "coding", "quantize", "straggler", "planning", "protocol"}
+CLOCKS = {"time", "datetime", "sched", "asyncio", "socket", "threading"}
+
+
+def package() -> Path:
+    spec = find_spec("gcdist")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def modules() -> list[Path]:
+    return sorted(package().rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(package()).with_suffix("").parts
+    return parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(package())))
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    if room in ABOVE:
+        return
+    assert room in ALLOWED, f"{path} stands in no known room"
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "gcdist" and len(parts) > 1 and parts[1] != "__init__":
+            assert parts[1] in ALLOWED[room] | {room, "types", "version"}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if room_of(p) in PURE], ids=lambda p: p.stem)
+def test_pure_rooms_have_no_clock_and_no_torch(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & CLOCKS, f"{path} imports {roots & CLOCKS}"
+    assert "torch" not in roots, f"{path} imports torch"

@@ -1,0 +1,1 @@
+"""The subcommands of `gcdist`, one module each; they stand above the runtime and may import everything."""

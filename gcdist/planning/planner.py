@@ -1,0 +1,72 @@
+"""A code's design, checked: what every plan must hold before a step is opened with it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gcdist.types import F64, GradientCode, Plan, Problem
+
+COLUMN_TOLERANCE = 1e-9
+
+
+def make_plan(code: GradientCode, problem: Problem, plan_id: int, *, allow_negative: bool = False) -> Plan:
+    """The plan of ``code`` for ``problem``, validated; ValueError if it breaks an invariant (interfaces.md, 6)."""
+    check_problem(problem)
+    plan = code.design(problem, plan_id)
+    check_plan(plan, problem, unbiased=code.unbiased, allow_negative=allow_negative)
+    return plan
+
+
+def check_problem(problem: Problem) -> None:
+    """Shapes and ranges of a Problem; ValueError names the field and the value."""
+    n, k = problem.n, problem.k
+    if n < 1 or k < 1:
+        raise ValueError(f"a plan needs at least 1 worker and 1 partition, not {n} and {k}")
+    if not (np.all(np.isfinite(problem.size_K)) and np.all(problem.size_K > 0)):
+        raise ValueError("size_K must be positive and finite: an empty partition has no gradient")
+    if len(problem.load_cap_N) != n:
+        raise ValueError(f"load_cap_N has {len(problem.load_cap_N)} entries for {n} workers")
+    if problem.holds_NK is not None and problem.holds_NK.shape != (n, k):
+        raise ValueError(f"holds_NK has shape {problem.holds_NK.shape}, not {(n, k)}")
+    if (
+        len(problem.noise) < 1
+        or not np.isinf(problem.noise[0])
+        or np.any(problem.noise < 0)
+        or np.any(np.isnan(problem.noise))
+    ):
+        raise ValueError("noise must be a table of omega >= 0 by bits that begins with inf at 0 bits")
+    if not problem.bits_total >= 0:
+        raise ValueError(f"bits_total is {problem.bits_total}: it must be 0 or more")
+
+
+def check_plan(plan: Plan, problem: Problem, *, unbiased: bool, allow_negative: bool = False) -> None:
+    """Columns, signs, caps and holders of a plan; ValueError names the first that is broken."""
+    A_RK = plan.A_RK
+    if A_RK.shape != (plan.rows, problem.k) or len(plan.p_R) != plan.rows or len(plan.bits_RS) != plan.rows:
+        raise ValueError(f"plan {plan.plan_id}: arrays disagree about {plan.rows} rows and {problem.k} partitions")
+    if not np.all(np.isfinite(A_RK.data)):
+        raise ValueError(f"plan {plan.plan_id}: coefficients are not finite")
+    if not allow_negative and np.any(A_RK.data < 0):
+        raise ValueError(
+            f"plan {plan.plan_id}: coefficient {A_RK.data.min():g} is negative, which amplifies differences"
+        )
+    if unbiased:
+        sums_K = column_sums(plan)
+        wrong = np.flatnonzero(plan.covered_K & (np.abs(sums_K - 1) > COLUMN_TOLERANCE))
+        if wrong.size:
+            raise ValueError(f"plan {plan.plan_id}: column {wrong[0]} sums to {sums_K[wrong[0]]!r}, not to 1")
+    load_R = np.diff(A_RK.indptr)
+    over = np.flatnonzero(load_R > problem.load_cap_N[plan.worker_R])
+    if over.size:
+        raise ValueError(f"plan {plan.plan_id}: row {over[0]} has {load_R[over[0]]} partitions, above its worker's cap")
+    if problem.holds_NK is not None:
+        stored = A_RK.tocoo()
+        held = problem.holds_NK.toarray() != 0
+        if not np.all(held[plan.worker_R[stored.row], stored.col]):
+            raise ValueError(f"plan {plan.plan_id}: a worker is given a partition that it cannot read")
+
+
+def column_sums(plan: Plan) -> F64:
+    """Sum of each column of ``A_RK`` over the rows that carry bits, (K,): 1 for unbiased codes."""
+    weighted = plan.weighted_R().astype(np.float64)
+    return np.asarray(plan.A_RK.T @ weighted, np.float64)

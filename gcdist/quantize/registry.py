@@ -1,0 +1,86 @@
+"""Quantizers by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+import numpy as np
+
+from gcdist.quantize.base import Base
+from gcdist.quantize.bucket import Bucket
+from gcdist.quantize.floats import Float32
+from gcdist.types import F32, F64, U8, Key, Quantizer
+
+_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bucket)}
+
+
+def quantizer_names() -> tuple[str, ...]:
+    """All names that `get_quantizer` takes."""
+    return tuple(_CLASSES)
+
+
+def get_quantizer(name: str, **options: object) -> Quantizer:
+    """The quantizer called ``name``; ValueError for an unknown name or option.
+
+    >>> get_quantizer("bukcet")
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, bucket
+    """
+    if name not in _CLASSES:
+        close = get_close_matches(name, _CLASSES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"unknown quantizer {name!r}{hint} Known: {', '.join(_CLASSES)}")
+    try:
+        return _CLASSES[name](**options)
+    except TypeError as error:
+        raise ValueError(f"quantizer {name!r} does not take the options {sorted(options)}") from error
+
+
+def bits_allowed(quantizer: Quantizer) -> tuple[int, ...]:
+    """The packed bits a coordinate that ``quantizer`` takes.
+
+    >>> bits_allowed(get_quantizer("float32"))
+    (32,)
+    """
+    return quantizer.bits_allowed if isinstance(quantizer, Base) else tuple(range(1, 9))
+
+
+def noise_table(quantizer: Quantizer, d: int, bits_max: int = 8) -> F64:
+    """The planner's law: expected omega by packed bits, (bits_max+1,); inf at 0 and at bits that are not taken.
+
+    >>> noise_table(get_quantizer("bucket"), 10**6, 4).round(3).tolist()
+    [inf, 9.675, 1.274, 0.152, 0.03]
+    """
+    table = np.full(bits_max + 1, np.inf)
+    for bits in bits_allowed(quantizer):
+        if bits <= bits_max:
+            table[bits] = quantizer.noise(bits, d)
+    return table
+
+
+def decode(quantizer: Quantizer, payload: U8, d: int, bits: int, key: Key, out: F32) -> None:
+    """Write Q(x) into ``out`` (d,) float32, the same bits at both ends and on every machine; `check` the payload before.
+
+    These are the bits that ``quantizer.accumulator(d, key)`` adds to zeros with weight 1.
+    """
+    if isinstance(quantizer, Base):
+        quantizer.decode(payload, d, bits, key, out)
+        return
+    out[:] = 0
+    sums = quantizer.accumulator(d, key)
+    sums.add(payload, bits, key.row, 1.0)
+    sums.finish(out)
+
+
+def warm(quantizer: Quantizer) -> None:
+    """Compile or load the quantizer's kernels now (before a clock runs), for all bits at once."""
+    for bits in bits_allowed(quantizer)[:1]:
+        x, out = np.ones(513, np.float32), np.empty(quantizer.nbytes(513, bits), np.uint8)
+        key = Key(0, 0, 0, 0)
+        quantizer.encode(x, bits, key, out)
+        quantizer.check(out, 513, bits)
+        decode(quantizer, out, 513, bits, key, x)
+        sums = quantizer.accumulator(513, key)
+        sums.add(out, bits, 0, 1.0)
+        sums.finish(x)

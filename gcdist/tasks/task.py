@@ -1,0 +1,153 @@
+"""The adapter for anybody's model, data set and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset, default_collate
+
+from gcdist.types import I64
+
+LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | Mapping[str, Tensor]"]
+Partitioner: TypeAlias = Callable[[Any, int], Sequence[ArrayLike]]
+Evaluate: TypeAlias = Callable[[nn.Module], dict[str, float]]
+
+
+def contiguous(dataset: Any, k: int) -> list[I64]:
+    """Cut ``dataset`` into ``k`` blocks in its own order, sizes differing by at most one.
+
+    The order of the data set decides how different the partitions are: sorted by label, each holds few labels; shuffled,
+    all are alike.
+
+    >>> [part.tolist() for part in contiguous("abcdefg", 3)]
+    [[0, 1, 2], [3, 4], [5, 6]]
+    """
+    return np.array_split(np.arange(len(dataset), dtype=np.int64), k)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task:
+    """What is trained: a model, a data set, a loss.
+
+    Args:
+        model: the module whose trainable parameters the gradient belongs to.
+        dataset: map-style: ``len(dataset)`` and ``dataset[i]``; ``__getitems__(indices)`` is used where it exists.
+        loss_fn: ``loss_fn(model, batch)`` gives the mean loss of the batch: a 0-dim tensor, or a dict of them to be summed.
+        batch_size: samples of one partition in one step (all of them, if the partition has fewer).
+        collate_fn: makes a batch of a list of samples; None: ``torch.utils.data.default_collate``.
+        partitioner: ``partitioner(dataset, k)`` gives k arrays of sample indices; None: `contiguous`. Samples in no
+            partition are not trained on.
+        evaluate: ``evaluate(model)`` gives the held-out metrics that the command line prints.
+
+    Raises:
+        ValueError: an argument is not what is asked for above.
+    """
+
+    model: nn.Module
+    dataset: Any
+    loss_fn: LossFn
+    batch_size: int = 16
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    partitioner: Partitioner | None = None
+    evaluate: Evaluate | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise ValueError(f"Task.model must be a torch.nn.Module, found {_kind(self.model)}")
+        _check_dataset(self.dataset)
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise ValueError(f"Task.batch_size must be an integer >= 1, found {self.batch_size!r}")
+        if not callable(self.loss_fn):
+            raise ValueError(f"Task.loss_fn must be callable as loss_fn(model, batch), found {_kind(self.loss_fn)}")
+        for name in ("collate_fn", "partitioner", "evaluate"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ValueError(f"Task.{name} must be callable or None, found {_kind(value)}")
+
+    def partitions(self, k: int) -> list[I64]:
+        """The ``k`` partitions: one array of sample indices (int64) each, disjoint and none empty.
+
+        Raises:
+            ValueError: ``k`` is not in 1..len(dataset), or the partitioner's answer breaks a rule.
+        """
+        samples = len(self.dataset)
+        if not 1 <= k <= samples:
+            raise ValueError(f"partitions must be between 1 and the data set's {samples} samples, found {k}")
+        if self.partitioner is None:
+            return contiguous(self.dataset, k)
+        answer = list(self.partitioner(self.dataset, k))
+        if len(answer) != k:
+            raise ValueError(f"partitioner: {k} partitions were asked for, found {len(answer)}")
+        parts = [_indices(j, part, samples) for j, part in enumerate(answer)]
+        everything = np.concatenate(parts)
+        counts = np.bincount(everything, minlength=samples)
+        if counts.max() > 1:
+            index = int(counts.argmax())
+            owners = [j for j, part in enumerate(parts) if index in part]
+            where = f"partitions {owners[0]} and {owners[1]}" if len(owners) > 1 else f"partition {owners[0]} twice"
+            raise ValueError(f"partitioner: sample {index} is in {where}, every sample may be in one partition once")
+        return parts
+
+    def batch(self, samples: list[Any]) -> Any:
+        """Collate ``samples`` into a batch."""
+        return default_collate(samples) if self.collate_fn is None else self.collate_fn(samples)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """The mean loss of ``batch`` as one 0-dim floating-point tensor; a dict of losses is summed.
+
+        Raises:
+            ValueError: ``loss_fn`` gave something else.
+        """
+        value: Any = self.loss_fn(model, batch)
+        if isinstance(value, Mapping):
+            if not value:
+                raise ValueError("loss_fn gave an empty dict")
+            for name, term in value.items():
+                _check_loss(f"loss_fn's {name!r}", term)
+            return torch.stack([term.reshape(()) for term in value.values()]).sum()
+        return _check_loss("loss_fn", value)
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _check_dataset(dataset: Any) -> None:
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            "Task.dataset is an IterableDataset, which can only be read from its start: every worker must be able to read "
+            "any sample of any partition at any step; give a map-style data set (__len__ and __getitem__)"
+        )
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise ValueError(f"Task.dataset must be map-style (__len__ and __getitem__), found {_kind(dataset)}")
+    if len(dataset) == 0:
+        raise ValueError("Task.dataset is empty")
+
+
+def _indices(j: int, part: ArrayLike, samples: int) -> I64:
+    indices = np.asarray(part)
+    if indices.size == 0:
+        raise ValueError(f"partitioner: partition {j} is empty, every partition must hold at least one sample")
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise ValueError(
+            f"partitioner: partition {j} must be a 1-dim array of integers, found {indices.dtype} of shape {indices.shape}"
+        )
+    outside = (indices < 0) | (indices >= samples)
+    if outside.any():
+        bad = int(indices[outside.argmax()])
+        raise ValueError(f"partitioner: partition {j} holds index {bad}, allowed are 0 to {samples - 1}")
+    return indices.astype(np.int64)
+
+
+def _check_loss(what: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} must be a 0-dim tensor or a dict of them, found {_kind(value)}")
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(f"{what} must be one floating-point number, found {value.dtype} of shape {tuple(value.shape)}")
+    return value

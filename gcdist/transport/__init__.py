@@ -1,1 +1,29 @@
-"""Links over torch.distributed (gloo): move bytes, know no codes."""
+"""Links between master and workers: bytes in whole frames over torch.distributed. Knows no codes."""
+
+from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
+from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
+from gcdist.transport.join import Acceptor, join
+from gcdist.transport.link import GlooLink, LinkSettings
+from gcdist.transport.store import JoinError, StoreSource, open_store
+
+__all__ = [
+    "FIRST_INTERNAL",
+    "HEAD_BYTES",
+    "INLINE_BYTES",
+    "Acceptor",
+    "Down",
+    "Emit",
+    "Event",
+    "Frame",
+    "GlooLink",
+    "In",
+    "JoinError",
+    "Link",
+    "LinkSettings",
+    "Sent",
+    "Silent",
+    "StoreSource",
+    "digest",
+    "join",
+    "open_store",
+]

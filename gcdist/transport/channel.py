@@ -1,0 +1,143 @@
+"""One gloo pair: the only module that knows torch.distributed.
+
+Measured facts it is built on: a point-to-point operation ends only through ``wait``; a wait that expires closes the whole
+pair, at both ends; ``abort`` and ``shutdown`` wake nobody; an operation dropped before it ended can wedge the pair.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from gcdist.types import U8
+
+dist: Any = torch.distributed  # its type stubs lack the names used here
+
+HEADER_TAG = 1
+PIECE_TAG = 2
+_SEVER_TAG = 3
+
+_devices: dict[str, Any] = {}
+_devices_lock = threading.Lock()
+
+
+class ChannelError(Exception):
+    """A pair could not be built, or has failed; the text is one line."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, without the source position gloo puts before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[0].split("] ", 1)[-1] if lines[0].startswith("[/") else lines[0]
+    return text.split(". This is typically", 1)[0]
+
+
+def route_to(host: str, port: int) -> str:
+    """The address of this machine by which it reaches ``host``: loopback exactly when the host is.
+
+    >>> route_to("127.0.0.1", 1)
+    '127.0.0.1'
+    """
+    family, kind, proto, _, address = socket.getaddrinfo(host, port or 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, proto) as probe:
+        probe.connect(address)  # a datagram socket: nothing is sent
+        return str(probe.getsockname()[0])
+
+
+def _options(address: str, timeout: timedelta) -> Any:
+    """Options of a pair without threads of its own, on one device shared by all pairs of this process.
+
+    Semi-private names of torch; without them the pair costs three threads and five descriptors but works the same.
+    """
+    interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
+    key = interface or address
+    with _devices_lock:
+        if key not in _devices:
+            make = dist.ProcessGroupGloo.create_device
+            _devices[key] = make(interface=interface) if interface else make(hostname=address)
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [_devices[key]]
+    options._threads = 0
+    options._timeout = timeout
+    return options
+
+
+def as_tensor(array: U8) -> torch.Tensor:
+    """A tensor on the memory of ``array``, also when it is read-only (sending does not write)."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    return torch.from_numpy(np.asarray(_Writable(array)))
+
+
+class _Writable:
+    """The memory of an array, offered as writable."""
+
+    def __init__(self, array: U8) -> None:
+        self.array = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.__array_interface__["data"][0], False)}
+
+
+class Pending:
+    """An operation under way. Keep it until `wait` has returned or raised."""
+
+    __slots__ = ("_tensor", "_work")
+
+    def __init__(self, work: Any, tensor: torch.Tensor) -> None:
+        self._work = work
+        self._tensor = tensor
+
+    def wait(self, seconds: float) -> None:
+        """Block until done, without the GIL; ChannelError if it failed, or took longer (then the pair is closed)."""
+        try:
+            self._work.wait(timedelta(seconds=seconds))
+        except RuntimeError as error:
+            text = one_line(error)
+            raise ChannelError(f"no progress for {seconds:g} s" if "Timed out" in text else text) from None
+
+
+class Channel:
+    """A connected pair over the two-rank group ``key``; both ends build it at the same time.
+
+    Blocks for up to about five times ``timeout`` (seconds); ChannelError if the other end does not come.
+    """
+
+    def __init__(self, store: Any, key: str, rank: int, address: str, timeout: float) -> None:
+        self._peer = 1 - rank
+        self._severed = threading.Lock()
+        limit = timedelta(seconds=timeout)
+        prefix = dist.PrefixStore(key, store)
+        try:
+            try:
+                self._group = dist.ProcessGroupGloo(prefix, rank, 2, _options(address, limit))
+            except (AttributeError, TypeError):
+                self._group = dist.ProcessGroupGloo(prefix, rank, 2, limit)
+        except RuntimeError as error:
+            raise ChannelError(one_line(error)) from None
+
+    def send(self, tensor: torch.Tensor, tag: int) -> Pending:
+        """Begin to send; the tensor must not change until done."""
+        try:
+            return Pending(dist.isend(tensor, group=self._group, group_dst=self._peer, tag=tag), tensor)
+        except RuntimeError as error:
+            raise ChannelError(one_line(error)) from None
+
+    def receive(self, tensor: torch.Tensor, tag: int) -> Pending:
+        """Begin to receive. A message larger than the tensor would abort the process: know its size."""
+        try:
+            return Pending(dist.irecv(tensor, group=self._group, group_src=self._peer, tag=tag), tensor)
+        except RuntimeError as error:
+            raise ChannelError(one_line(error)) from None
+
+    def sever(self) -> None:
+        """Close the pair now, at both ends: every wait raises, but that of a transfer cut in its middle times out."""
+        if self._severed.acquire(blocking=False):  # once
+            with suppress(ChannelError):  # the one thing that closes a pair at once is a wait that expires
+                self.receive(torch.empty(1, dtype=torch.uint8), _SEVER_TAG).wait(0.001)

@@ -1,0 +1,208 @@
+"""How a worker comes to its link, and comes back to a new one.
+
+Keys in the store, under ``gcdist/RUN/``: ``master`` counts the masters there have been, ``tickets`` all joins, so that a
+ticket is the incarnation number. Master and worker meet in a gloo group whose prefix holds both numbers and is used once:
+nothing stale is ever found. The worker's first frame is its hello, with a proof that it knows the run's secret.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gcdist.transport.channel import HEADER_TAG, Channel, ChannelError, as_tensor, one_line, route_to
+from gcdist.transport.events import Emit
+from gcdist.transport.framing import (
+    HELLO,
+    INLINE_BYTES,
+    MESSAGE_BYTES,
+    REFUSED,
+    WELCOME,
+    Frame,
+    FrameError,
+    decode,
+    encode,
+    inline_frame,
+)
+from gcdist.transport.link import GlooLink, LinkSettings
+from gcdist.transport.store import JoinError, StoreSource
+from gcdist.types import U8
+
+POLL_SECONDS = 0.05
+MOST_AT_ONCE = 64  # links being built at one time
+
+OnJoin = Callable[[GlooLink, int, bytes], None]
+
+
+def proof(secret: str | None, run_id: str, ticket: int, hello: bytes) -> bytes:
+    """HMAC-SHA256 of run, ticket and hello under the secret; empty without one.
+
+    >>> len(proof("s", "run", 1, b"")), proof(None, "run", 1, b"")
+    (32, b'')
+    """
+    if secret is None:
+        return b""
+    return hmac.digest(secret.encode(), b"gcdist\0%s\0%d\0" % (run_id.encode(), ticket) + hello, "sha256")
+
+
+def _send(channel: Channel, kind: int, head: bytes, text: bytes, seconds: float) -> None:
+    message, _ = encode(Frame(kind, head, np.frombuffer(text, np.uint8)))
+    channel.send(as_tensor(message), HEADER_TAG).wait(seconds)
+
+
+def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
+    """Kind, head and meta of one small frame, before the link runs."""
+    message = np.zeros(MESSAGE_BYTES, np.uint8)
+    channel.receive(as_tensor(message), HEADER_TAG).wait(seconds)
+    header = decode(message, 0)
+    if not header.inline:
+        raise FrameError(f"first frame has {header.body} bytes; at most {INLINE_BYTES} are allowed")
+    frame, wrong = inline_frame(header, message)
+    if wrong is not None:
+        raise FrameError(wrong)
+    return header.kind, header.head, b"" if frame.meta is None else frame.meta.tobytes()
+
+
+def _meeting(run_id: str, master: int, ticket: int) -> str:
+    return f"gcdist/{run_id}/link/{master}/{ticket}"
+
+
+def join(
+    source: StoreSource,
+    hello: bytes,
+    emit: Emit,
+    settings: LinkSettings,
+    secret: str | None = None,
+    timeout: float = 60.0,
+    *,
+    allocate: Callable[[int], U8] | None = None,
+) -> tuple[GlooLink, int]:
+    """Join the run as a worker: the running link and this life's ticket.
+
+    Waits up to ``timeout`` seconds for a master. ``hello`` (at most 16 KiB) is handed to it. Events may come before this
+    returns. JoinError, in one line, if there is no master, it does not come, or it refuses; trying again is safe.
+    """
+    if len(hello) > INLINE_BYTES:
+        raise ValueError(f"hello has {len(hello)} bytes; at most {INLINE_BYTES} are allowed")
+    until = time.monotonic() + timeout
+    store = source.client(timeout)
+    keys = f"gcdist/{source.run_id}/"
+    try:
+        while not store.check([keys + "master"]):
+            if time.monotonic() > until:
+                raise JoinError(
+                    f"no master of run {source.run_id!r} within {timeout:g} s at {source.host}:{source.port}"
+                )
+            time.sleep(POLL_SECONDS)
+        master = int(store.add(keys + "master", 0))
+        ticket = int(store.add(keys + "tickets", 1))
+    except RuntimeError as error:
+        raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
+    try:
+        address = route_to(source.host, source.port)
+        channel = Channel(store, _meeting(source.run_id, master, ticket), 1, address, settings.connect_timeout)
+        _send(channel, HELLO, proof(secret, source.run_id, ticket, hello), hello, settings.connect_timeout)
+        kind, _, text = _receive(channel, settings.connect_timeout)
+    except (ChannelError, FrameError, OSError) as error:
+        raise JoinError(f"ticket {ticket}: the master did not come: {error}") from None
+    if kind != WELCOME:
+        channel.sever()
+        raise JoinError(f"refused by the master: {text.decode(errors='replace')}")
+    link = GlooLink(channel, emit, settings, name=f"master-{ticket}", allocate=allocate)
+    link.start()
+    return link, ticket
+
+
+class Acceptor:
+    """The master's door: builds a link for every ticket taken, each in a thread of its own; a failure is that link's own.
+
+    ``on_join(link, ticket, hello)`` is called from that thread after the proof was checked; the link's events flow through
+    ``emit`` only after it has returned (frames posted meanwhile are kept). To refuse, post the reason and close the link.
+    Opening it makes this process the run's master: workers with tickets of an earlier master join anew.
+    """
+
+    def __init__(
+        self,
+        source: StoreSource,
+        on_join: OnJoin,
+        emit: Emit,
+        settings: LinkSettings,
+        secret: str | None = None,
+        *,
+        allocate: Callable[[int], U8] | None = None,
+    ) -> None:
+        self._source = source
+        self._on_join = on_join
+        self._emit = emit
+        self._settings = settings
+        self._secret = secret
+        self._allocate = allocate
+        self._keys = f"gcdist/{source.run_id}/"
+        self._address = route_to(source.host, source.port)
+        self._closed = threading.Event()
+        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
+        store = source.client()
+        try:
+            self._served = int(store.add(self._keys + "tickets", 0))
+            self._master = int(store.add(self._keys + "master", 1))
+        except RuntimeError as error:
+            raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
+        self._thread = threading.Thread(target=self._accept, args=(store,), name="gcdist-accept", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more tickets; links already built stay."""
+        self._closed.set()
+        self._thread.join()
+
+    def _accept(self, store: Any) -> None:
+        while not self._closed.wait(POLL_SECONDS):
+            try:
+                if store is None:
+                    store = self._source.client()
+                newest = int(store.add(self._keys + "tickets", 0))
+            except (RuntimeError, JoinError):
+                store = None  # the store is away: links live on, nobody can join
+                self._closed.wait(1.0)
+                continue
+            while self._served < newest and self._places.acquire(timeout=POLL_SECONDS) and not self._closed.is_set():
+                self._served += 1
+                name = f"gcdist-join-{self._served}"
+                threading.Thread(target=self._build, args=(self._served,), name=name, daemon=True).start()
+
+    def _build(self, ticket: int) -> None:
+        seconds = self._settings.connect_timeout
+        try:
+            try:
+                store = self._source.client()
+                channel = Channel(store, _meeting(self._source.run_id, self._master, ticket), 0, self._address, seconds)
+                kind, given, hello = _receive(channel, seconds)
+                if kind != HELLO:
+                    raise FrameError(f"first frame is of kind {kind}, not a hello")
+                if not self._proven(given, ticket, hello):
+                    _send(channel, REFUSED, b"", b"the shared secret is not the master's", seconds)
+                    channel.receive(as_tensor(np.zeros(MESSAGE_BYTES, np.uint8)), HEADER_TAG).wait(seconds)
+                    return
+                _send(channel, WELCOME, b"", b"", seconds)
+            except (ChannelError, FrameError, JoinError):
+                return  # the worker takes another ticket if it still lives
+        finally:
+            self._places.release()
+        link = GlooLink(channel, self._emit, self._settings, name=f"worker-{ticket}", allocate=self._allocate)
+        try:
+            self._on_join(link, ticket, hello)
+        except BaseException:
+            link.close("the master failed to take the worker in")
+            raise
+        finally:
+            link.start()
+
+    def _proven(self, given: bytes, ticket: int, hello: bytes) -> bool:
+        return self._secret is None or hmac.compare_digest(
+            given, proof(self._secret, self._source.run_id, ticket, hello)
+        )

@@ -1,0 +1,390 @@
+"""A link: whole frames over one pair, in order, with beats, and one end that is told exactly once.
+
+Three threads a link. The *reader* always has headers posted, and is told within milliseconds when the peer's end closes:
+it is the sentinel. The *body* thread receives pieces: a transfer cut in its middle blocks it until the piece's own timeout,
+which the reader must not share. The *sender* sends frames, and beats when idle. Silence is judged by the process's watch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+from gcdist.transport.channel import HEADER_TAG, PIECE_TAG, Channel, ChannelError, Pending, as_tensor, one_line
+from gcdist.transport.events import Down, Emit, Event, In, Sent, Silent
+from gcdist.transport.framing import (
+    BEAT,
+    BYE,
+    FIRST_INTERNAL,
+    HEADER_BYTES,
+    INLINE_BYTES,
+    MESSAGE_BYTES,
+    MIN_PIECE_BYTES,
+    PIECE_BYTES,
+    Frame,
+    FrameError,
+    Header,
+    check_frame,
+    cuts,
+    decode,
+    encode,
+    fault,
+    inline_frame,
+)
+from gcdist.transport.watch import watch
+from gcdist.types import U8
+
+HEADERS_AHEAD = 4  # receives posted for headers: small frames follow each other without a round trip
+PIECES_AHEAD = 4  # operations under way for a body, at either end
+FOREVER = 86400.0  # s; a header may be long in coming while a body is: the watch judges silence
+CLOSING_SECONDS = 1.0  # the other end gets this long to answer a goodbye
+
+_serial = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """Times in seconds, sizes in bytes. A link that moves less than ``piece_bytes`` in ``piece_timeout`` is lost."""
+
+    beat: float = 1.0
+    silent_after: float = 5.0
+    lost_after: float = 20.0
+    piece_timeout: float = 10.0
+    piece_bytes: int = PIECE_BYTES
+    max_bytes: int = 2 << 30
+    connect_timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("beat", "piece_timeout", "connect_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.beat < self.silent_after < self.lost_after:
+            raise ValueError(
+                f"beat {self.beat}, silent_after {self.silent_after}, lost_after {self.lost_after}: must be in rising order"
+            )
+        if not MIN_PIECE_BYTES <= self.piece_bytes < 1 << 31:
+            raise ValueError(f"piece_bytes is {self.piece_bytes}; allowed are {MIN_PIECE_BYTES} to {(1 << 31) - 1}")
+        if self.max_bytes < 0:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it must not be negative")
+
+
+class _Item(NamedTuple):
+    frame: Frame
+    newest: bool = False
+    note: object | None = None
+
+
+class GlooLink:
+    """A `Link` over a connected `Channel`. Events flow from `start` on, through ``emit``, from the link's threads.
+
+    ``allocate`` gives the array a body's data is received into, of exactly the length asked; a received array belongs to
+    whoever holds the frame. Frames posted before `start` wait; frames posted after the end are dropped.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        emit: Emit,
+        settings: LinkSettings,
+        *,
+        name: str = "",
+        allocate: Callable[[int], U8] | None = None,
+    ) -> None:
+        self.name = name or f"link-{next(_serial)}"
+        self.settings = settings
+        self._channel: Channel | None = channel
+        self._emit_event = emit
+        self._allocate = allocate or (lambda n: np.empty(n, np.uint8))
+        self._telling = threading.RLock()  # events of a link come one at a time; Down is the last
+        self._down = False
+        self._silent = False
+        self._heard = time.monotonic()
+        self._wake = threading.Condition()  # guards the next five
+        self._queue: deque[_Item] = deque()
+        self._closing: str | None = None  # the reason given to close()
+        self._dead = False  # the pair is gone
+        self._sever_at = float("inf")
+        self._running = 0
+        self._ended = threading.Event()
+        self._bodies: SimpleQueue[Header | None] = SimpleQueue()
+        self._body_done = threading.Event()
+        self._body_done.set()
+        self._in_headers = self._in_pieces = self._out = self._data_in = self._data_out = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    @property
+    def bytes_in(self) -> int:
+        """All bytes received: headers, beats, bodies."""
+        return self._in_headers + self._in_pieces
+
+    @property
+    def bytes_out(self) -> int:
+        """All bytes sent."""
+        return self._out
+
+    @property
+    def data_in(self) -> int:
+        """Bytes of data received in whole frames."""
+        return self._data_in
+
+    @property
+    def data_out(self) -> int:
+        """Bytes of data sent in whole frames."""
+        return self._data_out
+
+    def start(self) -> None:
+        """Begin to receive, send and beat."""
+        self._heard = time.monotonic()
+        loops = {"read": self._read, "body": self._receive_bodies, "send": self._send_all}
+        self._running = len(loops)
+        watch.add(self)
+        for what, loop in loops.items():
+            threading.Thread(
+                target=self._thread, args=(what, loop), name=f"gcdist-{self.name}-{what}", daemon=True
+            ).start()
+
+    def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
+        """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
+
+        ``newest``: if a frame of this kind posted as newest still waits, this one takes its place (and that one's note is
+        never `Sent`). ``note``: `Sent` follows when the frame has left.
+        """
+        check_frame(frame, self.settings.max_bytes)
+        item = _Item(frame, newest, note)
+        with self._wake:
+            if self._dead or self._closing is not None:
+                return
+            if newest:
+                for i, waiting in enumerate(self._queue):
+                    if waiting.newest and waiting.frame.kind == frame.kind:
+                        self._queue[i] = item
+                        return
+            self._queue.append(item)
+            self._wake.notify()
+
+    def close(self, reason: str, drain_seconds: float = 0.0) -> None:
+        """End the link and tell the other end why; never blocks, and only the first call counts.
+
+        `Down` comes at once, or with ``drain_seconds`` when all queued frames have left or that time is over.
+        """
+        with self._wake:
+            if self._dead or self._closing is not None:
+                return
+            self._closing = reason
+            if drain_seconds <= 0:
+                self._queue.clear()
+            self._queue.append(_Item(Frame(BYE, meta=np.frombuffer(reason.encode()[:INLINE_BYTES], np.uint8))))
+            self._sever_at = time.monotonic() + max(0.0, drain_seconds) + CLOSING_SECONDS
+            self._wake.notify()
+        if drain_seconds <= 0:
+            self._tell(Down(self, reason))
+        watch.poke()
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
+        return self._ended.wait(timeout)
+
+    def abandon(self) -> None:
+        """End the link without a goodbye."""
+        self._finish("this process is ending")
+
+    def judge(self, now: float) -> float:
+        """Silence and closing times, for the process's watch."""
+        quiet = now - self._heard
+        if now >= self._sever_at:
+            self._finish(self._closing or "closed")
+        elif quiet >= self.settings.lost_after:
+            self._finish(f"nothing heard for {quiet:.1f} s")
+        elif quiet >= self.settings.silent_after and not self._silent:
+            with self._telling:
+                self._silent = True
+                self._tell(Silent(self, quiet))
+        limit = self.settings.lost_after if self._silent else self.settings.silent_after
+        again = now + self.settings.silent_after  # by then it may have been heard and silent anew
+        return again if self._dead else min(again, self._sever_at, self._heard + limit)
+
+    # what all threads use
+
+    def _thread(self, what: str, loop: Callable[[Channel], None]) -> None:
+        channel = self._channel
+        assert channel is not None
+        try:
+            loop(channel)
+        except ChannelError as error:
+            self._finish(self._closing or f"connection lost ({what}): {error}")
+        except BaseException as error:
+            self._finish(f"{what} thread failed: {one_line(error)}")
+            raise
+        finally:
+            del channel
+            with self._wake:
+                self._running -= 1
+                last = self._running == 0
+            if last:
+                self._channel = None  # frees the descriptor
+                watch.remove(self)
+                self._ended.set()
+
+    def _tell(self, event: Event) -> None:
+        with self._telling:
+            if not self._down:
+                self._down = isinstance(event, Down)
+                self._emit_event(event)
+
+    def _finish(self, reason: str) -> None:
+        """The pair is gone: tell, close it, let the threads go."""
+        self._tell(Down(self, reason))
+        self._body_done.set()
+        with self._wake:
+            self._dead = True
+            self._queue.clear()
+            self._wake.notify()
+            channel = self._channel
+        if channel is not None:
+            channel.sever()
+
+    def _hear(self) -> None:
+        self._heard = time.monotonic()
+        if self._silent:
+            with self._telling:
+                self._silent = False
+                self._tell(Silent(self, 0.0))
+
+    def _move(
+        self, array: U8, piece_bytes: int, begin: Callable[[torch.Tensor, int], Pending], done: Callable[[U8], None]
+    ) -> None:
+        """Send or receive ``array`` in pieces, a few ahead, each with its own timeout."""
+        if not len(array):
+            return
+        tensor, limit = as_tensor(array), self.settings.piece_timeout
+        ahead: deque[tuple[Pending, slice]] = deque()
+        pieces = cuts(len(array), piece_bytes)
+        try:
+            for cut in itertools.chain(pieces, [None] * PIECES_AHEAD):
+                if ahead and (cut is None or len(ahead) == PIECES_AHEAD):
+                    pending, moved = ahead.popleft()
+                    pending.wait(limit)
+                    done(array[moved])
+                if cut is not None:
+                    ahead.append((begin(tensor[cut], PIECE_TAG), cut))
+        finally:
+            for pending, _ in ahead:  # none may be dropped before its end; the pair is closed, so they end
+                with suppress(ChannelError):
+                    pending.wait(limit)
+
+    # reader
+
+    def _read(self, channel: Channel) -> None:
+        buffers = [np.zeros(MESSAGE_BYTES, np.uint8) for _ in range(HEADERS_AHEAD)]
+        ahead: deque[tuple[Pending, U8]] = deque()
+        try:
+            for buffer in buffers:
+                ahead.append((channel.receive(as_tensor(buffer), HEADER_TAG), buffer))
+            while True:
+                pending, message = ahead.popleft()
+                pending.wait(FOREVER)
+                header = decode(message, self.settings.max_bytes)
+                frame, wrong = inline_frame(header, message) if header.inline else (None, None)
+                self._in_headers += HEADER_BYTES + (header.body if header.inline else 0)
+                message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
+                ahead.append((channel.receive(as_tensor(message), HEADER_TAG), message))
+                self._hear()
+                if header.kind == BEAT:
+                    continue
+                self._body_done.wait()
+                if header.kind == BYE and frame is not None:
+                    reason = b"" if frame.meta is None else frame.meta.tobytes()
+                    self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
+                    return
+                if header.kind >= FIRST_INTERNAL:
+                    raise FrameError(f"unexpected frame of kind {header.kind}")
+                if frame is None:
+                    self._body_done.clear()
+                    self._bodies.put(header)
+                else:
+                    self._data_in += header.data_bytes or 0
+                    self._tell(In(self, frame, wrong))
+        except FrameError as error:
+            self.close(str(error))
+            ahead.popleft()[0].wait(CLOSING_SECONDS)  # the other end answers our goodbye by closing the pair
+        finally:
+            self._bodies.put(None)
+            self._finish(self._closing or "connection lost")
+            for pending, _ in ahead:  # none may be dropped before its end
+                with suppress(ChannelError):
+                    pending.wait(self.settings.piece_timeout)
+
+    # body
+
+    def _receive_bodies(self, channel: Channel) -> None:
+        while (header := self._bodies.get()) is not None:
+            meta = None if header.meta_bytes is None else np.empty(header.meta_bytes, np.uint8)
+            data = None if header.data_bytes is None else self._allocate(header.data_bytes)
+            digests = [self._receive(channel, array, header.piece_bytes) for array in (meta, data)]
+            self._data_in += header.data_bytes or 0
+            frame = Frame(header.kind, header.head, meta, data, header.data_digest)
+            self._tell(In(self, frame, fault(header, *digests)))
+            del meta, data, frame  # the consumer's now
+            self._body_done.set()
+
+    def _receive(self, channel: Channel, array: U8 | None, piece_bytes: int) -> int:
+        """Receive into ``array`` and return its digest, taken while later pieces come."""
+        if array is None or not len(array):
+            return 0
+        hasher = xxhash.xxh3_64()
+
+        def done(piece: U8) -> None:
+            hasher.update(piece.data)
+            self._in_pieces += len(piece)
+            self._hear()
+
+        self._move(array, piece_bytes, channel.receive, done)
+        return hasher.intdigest()
+
+    # sender
+
+    def _next(self) -> _Item | None:
+        """The next frame to send, a beat when it is due, or None at the end."""
+        beat_at = time.monotonic() + self.settings.beat
+        with self._wake:
+            while not self._dead:
+                if self._queue:
+                    return self._queue.popleft()
+                if self._closing is not None:
+                    return None  # goodbye is said
+                if (idle := beat_at - time.monotonic()) <= 0:
+                    return _Item(Frame(BEAT))
+                self._wake.wait(idle)
+        return None
+
+    def _send_all(self, channel: Channel) -> None:
+        size = self.settings.piece_bytes
+        while (item := self._next()) is not None:
+            frame = item.frame
+            message, inline = encode(frame, size)
+            channel.send(as_tensor(message), HEADER_TAG).wait(self.settings.lost_after)
+            self._out += len(message)
+            if not inline:
+                for array in (frame.meta, frame.data):
+                    if array is not None:
+                        self._move(array, size, channel.send, self._count_out)
+            self._data_out += 0 if frame.data is None else len(frame.data)
+            if item.note is not None:
+                self._tell(Sent(self, item.note))
+            del item, frame, message
+
+    def _count_out(self, piece: U8) -> None:
+        self._out += len(piece)

@@ -1,0 +1,99 @@
+"""Where master and workers find each other: a TCPStore, their own or torchrun's."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed
+
+from gcdist.transport.channel import one_line
+
+dist: Any = torch.distributed  # its type stubs lack TCPStore
+
+
+class JoinError(Exception):
+    """Joining a run failed; the text is one clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSource:
+    """Makes clients of one store. A client is one mutex: every thread takes its own.
+
+    ``run_id`` comes before all keys, so that two runs on one store never meet. ``timeout`` (s) bounds each operation.
+    The process that serves the store keeps its source for as long as others need it.
+    """
+
+    host: str
+    port: int
+    run_id: str = "run"
+    timeout: float = 30.0
+    _server: Any = field(default=None, repr=False, compare=False)
+
+    def client(self, timeout: float | None = None) -> Any:
+        """A new client; JoinError if the store does not answer within ``timeout`` (s)."""
+        limit = self.timeout if timeout is None else timeout
+        try:
+            return dist.TCPStore(self.host, self.port, is_master=False, timeout=timedelta(seconds=limit))
+        except (RuntimeError, ValueError) as error:
+            raise JoinError(f"no store answers at {self.host}:{self.port}: {one_line(error)}") from None
+
+    def named(self, run_id: str) -> StoreSource:
+        """The same store, for another run."""
+        return replace(self, run_id=run_id)
+
+    @staticmethod
+    def from_env(env: Mapping[str, str] | None = None, *, timeout: float = 30.0) -> StoreSource:
+        """The store that torchrun, SLURM scripts or an ssh loop describe: MASTER_ADDR, MASTER_PORT and RANK.
+
+        Under torchrun its agent serves and everybody is a client; otherwise rank 0 serves. JoinError names what is missing.
+        """
+        env = os.environ if env is None else env
+        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if not env.get(name)]
+        if missing:
+            raise JoinError(
+                f"{', '.join(missing)} not set: start with torchrun or set MASTER_ADDR, MASTER_PORT and RANK"
+            )
+        try:
+            port, rank = int(env["MASTER_PORT"]), int(env["RANK"])
+        except ValueError:
+            raise JoinError(
+                f"MASTER_PORT={env['MASTER_PORT']!r}, RANK={env['RANK']!r}: both must be whole numbers"
+            ) from None
+        serve = rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        source = open_store(env["MASTER_ADDR"], port, serve=serve, timeout=timeout)
+        return source.named(env.get("TORCHELASTIC_RUN_ID") or "run")
+
+
+def open_store(host: str, port: int, *, serve: bool, timeout: float = 30.0) -> StoreSource:
+    """The store at ``host:port``; with ``serve`` this process is its server, on that one address (port 0: any free one).
+
+    JoinError if the address cannot be listened on. A client is only connected when `StoreSource.client` is called.
+    """
+    if not serve:
+        return StoreSource(host, port, timeout=timeout)
+    listener = None
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        port = listener.getsockname()[1]
+        server = dist.TCPStore(
+            host,
+            port,
+            is_master=True,
+            timeout=timedelta(seconds=timeout),
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
+    except (OSError, RuntimeError) as error:
+        if listener is not None:
+            listener.close()
+        raise JoinError(f"cannot serve the store at {host}:{port}: {one_line(error)}") from None
+    return StoreSource(host, port, timeout=timeout, _server=server)

@@ -1,0 +1,92 @@
+"""One thread a process that judges the silence of all its links.
+
+A gloo wait cannot be used for it: an expired wait closes the pair, and a large body may rightly hold up the next header.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from typing import Protocol
+
+_LATE = 0.25  # s; waking this much late means that this very process was stopped or busy
+
+
+class Watched(Protocol):
+    """What the watch looks after."""
+
+    def judge(self, now: float) -> float:
+        """Act on what is due at ``now``; return when to look again."""
+        ...
+
+    def abandon(self) -> None:
+        """The process is ending."""
+        ...
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of all threads."""
+        ...
+
+
+class _Watch:
+    """The thread lives as long as there is something to watch."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._watched: set[Watched] = set()
+        self._thread: threading.Thread | None = None
+        self._stirred = False  # something changed since the last look
+
+    def add(self, item: Watched) -> None:
+        """Begin to judge ``item``."""
+        with self._changed:
+            self._watched.add(item)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gcdist-watch", daemon=True)
+                self._thread.start()
+            self._stir()
+
+    def remove(self, item: Watched) -> None:
+        """Forget ``item``."""
+        with self._changed:
+            self._watched.discard(item)
+            self._stir()
+
+    def poke(self) -> None:
+        """Something is due earlier than was said."""
+        with self._changed:
+            self._stir()
+
+    def _stir(self) -> None:
+        self._stirred = True
+        self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._watched:
+                    self._thread = None
+                    return
+                items = list(self._watched)
+                self._stirred = False
+            now = time.monotonic()
+            due = min(item.judge(now) for item in items)
+            with self._changed:
+                self._changed.wait_for(lambda: self._stirred, max(0.001, due - now))
+            if time.monotonic() > due + _LATE:
+                time.sleep(_LATE)  # let the receiving threads say what came meanwhile before anyone is judged
+
+    def abandon(self) -> None:
+        """At the end of the process: close all pairs, or threads blocked in gloo meet a dying interpreter."""
+        with self._changed:
+            items = list(self._watched)
+        for item in items:
+            item.abandon()
+        until = time.monotonic() + 2.0
+        for item in items:
+            item.join(max(0.0, until - time.monotonic()))
+
+
+watch = _Watch()
+atexit.register(watch.abandon)

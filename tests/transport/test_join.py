@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+
+from gcdist.transport import (
+    Acceptor,
+    Down,
+    Frame,
+    GlooLink,
+    In,
+    JoinError,
+    LinkSettings,
+    StoreSource,
+    join,
+    open_store,
+)
+from gcdist.transport.join import proof
+from tests.transport.conftest import WAIT, End, House, descriptors, eventually, ours
+
+QUICK = LinkSettings(connect_timeout=2.0)
+
+
+def test_tickets_rise_and_the_hello_comes_through(house: House) -> None:
+    first, _ = house.pair()
+    second, _ = house.pair()
+    assert first.hello == b"hello"
+    assert (first.ticket, second.ticket) == (1, 2)
+
+
+@pytest.mark.parametrize("house", [{"secret": "open sesame"}], indirect=True)
+def test_the_secret_opens(house: House) -> None:
+    master, worker = house.pair()
+    worker.link.post(Frame(3))
+    assert master.get(In).frame.kind == 3
+
+
+@pytest.mark.parametrize("house", [{"secret": "open sesame"}], indirect=True)
+@pytest.mark.parametrize("wrong", ["open barley", None])
+def test_a_wrong_secret_is_refused_with_the_reason(house: House, wrong: str | None) -> None:
+    with pytest.raises(JoinError, match="refused by the master: the shared secret is not the master's"):
+        join(house.source, b"hello", End().events.put, house.settings, wrong, WAIT)
+    assert house.joined.empty()
+    house.pair()  # the door still works
+
+
+def test_a_proof_is_bound_to_run_ticket_and_hello() -> None:
+    proofs = {proof(s, r, t, h) for s in "ab" for r in "cd" for t in (1, 2) for h in (b"", b"x")}
+    assert len(proofs) == 16
+
+
+def test_a_master_that_refuses_says_why(source: StoreSource) -> None:
+    mine = source.named("refusing")
+    ends: list[End] = [End()]
+
+    def refuse(link: GlooLink, ticket: int, hello: bytes) -> None:
+        link.post(Frame(8, b"layouts differ"))
+        link.close("refused", drain_seconds=WAIT)
+
+    acceptor = Acceptor(mine, refuse, ends[0].events.put, QUICK)
+    worker = End()
+    link, _ = join(mine, b"hi", worker.events.put, QUICK, timeout=WAIT)
+    assert worker.get(In).frame.head == b"layouts differ"
+    assert worker.get(Down).reason == "closed by the other end: refused"
+    assert ends[0].get(Down).reason == "refused"
+    acceptor.close()
+    assert link.join(WAIT)
+    assert eventually(lambda: not ours()), ours()
+
+
+def test_without_a_master_joining_ends_with_one_line(source: StoreSource) -> None:
+    with pytest.raises(JoinError, match=r"no master of run 'nobody' within 0\.2 s at 127\.0\.0\.1"):
+        join(source.named("nobody"), b"", End().events.put, QUICK, timeout=0.2)
+
+
+def test_a_worker_may_come_before_its_master(source: StoreSource) -> None:
+    mine = source.named("early")
+    worker = End()
+
+    def come() -> None:
+        worker.link, worker.ticket = join(mine, b"early bird", worker.events.put, QUICK, timeout=WAIT)
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    house = House(mine, QUICK, None)
+    thread.join(WAIT)
+    house.links.append(worker.link)
+    assert house.joined.get(timeout=WAIT).hello == b"early bird"
+    house.close()
+
+
+def test_a_new_master_on_the_same_store_meets_nothing_stale(source: StoreSource) -> None:
+    mine = source.named("again")
+    first = House(mine, QUICK, None)
+    _, old = first.pair()
+    first.close()
+    mine.client().add("gcdist/again/tickets", 1)  # a worker took a ticket of the old master and died
+    second = House(mine, QUICK, None)
+    master, worker = second.pair()
+    assert master.ticket == worker.ticket == old.ticket + 2
+    second.close()
+
+
+def test_a_ticket_nobody_comes_for_holds_nobody_up(source: StoreSource) -> None:
+    mine = source.named("holes")
+    house = House(mine, QUICK, None)
+    mine.client().add("gcdist/holes/tickets", 5)
+    master, worker = house.pair()
+    assert worker.ticket == 6
+    worker.link.post(Frame(1))
+    master.get(In)
+    house.close()
+    assert eventually(lambda: not ours(), 60.0), ours()
+
+
+def test_joining_again_leaves_no_thread_and_no_descriptor(house: House) -> None:
+    house.pair()  # the shared device and the store's sockets
+    counts = []
+    for _ in range(25):
+        master, worker = house.pair()
+        worker.link.post(Frame(1))
+        master.get(In)
+        worker.link.close("again")
+        assert worker.link.join(WAIT)
+        assert master.link.join(WAIT)
+        counts.append((descriptors(), len(ours())))
+    assert eventually(lambda: descriptors() <= counts[0][0]), counts
+    assert max(threads for _, threads in counts) <= counts[0][1] + 2, counts
+
+
+def test_the_store_is_served_on_one_address() -> None:
+    served = open_store("127.0.0.1", 0, serve=True)
+    other = socket.socket()
+    other.bind(("127.0.0.2", served.port))  # would be taken if the server listened everywhere
+    other.close()
+    with pytest.raises(JoinError, match=rf"cannot serve the store at 127\.0\.0\.1:{served.port}"):
+        open_store("127.0.0.1", served.port, serve=True)
+
+
+def test_the_environment_says_who_serves() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "1"}
+    assert StoreSource.from_env(env)._server is None
+    assert StoreSource.from_env(env | {"RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"})._server is None
+    served = StoreSource.from_env(env | {"RANK": "0", "TORCHELASTIC_RUN_ID": "job 7"})
+    assert (served.run_id, served._server is None) == ("job 7", False)
+    assert served.client().add("x", 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"MASTER_ADDR": "h", "RANK": "0"}, "MASTER_PORT not set"),
+        ({"MASTER_ADDR": "h", "MASTER_PORT": "x", "RANK": "0"}, "MASTER_PORT='x'"),
+        (
+            {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "0", "RANK": "0"},
+            r"cannot serve the store at 192\.0\.2\.1:0",
+        ),
+    ],
+)
+def test_a_wrong_environment_is_named(env: dict[str, str], says: str) -> None:
+    with pytest.raises(JoinError, match=says):
+        StoreSource.from_env(env)

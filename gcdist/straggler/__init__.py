@@ -1,1 +1,25 @@
 """Delay models, arrival statistics and deadlines; time is an argument, never a clock."""
+
+from gcdist.straggler.arrivals import Arrivals
+from gcdist.straggler.deadline import (
+    WAIT_P,
+    ArrivalRule,
+    AutoDeadline,
+    FixedDeadline,
+    WaitForAll,
+    make_stop_rule,
+)
+from gcdist.straggler.delays import DELAYS, load_delays, make_delays
+
+__all__ = [
+    "DELAYS",
+    "WAIT_P",
+    "ArrivalRule",
+    "Arrivals",
+    "AutoDeadline",
+    "FixedDeadline",
+    "WaitForAll",
+    "load_delays",
+    "make_delays",
+    "make_stop_rule",
+]

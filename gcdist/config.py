@@ -1,0 +1,439 @@
+"""Settings of a run: sections, defaults, checks, and TOML in and out.
+
+``examples/reference.toml`` shows every key with its default. A mistake raises `ConfigError`, one line for each mistake:
+which file, which key, what was found, what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+
+class ConfigError(ValueError):
+    """The user's settings are wrong; the text has one line for each mistake."""
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown ``name``: the nearest of ``names``, if any, and all of them.
+
+    >>> suggest("ogsc", ["osgc", "sync"])
+    'did you mean "osgc"? allowed: osgc, sync'
+    """
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f'did you mean "{near[0]}"? ' if near else "") + f"allowed: {', '.join(known)}"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _per_worker(value: Any) -> Any:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if not items or not all(_number(x) and x >= 0 for x in items):
+        raise ValueError("should be a number of at least 0, or a list of them, one for each worker")
+    return tuple(float(x) for x in items) if isinstance(value, (list, tuple)) else float(value)
+
+
+def _deadline(value: Any) -> Any:
+    if value in ("auto", "wait"):
+        return value
+    if not _number(value) or value <= 0:
+        raise ValueError('should be seconds above 0, "auto" or "wait"')
+    return float(value)
+
+
+def _p(value: Any) -> Any:
+    if value in ("measured", "model"):
+        return value
+    if not isinstance(value, (list, tuple)) or not value or not all(_number(x) and 0 <= x <= 1 for x in value):
+        raise ValueError('should be "measured", "model" or a list of numbers from 0 to 1, one for each worker')
+    return tuple(float(x) for x in value)
+
+
+PerWorker: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(_per_worker)]
+Deadline: TypeAlias = Annotated[float | Literal["auto", "wait"], BeforeValidator(_deadline)]
+Misses: TypeAlias = Annotated[Literal["measured", "model"] | tuple[float, ...], BeforeValidator(_p)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: values do not change, unknown keys are refused, no guessing of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    """What is trained."""
+
+    name: str = "digits"
+    batch_size: Count = 16
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class OptimizerConfig(Section):
+    """The optimizer of `gcdist train`; Python users bring their own."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    momentum: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
+
+
+class CodeConfig(Section):
+    """The gradient code: who computes what. ``partitions`` absent: twice the workers."""
+
+    scheme: str = "osgc"
+    allocation: str = "chain"
+    partitions: Count | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class QuantizerConfig(Section):
+    """Packed bits a coordinate, sign included."""
+
+    name: str = "bucket"
+    bits: int = 4
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _float32_has_32_bits(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("name") == "float32":
+            return {"bits": 32, **data}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> QuantizerConfig:
+        if self.name == "float32":
+            if self.bits != 32:
+                raise ValueError(f'bits: found {self.bits}; the quantizer "float32" has 32')
+        elif not 1 <= self.bits <= 8:
+            raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" takes 1 to 8')
+        return self
+
+
+class StragglerConfig(Section):
+    """The deadline of a step and the probability of missing it."""
+
+    deadline: Deadline = "auto"
+    max_wait: Positive = 60.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    p: Misses = "measured"
+    prior_p: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    prior_weight: Positive = 2.0
+    window: Count = 200
+    replan_every: Count = 20
+
+    @model_validator(mode="after")
+    def _check(self) -> StragglerConfig:
+        if not isinstance(self.deadline, str) and self.deadline > self.max_wait:
+            raise ValueError(f"deadline: found {self.deadline}; should be at most max_wait = {self.max_wait}")
+        if isinstance(self.p, tuple) and isinstance(self.deadline, str):
+            raise ValueError(f'p: found a list; it holds for one deadline: give seconds in place of "{self.deadline}"')
+        return self
+
+
+# keys of the inject section that each model reads
+INJECT_KEYS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "shifted-exponential": ("shift", "mean", "scale_with_load"),
+    "pareto": ("scale", "shape", "scale_with_load"),
+    "gilbert-elliott": ("shift", "mean", "slowdown", "slow_share", "slow_spell", "scale_with_load"),
+    "trace": ("file", "unit", "scale_with_load"),
+}
+
+
+class InjectConfig(Section):
+    """Delays put into the workers for an experiment: a floor on the time from a round to its message."""
+
+    model: Literal["none", "shifted-exponential", "pareto", "gilbert-elliott", "trace"] = "none"
+    shift: PerWorker = 0.0
+    mean: PerWorker = 0.0
+    scale: PerWorker = 0.0
+    shape: PerWorker = 0.0
+    slowdown: Annotated[float, Field(ge=1)] = 1.0
+    slow_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    slow_spell: Annotated[float, Field(ge=1)] = 1.0
+    file: Path | None = Field(default=None, strict=False)
+    unit: Positive = 1.0
+    scale_with_load: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> InjectConfig:
+        wrong = [
+            f'{key}: found {_shown(getattr(self, key))}; the model "{self.model}" does not use it'
+            for key, field in type(self).model_fields.items()
+            if key not in ("model", *INJECT_KEYS[self.model])
+            and getattr(self, key) != field.get_default(call_default_factory=True)
+        ]
+        if self.model == "trace" and self.file is None:
+            wrong.append('file: missing; the model "trace" needs a CSV file')
+        if self.model == "pareto":
+            for key in ("scale", "shape"):
+                value = getattr(self, key)
+                if min(value if isinstance(value, tuple) else (value,)) <= 0:
+                    wrong.append(f'{key}: found {_shown(value)}; the model "pareto" needs numbers above 0')
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def params(self) -> dict[str, Any]:
+        """The keys that the model reads, as keyword arguments of `straggler.make_delays`."""
+        return {key: getattr(self, key) for key in INJECT_KEYS[self.model]}
+
+    def lists(self) -> dict[str, int]:
+        """Lengths of the per-worker lists, by key."""
+        values = {key: getattr(self, key) for key in ("shift", "mean", "scale", "shape")}
+        return {key: len(value) for key, value in values.items() if isinstance(value, tuple)}
+
+
+class ClusterConfig(Section):
+    """Who takes part, and when somebody counts as silent or lost. Times in seconds."""
+
+    workers: Count | None = None
+    min_workers: Count | None = None
+    join_timeout: Positive = 120.0
+    beat: Positive = 1.0
+    silent_after: Positive = 5.0
+    lost_after: Positive = 20.0
+    piece_timeout: Positive = 10.0
+    interface: str | None = None
+    secret: Annotated[SecretStr | None, Field(strict=False)] = None
+    retry_first: Positive = 0.5
+    retry_most: Positive = 30.0
+    threads: Count | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterConfig:
+        wrong = []
+        if self.workers is not None and self.min_workers is not None and self.min_workers > self.workers:
+            wrong.append(f"min_workers: found {self.min_workers}; should be at most workers = {self.workers}")
+        for low, high in (("beat", "silent_after"), ("silent_after", "lost_after"), ("retry_first", "retry_most")):
+            if getattr(self, low) > getattr(self, high):
+                wrong.append(f"{high}: found {getattr(self, high)}; should be at least {low} = {getattr(self, low)}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def shared_secret(self) -> str | None:
+        """The secret that peers must prove: the key ``secret``, else the environment's GCDIST_SECRET."""
+        if self.secret is not None:
+            return self.secret.get_secret_value()
+        return os.environ.get("GCDIST_SECRET") or None
+
+
+class SimulateConfig(Section):
+    """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link."""
+
+    latency: NotNegative = 0.0005
+    bandwidth: Positive = 1e9
+    compute_seconds: NotNegative = 0.005
+    encode_seconds: NotNegative = 0.0
+
+
+class SummaryConfig(Section):
+    """What is done after training for the summary."""
+
+    sync_check_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class Config(Section):
+    """All settings of a run; sections may be given as dictionaries.
+
+    Raises ConfigError, one line for each mistake.
+
+    >>> Config(code={"partitionz": 3})
+    Traceback (most recent call last):
+    gcdist.config.ConfigError: code.partitionz: unknown key; did you mean "partitions"? allowed: scheme, allocation, \
+partitions, options
+    """
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    steps: Count = 100
+    out: Path = Field(default=Path("runs"), strict=False)
+    name: str | None = None
+    task: TaskConfig = TaskConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    code: CodeConfig = CodeConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+    straggler: StragglerConfig = StragglerConfig()
+    inject: InjectConfig = InjectConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    simulate: SimulateConfig = SimulateConfig()
+    summary: SummaryConfig = SummaryConfig()
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_lines(error))) from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        wrong = []
+        if self.straggler.p == "model" and self.inject.model == "none":
+            wrong.append('straggler.p: found "model"; it needs a delay model in inject.model')
+        if self.name is not None and (not self.name or "/" in self.name or self.name in (".", "..")):
+            wrong.append(f"name: found {_shown(self.name)}; should be the name of one folder")
+        workers = self.cluster.workers
+        if workers is not None:
+            lists = {f"inject.{key}": length for key, length in self.inject.lists().items()}
+            if isinstance(self.straggler.p, tuple):
+                lists["straggler.p"] = len(self.straggler.p)
+            wrong += [
+                f"{key}: found a list of {length}; cluster.workers is {workers}"
+                for key, length in lists.items()
+                if length != workers
+            ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+    def resolved(self, workers: int) -> Config:
+        """The same settings with what depends on the number of workers filled in.
+
+        ``code.partitions`` becomes 2 x workers, ``cluster.min_workers`` half of them (rounded up), ``cluster.threads`` 1,
+        where they are absent. ConfigError if the settings name another number of workers.
+        """
+        if self.cluster.workers not in (None, workers):
+            raise ConfigError(f"cluster.workers: found {self.cluster.workers}; {workers} workers were started")
+        cluster = {
+            "workers": workers,
+            "min_workers": self.cluster.min_workers or (workers + 1) // 2,
+            "threads": self.cluster.threads or 1,
+        }
+        sections = {key: getattr(self, key) for key in type(self).model_fields}
+        sections["cluster"] = {**self.cluster.model_dump(), **cluster}
+        sections["code"] = self.code.model_copy(update={"partitions": self.code.partitions or 2 * workers})
+        return Config(**sections)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
+
+    A relative ``inject.file`` is taken from the folder of the config file.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = with_overrides(values, overrides)
+    inject = values.get("inject")
+    if isinstance(inject, dict) and isinstance(inject.get("file"), str):
+        inject["file"] = str(path.parent.resolve() / inject["file"])
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested ``values`` with each ``key.path=value`` set; a value is TOML, else taken as text.
+
+    >>> with_overrides({"steps": 5}, ["straggler.deadline=0.5", "task.name=digits"])
+    {'steps': 5, 'straggler': {'deadline': 0.5}, 'task': {'name': 'digits'}}
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise ConfigError(f"--set {override}: should be KEY=VALUE, as in straggler.deadline=0.5")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        table = result
+        for part in path[:-1]:
+            inner = table.get(part, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"--set {override}: {part} is not a table")
+            table[part] = dict(inner)
+            table = table[part]
+        table[path[-1]] = value
+    return result
+
+
+def dump_config(config: Config) -> str:
+    """The settings as TOML that `load_config` reads back to an equal Config; the secret is left out.
+
+    Keys without a value (None) are left out, as TOML has no null.
+    """
+    values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
+    return tomli_w.dumps(_without_none(values))
+
+
+def shared_fingerprint(config: Config) -> str:
+    """Hash of the settings that both ends of a link must share: 16 hexadecimal digits.
+
+    It covers seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
+    """
+    shared = config.model_dump(mode="json", include={"seed", "task", "code", "quantizer", "inject"})
+    if config.inject.file is not None:
+        shared["inject"]["file"] = config.inject.file.name
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)
+
+
+def _fields(path: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed in the section at ``path``."""
+    model: Any = Config
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)
+
+
+def _is_section(key: int | str) -> bool:
+    annotation = Config.model_fields[str(key)].annotation
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _lines(error: ValidationError) -> Iterable[str]:
+    for item in error.errors():
+        yield from _line(item)
+
+
+def _line(item: ErrorDetails) -> Iterable[str]:
+    where, kind, message = item["loc"], item["type"], item["msg"]
+    key = ".".join(str(part) for part in where)
+    if kind == "extra_forbidden":
+        yield f"{key}: unknown key; {suggest(str(where[-1]), _fields(where[:-1]))}"
+    elif kind == "value_error" and (not where or (len(where) == 1 and _is_section(where[0]))):
+        # a section's own check: each of its lines begins with the key
+        prefix = f"{key}." if key else ""
+        yield from (prefix + line for line in message.removeprefix("Value error, ").splitlines())
+    else:
+        should = message.removeprefix("Value error, ").replace("Input should be", "should be")
+        if kind in ("model_type", "dict_type", "model_attributes_type"):
+            should = "should be a table of keys"
+        found = "a value" if where[-1:] == ("secret",) else _shown(item["input"])
+        yield f"{key}: found {found}; {should}"

@@ -1,0 +1,263 @@
+"""Stop rules: the deadline of each step and the chances to miss it, from the past alone (math.md section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from gcdist.straggler.arrivals import Arrivals
+from gcdist.types import F64, DelayModel, Mask, Plan, Seen, StepTerms
+
+# p of a worker that is waited for and has never missed: not 0, for a code's weights 1/p
+WAIT_P = 1e-6
+
+_GRID = 64  # candidate deadlines: quantiles of the arrivals seen
+_EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
+_KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
+
+
+class ArrivalRule:
+    """What all stop rules share: arrival statistics, the warm-up, and where p comes from.
+
+    ``p`` is "measured" (`Arrivals`), "model" (``delays.survival`` at the row's load; a worker that is not ready shrinks to
+    it) or one number for each worker, taken as it is. While ``warming``, and for a rule that waits, the deadline is
+    ``max_wait`` and p is `WAIT_P` for every live worker that was never seen to miss it. p of an absent worker is 1.
+    """
+
+    def __init__(
+        self,
+        arrivals: Arrivals,
+        max_wait: float,
+        warmup_steps: int,
+        p: Literal["measured", "model"] | Sequence[float] = "measured",
+        delays: DelayModel | None = None,
+    ) -> None:
+        if not max_wait > 0:
+            raise ValueError(f"max_wait: found {max_wait}; should be seconds above 0")
+        if p == "model" and delays is None:
+            raise ValueError('p: found "model" without a delay model')
+        self.arrivals = arrivals
+        self.max_wait = max_wait
+        self._warmup_steps = warmup_steps
+        self._delays = delays if p == "model" else None
+        self._given_N = None if isinstance(p, str) else np.asarray(p, np.float64)
+        if self._given_N is not None and len(self._given_N) != arrivals.workers:
+            raise ValueError(f"p: found a list of {len(self._given_N)} for {arrivals.workers} workers")
+        self._steps = 0  # closed steps with an outcome that was not cold
+        self._last = -1
+
+    @property
+    def deadline(self) -> float:
+        """The intended deadline, for planning; that of a step is in its terms."""
+        raise NotImplementedError
+
+    @property
+    def waits(self) -> bool:
+        """Whether the rule waits for all (up to ``max_wait``)."""
+        return False
+
+    @property
+    def warming(self) -> bool:
+        """Whether the next step still belongs to the warm-up: not ``warmup_steps`` steps with warm outcomes yet."""
+        return self._steps < self._warmup_steps
+
+    def observe(self, seen: Seen) -> None:
+        """Take in one outcome."""
+        self.arrivals.observe(seen)
+        if seen.step > self._last and not seen.cold:
+            self._last = seen.step
+            self._steps += 1
+
+    def late(self, worker: int, load: F64, deadline: float) -> F64:
+        """P(not in by ``deadline``) at each load, ready or not; measured and given p are constant in load."""
+        load = np.asarray(load, np.float64)
+        if self.waits:
+            return np.full(load.shape, self._waiting_N()[worker])
+        if self._given_N is not None:
+            return np.full(load.shape, self._given_N[worker])
+        if self._delays is not None:
+            return np.clip(self._delays.survival(worker, load, deadline), WAIT_P, 1.0)
+        return np.full(load.shape, self.arrivals.late(worker, deadline))
+
+    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None) -> bool:
+        """Choose the deadline anew; True if it changed. Between two calls it stays. Only `AutoDeadline` ever does."""
+        return False
+
+    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
+        """The promise for the next step."""
+        if self.warming or self.waits:
+            deadline, p_R = self.max_wait, self._waiting_N()[plan.worker_R]
+        else:
+            deadline = self._deadline_now()
+            p_R = self._p_R(plan, deadline, ready_N)
+        return StepTerms(deadline, np.where(live_N[plan.worker_R], p_R, 1.0))
+
+    def _deadline_now(self) -> float:
+        return self.deadline
+
+    def _waiting_N(self) -> F64:
+        missed_N = self.arrivals.missed_N(self.max_wait)
+        return np.where(missed_N, self.arrivals.late_N(self.max_wait), WAIT_P)
+
+    def _p_R(self, plan: Plan, deadline: float, ready_N: Mask) -> F64:
+        owner_R = plan.worker_R
+        if self._given_N is not None:
+            return self._given_N[owner_R]
+        if self._delays is None:
+            return self.arrivals.miss(deadline, ready_N)[owner_R]
+        load_R = np.diff(plan.A_RK.indptr).astype(np.float64)
+        p_R = np.array([self.late(int(i), load_R[r : r + 1], deadline)[0] for r, i in enumerate(owner_R)])
+        prior_N = np.ones(self.arrivals.workers)
+        prior_N[owner_R] = p_R
+        busy_N = self.arrivals.miss(deadline, np.zeros(len(prior_N), bool), prior_N)
+        return np.where(ready_N[owner_R], p_R, busy_N[owner_R])
+
+
+class FixedDeadline(ArrivalRule):
+    """The same deadline for every step after the warm-up; with p given or from a model there is no warm-up."""
+
+    def __init__(
+        self,
+        deadline: float,
+        arrivals: Arrivals,
+        max_wait: float,
+        warmup_steps: int,
+        p: Literal["measured", "model"] | Sequence[float] = "measured",
+        delays: DelayModel | None = None,
+    ) -> None:
+        if not 0 < deadline <= max_wait:
+            raise ValueError(f"deadline: found {deadline}; should be above 0 and at most max_wait = {max_wait}")
+        super().__init__(arrivals, max_wait, warmup_steps if p == "measured" else 0, p, delays)
+        self._deadline = deadline
+
+    @property
+    def deadline(self) -> float:
+        """The deadline."""
+        return self._deadline
+
+
+class WaitForAll(ArrivalRule):
+    """A step lasts until all are in, at most ``max_wait``."""
+
+    def __init__(self, arrivals: Arrivals, max_wait: float) -> None:
+        super().__init__(arrivals, max_wait, 0)
+
+    @property
+    def deadline(self) -> float:
+        """``max_wait``."""
+        return self.max_wait
+
+    @property
+    def waits(self) -> bool:
+        """True."""
+        return True
+
+
+class AutoDeadline(ArrivalRule):
+    """The deadline that minimises ``E[min(tau, time until all are in)] (1 + 1/F(tau))`` (math.md section 8).
+
+    That is the wall clock to a given accuracy for aligned or interpolating gradients, with ``F = sum (1-p_i)/(p_i+omega_i)``
+    and independent arrivals. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It
+    is chosen only in `retune`, first after the warm-up, during which the rule waits for all. One step in 25 has twice the
+    deadline, with its own p, so that what lies beyond stays known.
+    """
+
+    def __init__(
+        self,
+        arrivals: Arrivals,
+        max_wait: float,
+        warmup_steps: int,
+        p: Literal["measured", "model"] = "measured",
+        delays: DelayModel | None = None,
+    ) -> None:
+        if not isinstance(p, str):
+            raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
+        super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
+        self._deadline = max_wait
+
+    @property
+    def deadline(self) -> float:
+        """The deadline chosen last; ``max_wait`` before the first choice, and when waiting for all is best."""
+        return self._deadline
+
+    @property
+    def waits(self) -> bool:
+        """Whether the present choice is to wait for all."""
+        return self._deadline >= self.max_wait
+
+    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None) -> bool:
+        """Choose the deadline anew from the arrivals so far; True if it changed.
+
+        ``live_N``: who is there (None: all); ``omega_N``: quantization noise of each worker's messages (None: 0).
+        """
+        arrived = self.arrivals.arrived()
+        live = np.ones(self.arrivals.workers, bool) if live_N is None else live_N
+        if self.warming or len(arrived) == 0 or not live.any():
+            return False
+        quantiles = np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
+        grid = np.unique(np.minimum(np.append(quantiles, self._deadline), self.max_wait))
+        grid = np.unique(np.append(grid, self.max_wait))
+        cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N)
+        present = cost[np.searchsorted(grid, self._deadline)]
+        best = float(grid[np.argmin(cost)])
+        if present <= _KEEP * cost.min() or best == self._deadline:
+            return False
+        self._deadline = best
+        return True
+
+    def cost(self, tau_G: F64, live_N: Mask, omega_N: F64) -> F64:
+        """``E[min(tau, time until all are in)] (1 + 1/F(tau))`` of each of the ascending ``tau_G``, seconds.
+
+        A tau of ``max_wait`` stands for waiting for all, with its p.
+        """
+        in_G = 1.0 - self.arrivals.survival(tau_G, plain=True)[live_N]
+        open_G = 1.0 - np.prod(in_G, axis=0)  # P(somebody is still out)
+        # a trapezoid between quantiles; from the last arrival on the curve is level
+        steps_G = np.diff(tau_G, prepend=0.0)
+        before_G = np.concatenate([[1.0], open_G[:-1]])
+        level_G = tau_G > self.arrivals.arrived()[-1]
+        seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
+        p_NG = self._p_NG(tau_G)[live_N]
+        p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
+        F_G = np.sum((1 - p_NG) / (p_NG + omega_N[live_N, None]), axis=0)
+        cost_G: F64 = seconds_G * (1 + 1 / np.maximum(F_G, 1e-12))
+        return cost_G
+
+    def _p_NG(self, tau_G: F64) -> F64:
+        if self._delays is None:
+            return self.arrivals.survival(tau_G)
+        one = np.ones(1)
+        return np.array([[self.late(i, one, float(t))[0] for t in tau_G] for i in range(self.arrivals.workers)])
+
+    def _deadline_now(self) -> float:
+        if self._steps % _EXPLORE_EVERY == _EXPLORE_EVERY - 1:
+            return min(2 * self._deadline, self.max_wait)
+        return self._deadline
+
+
+def make_stop_rule(
+    workers: int,
+    deadline: float | Literal["auto", "wait"] = "auto",
+    max_wait: float = 60.0,
+    warmup_steps: int = 5,
+    p: Literal["measured", "model"] | Sequence[float] = "measured",
+    prior_p: float = 0.1,
+    prior_weight: float = 2.0,
+    window: int = 200,
+    delays: DelayModel | None = None,
+) -> ArrivalRule:
+    """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
+
+    >>> make_stop_rule(8, deadline=0.5).deadline
+    0.5
+    """
+    arrivals = Arrivals(workers, window, prior_p, prior_weight)
+    if deadline == "wait":
+        return WaitForAll(arrivals, max_wait)
+    if deadline == "auto":
+        if not isinstance(p, str):
+            raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays)
+    return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

@@ -245,9 +245,8 @@ class PartitionGradients:
         self._parts = task.partitions(k)
         counts = np.array([len(part) for part in self._parts], np.float64)
         self.sizes_K: F64 = counts / counts.sum()
-        self._shares = torch.from_numpy(self.sizes_K.astype(np.float32))
-        self._sum = torch.empty(state.layout.d)
-        self._gradient: F32 = self._sum.numpy()
+        self._flat = torch.empty(state.layout.d)
+        self._gradient: F32 = self._flat.numpy()
 
     def samples(self, step: int, j: int) -> I64:
         """The samples of partition ``j`` in ``step``: batch_size of them without replacement, or the whole partition."""
@@ -274,9 +273,9 @@ class PartitionGradients:
                 batch = self._read(indices, reading)
                 read = perf_counter()
                 _seed_generators(self.seed, _COMPUTE, step, j)
-                loss = self._backward(batch, j)
+                loss = self._backward(batch)
                 done = perf_counter()
-            used = self._collect()
+            used = self._collect(j)
             floats, ints = state.buffer_update()
         except Exception as error:
             where = f"step {step}, partition {j}" + "".join(f", sample {i}" for i in reading)
@@ -308,7 +307,7 @@ class PartitionGradients:
         reading.clear()
         return self.task.batch(samples)
 
-    def _backward(self, batch: Any, j: int) -> float:
+    def _backward(self, batch: Any) -> float:
         model = self.state.model
         if not model.training:
             model.train()
@@ -319,12 +318,11 @@ class PartitionGradients:
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise NotFiniteError(f"the loss is {value}")
-            # N_j/N enters as the outermost derivative: no pass over the gradient
-            torch.autograd.backward(loss.float().reshape(()), self._shares[j])
+            loss.backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _collect(self) -> Mask:
-        """Move the parameters' gradients into the flat vector; which of them there are."""
+    def _collect(self, j: int) -> Mask:
+        """Move the parameters' gradients, times N_j/N, into the flat vector; which of them there are."""
         used = np.ones(len(self.state.parameters), np.bool_)
         grads = []
         for i, p in enumerate(self.state.parameters):
@@ -335,9 +333,9 @@ class PartitionGradients:
             elif grad.layout is not torch.strided:
                 grad = grad.to_dense()
             grads.append(grad.reshape(-1))
-        torch.cat(grads, out=self._sum)
+        torch.cat(grads, out=self._flat).mul_(float(self.sizes_K[j]))
         # a sum is one pass at memory speed, and not finite if any term is; overflow of finite terms is looked at closely
-        if not math.isfinite(float(self._sum.sum())):
+        if not math.isfinite(float(self._flat.sum())):
             finite = np.isfinite(self._gradient)
             if not finite.all():
                 index = int(finite.argmin())

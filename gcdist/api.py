@@ -1,0 +1,135 @@
+"""The Python API: the same script on every rank, or on a virtual clock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from gcdist.config import Config, ConfigError
+from gcdist.observe import RunFolder
+from gcdist.runtime.cluster import Cluster, Step, new_folder
+from gcdist.runtime.driver import Say
+from gcdist.runtime.real import real_master, serve
+from gcdist.runtime.session import Session
+from gcdist.runtime.simulator import simulated
+from gcdist.tasks import Task
+from gcdist.transport import JoinError, StoreSource
+
+
+class WorkerDone:
+    """What `connect` gives a worker with ``on_worker="return"`` once it has been released: a cluster without steps."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+
+    def steps(self, count: int) -> Iterator[Step]:
+        """Nothing: this process was a worker."""
+        return iter(())
+
+    def __enter__(self) -> WorkerDone:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        return None
+
+
+def say_to_stderr(kind: str, text: str) -> None:
+    """The default log: one line on standard error."""
+    print(f"gcdist {kind}: {text}", file=sys.stderr, flush=True)
+
+
+def connect(
+    task: Task,
+    config: Config | None = None,
+    *,
+    folder: str | Path | None = None,
+    say: Say = say_to_stderr,
+    on_worker: Literal["exit", "return"] = "exit",
+) -> Cluster:
+    """Join the run that this process was started for.
+
+    Rank 0 becomes the master and gets its `Cluster`. Every other rank serves as a worker inside this call and then ends its
+    process; with ``on_worker="return"`` (tests, notebooks) it gets a cluster without steps instead.
+
+    Args:
+        task: model, data set and loss: the same on every rank.
+        config: the settings: the same on every rank.
+        folder: where the master writes the run; by default a new folder under ``config.out``.
+        say: takes the master's log lines (kind, text).
+        on_worker: what becomes of a worker when it is released.
+
+    Raises:
+        ConfigError: settings that do not fit; the master of another run; RANK, WORLD_SIZE, MASTER_ADDR or MASTER_PORT
+            missing (start with torchrun).
+    """
+    config = config or Config()
+    rank, world = _place()
+    if world < 2:
+        raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
+    session = Session.build(task, config, world - 1, own=rank > 0)
+    try:
+        source = StoreSource.from_env()
+        if rank > 0:
+            ended = serve(session, source, f"rank{rank}")
+            if on_worker == "return":
+                return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
+            _leave(rank, ended.code, ended.reason)
+        run = new_folder(session, Path(folder) if folder else None)
+        log = _into(run, say)
+        driver, close = real_master(session, source, log)
+    except JoinError as error:
+        raise ConfigError(str(error)) from None
+    return Cluster(session, driver, run, on_close=close)
+
+
+def simulate(
+    task: Task,
+    config: Config,
+    *,
+    folder: str | Path | None = None,
+    say: Say = say_to_stderr,
+) -> Cluster:
+    """The same run on a virtual clock, in this process: real gradients, simulated workers, delays and network.
+
+    The number of workers is ``config.cluster.workers``.
+
+    Raises:
+        ConfigError: settings that do not fit.
+    """
+    if config.cluster.workers is None:
+        raise ConfigError("cluster.workers: missing; a simulated run needs to know how many there are")
+    session = Session.build(task, config, config.cluster.workers, own=False)
+    run = new_folder(session, Path(folder) if folder else None)
+    driver, _ = simulated(session, _into(run, say))
+    return Cluster(session, driver, run)
+
+
+def _place() -> tuple[int, int]:
+    found = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    for name, value in found.items():
+        if not value.isdecimal():
+            raise ConfigError(
+                f"{name}: found {value!r} in the environment; start the script with torchrun "
+                "(torchrun --standalone --nproc-per-node=9 script.py), or use gcdist.simulate"
+            )
+    return int(found["RANK"]), int(found["WORLD_SIZE"])
+
+
+def _into(run: RunFolder, say: Say) -> Say:
+    """Log lines go to the caller and into the run's events."""
+
+    def both(kind: str, text: str) -> None:
+        run.event(kind, text)
+        say(kind, text)
+
+    return both
+
+
+def _leave(rank: int, code: int, reason: str) -> NoReturn:
+    if code:
+        print(f"gcdist worker rank{rank}: {reason}", file=sys.stderr, flush=True)
+    sys.exit(code)

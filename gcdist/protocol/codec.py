@@ -1,0 +1,120 @@
+"""The protocol's messages as bytes: fixed structs for the frequent ones, validated JSON for the rest.
+
+Nothing of a peer is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from gcdist.protocol.messages import CreditWhy, Head, Hello, Round
+
+_HEAD = struct.Struct("<qqqqqq")
+_CREDIT = struct.Struct("<qB")
+_STEP = struct.Struct("<q")
+_FAILED = struct.Struct("<qq")
+_WHYS: tuple[CreditWhy, ...] = get_args(CreditWhy)
+_ROUND = TypeAdapter(Round)
+_HELLO = TypeAdapter(Hello)
+
+
+class Kind(IntEnum):
+    """What a frame carries."""
+
+    ANNOUNCE = 16
+    ROUND = 17
+    RELEASE = 18
+    WELCOME = 19
+    REFUSE = 20
+    CREDIT = 32
+    MESSAGE = 33
+    FAILED = 34
+    LEAVING = 35
+
+
+class CodecError(ValueError):
+    """A peer's bytes are not a message of this protocol."""
+
+
+def _unpack(form: struct.Struct, raw: bytes, what: str) -> tuple[int, ...]:
+    if len(raw) != form.size:
+        raise CodecError(f"{what}: {len(raw)} bytes, must be {form.size}")
+    return form.unpack(raw)
+
+
+def pack_head(head: Head) -> bytes:
+    """Head as 48 bytes.
+
+    >>> unpack_head(pack_head(Head(7, 1, 3, 0, 2, 100)))
+    Head(step=7, plan_id=1, row=3, shard=0, shift=2, nbytes=100)
+    """
+    return _HEAD.pack(*head)
+
+
+def unpack_head(raw: bytes) -> Head:
+    """The reverse of ``pack_head``; CodecError."""
+    return Head(*_unpack(_HEAD, raw, "message head"))
+
+
+def pack_credit(step: int, why: CreditWhy) -> bytes:
+    """A credit: the round it ends, and why."""
+    return _CREDIT.pack(step, _WHYS.index(why))
+
+
+def unpack_credit(raw: bytes) -> tuple[int, CreditWhy]:
+    """The reverse of ``pack_credit``; CodecError."""
+    step, why = _unpack(_CREDIT, raw, "credit")
+    if why >= len(_WHYS):
+        raise CodecError(f"credit: reason {why}, must be below {len(_WHYS)}")
+    return step, _WHYS[why]
+
+
+def pack_step(step: int) -> bytes:
+    """A step number (announcements)."""
+    return _STEP.pack(step)
+
+
+def unpack_step(raw: bytes) -> int:
+    """The reverse of ``pack_step``; CodecError."""
+    return _unpack(_STEP, raw, "step")[0]
+
+
+def pack_failed(step: int, partition: int) -> bytes:
+    """Where a user's error happened; its text travels beside."""
+    return _FAILED.pack(step, partition)
+
+
+def unpack_failed(raw: bytes) -> tuple[int, int]:
+    """The reverse of ``pack_failed``; CodecError."""
+    step, partition = _unpack(_FAILED, raw, "failure")
+    return step, partition
+
+
+def pack_round(sent: Round) -> bytes:
+    """A round without its parameters. Floats keep every bit."""
+    return _ROUND.dump_json(sent)
+
+
+def unpack_round(raw: bytes) -> Round:
+    """The reverse of ``pack_round``; CodecError."""
+    try:
+        return _ROUND.validate_json(raw)
+    except ValidationError as error:
+        raise CodecError(f"round: {error.errors()[0]['msg']}") from None
+
+
+def pack_hello(hello: Hello) -> bytes:
+    """A worker's Hello."""
+    return _HELLO.dump_json(hello)
+
+
+def unpack_hello(raw: bytes) -> Hello:
+    """The reverse of ``pack_hello``; CodecError."""
+    try:
+        return _HELLO.validate_json(raw)
+    except ValidationError as error:
+        raise CodecError(f"hello: {error.errors()[0]['msg']}") from None

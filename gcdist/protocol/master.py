@@ -1,0 +1,419 @@
+"""The master machine: who is here, who has been sent what, which messages count, when a step is over.
+
+Pure: no clock, no socket, no array. ``handle`` takes one stamped event and returns instructions; the same events give the
+same instructions in the simulator and in real processes. What it protects is listed in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from gcdist.protocol.master_io import (
+    Accumulate,
+    Admit,
+    Announce,
+    Arrived,
+    CloseLink,
+    CloseStep,
+    Credit,
+    Drop,
+    Failed,
+    Halt,
+    Joined,
+    Keep,
+    Leave,
+    Leaving,
+    Lost,
+    MasterEvent,
+    MasterInstruction,
+    Observe,
+    OpenStep,
+    Refuse,
+    Replan,
+    SendRound,
+    Silent,
+    Stop,
+    TakeOut,
+)
+from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shift
+from gcdist.protocol.messages import Assignment, CloseWhy, Hello, Peer, Round, Tick, Wake
+from gcdist.types import Decoder, Mask, Plan, Seen, Use
+
+FAILURES_TO_HALT = 3  # of one partition, with no arrival of it in between
+
+
+class MasterMachine:
+    """Membership, rounds by credit, counting and closing; see interfaces in ``master_io``.
+
+    Args:
+        workers: number of slots n.
+        expected: the master's own Hello; a worker's that differs in anything but its name is refused.
+    """
+
+    def __init__(self, workers: int, expected: Hello) -> None:
+        self.workers = workers
+        self._expected = expected
+        self._peers: dict[int, PeerState] = {}
+        self._newest: dict[int, int] = {}
+        self._plan: Plan | None = None
+        self._assignments: dict[int, Assignment] = {}
+        self._weighted: Mask = np.zeros(0, bool)
+        self._open: OpenedStep | None = None
+        self._decoder: Decoder | None = None
+        self._step = -1
+        self._shifts: dict[int, Shift] = {}
+        self._failures: dict[int, int] = {}
+        self._stopped = False
+        self._out: list[MasterInstruction] = []
+
+    # --- what the driver may ask before it opens a step ---
+
+    def live(self) -> Mask:
+        """Workers whose link stands, (N,)."""
+        mask: Mask = np.zeros(self.workers, bool)
+        mask[list(self._peers)] = True
+        return mask
+
+    def ready(self) -> Mask:
+        """Live workers whose credit is in and that are not silent, (N,)."""
+        mask: Mask = np.zeros(self.workers, bool)
+        mask[[w for w, p in self._peers.items() if p.credit and not p.silent]] = True
+        return mask
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Everybody whose link stands."""
+        return tuple(p.peer for p in self._peers.values())
+
+    # --- events ---
+
+    def handle(self, event: MasterEvent) -> list[MasterInstruction]:
+        """Take one event, in stamp order; never blocks.
+
+        Raises:
+            ValueError: the driver opened a step out of turn.
+        """
+        self._out = []
+        if self._open is not None and event.at > self._open.closes:
+            self._close(self._open.closes, "deadline")
+        match event:
+            case Arrived():
+                self._arrived(event)
+            case Credit():
+                self._credited(event)
+            case Tick(at=at):
+                if self._open is not None and at >= self._open.closes:
+                    self._close(at, "deadline")
+            case OpenStep():
+                self._opened(event)
+            case Joined(peer=peer, hello=hello):
+                self._joined(event.at, peer, hello)
+            case Lost(peer=peer, reason=reason):
+                if self._known(peer) is not None:
+                    self._gone(event.at, peer, f"worker {peer.worker} lost: {reason}")
+            case Leaving(peer=peer):
+                if self._known(peer) is not None:
+                    self._out.append(Leave(peer))
+                    self._gone(event.at, peer, f"worker {peer.worker} is leaving")
+            case Silent(peer=peer, seconds=seconds):
+                state = self._known(peer)
+                if state is not None:
+                    state.silent = seconds > 0
+            case Failed():
+                self._failed(event)
+            case Stop():
+                self._stop(event)
+        return self._out
+
+    def _known(self, peer: Peer) -> PeerState | None:
+        state = self._peers.get(peer.worker)
+        return state if state is not None and state.peer == peer else None
+
+    # --- membership ---
+
+    def _joined(self, at: float, peer: Peer, hello: Hello) -> None:
+        if self._stopped:
+            self._out.append(Leave(peer))
+            return
+        reason = self._why_refuse(peer, hello)
+        if reason is not None:
+            self._out.append(Refuse(peer, reason))
+            return
+        old = self._peers.get(peer.worker)
+        if old is not None:
+            self._out.append(CloseLink(old.peer, "replaced by a newer link of the same worker"))
+            self._gone(at, old.peer, f"worker {peer.worker} joined again")
+        self._newest[peer.worker] = peer.inc
+        self._peers[peer.worker] = PeerState(peer)
+        self._out += [Admit(peer), Replan(f"worker {peer.worker} joined")]
+        if self._open is not None:
+            self._out.append(Announce(peer, self._open.event.step))
+
+    def _why_refuse(self, peer: Peer, hello: Hello) -> str | None:
+        if not 0 <= peer.worker < self.workers:
+            return f"worker {peer.worker} has no place: this run has workers 0 to {self.workers - 1}"
+        if peer.inc <= self._newest.get(peer.worker, -1):
+            return f"worker {peer.worker} has a newer link already"
+        difference = self._expected.difference(hello)
+        return f"worker {peer.worker} differs in its {difference}" if difference else None
+
+    def _gone(self, at: float, peer: Peer, reason: str) -> None:
+        """A peer's link is over: its rows cannot arrive, and its shifts have lost their other end."""
+        del self._peers[peer.worker]
+        for row in [r for r, shift in self._shifts.items() if shift.holder == peer]:
+            self._take_out(row)
+        if not self._stopped:
+            self._out.append(Replan(reason))
+        if self._open is not None and peer.worker in self._assignments:
+            self._write_off(at, self._assignments[peer.worker].rows)
+
+    def _failed(self, event: Failed) -> None:
+        if self._known(event.peer) is None:
+            return
+        self._out.append(Drop(event.peer, event.step, f"user error in partition {event.partition}: {event.text}"))
+        count = self._failures.get(event.partition, 0) + 1
+        self._failures[event.partition] = count
+        if count >= FAILURES_TO_HALT:
+            self._out.append(Halt(f"partition {event.partition} failed {count} times in a row: {event.text}"))
+
+    def _stop(self, event: Stop) -> None:
+        self._stopped = True
+        if self._open is not None:
+            self._close(event.at, "stop")
+        self._out += [Leave(state.peer) for state in self._peers.values()]
+        self._peers.clear()
+
+    def _break(self, at: float, peer: Peer, step: int, reason: str) -> None:
+        """A peer broke the protocol: drop what it sent, close its link alone."""
+        self._out += [Drop(peer, step, reason), CloseLink(peer, reason)]
+        self._gone(at, peer, f"worker {peer.worker} closed: {reason}")
+
+    # --- rounds ---
+
+    def _opened(self, event: OpenStep) -> None:
+        if self._open is not None:
+            raise ValueError(f"step {event.step} opened while step {self._open.event.step} is open")
+        if event.step <= self._step:
+            raise ValueError(f"step {event.step} opened after step {self._step}")
+        self._step = event.step
+        self._decoder = event.decoder
+        if self._plan is None or event.plan.plan_id != self._plan.plan_id:
+            self._install(event.plan)
+        ready = frozenset(w for w, p in self._peers.items() if p.credit and not p.silent)
+        closes = event.at + event.terms.deadline
+        self._open = OpenedStep(event, closes, ready, frozenset(self._peers))
+        for worker, assignment in self._assignments.items():
+            if worker in self._peers:
+                self._open.hopeful += sum(bool(self._weighted[r]) for r in assignment.rows)
+            else:
+                self._open.lost.update(assignment.rows)
+                self._open.settled.update(assignment.rows)
+        if closes != inf:
+            self._out.append(Wake(closes))
+        self._out += [Announce(state.peer, event.step) for state in self._peers.values()]
+        for state in self._peers.values():
+            if state.credit:
+                self._send(state)
+        self._close_if_done(event.at)
+
+    def _install(self, plan: Plan) -> None:
+        """Make a new plan the current one; rows that left their holder are taken out of the shift."""
+        self._plan = plan
+        self._weighted = plan.weighted_R()
+        rows_of: dict[int, list[int]] = {}
+        parts = {}
+        for row in range(plan.rows):
+            parts[row] = plan.parts(row)
+            if parts[row]:
+                rows_of.setdefault(int(plan.worker_R[row]), []).append(row)
+        self._assignments = {
+            worker: Assignment(
+                tuple(rows),
+                tuple(parts[r] for r in rows),
+                tuple(tuple(int(b) for b in plan.bits_RS[r]) for r in rows),
+            )
+            for worker, rows in rows_of.items()
+        }
+        for row in list(self._shifts):
+            if row >= plan.rows or not parts[row] or int(plan.worker_R[row]) != self._shifts[row].holder.worker:
+                self._take_out(row)
+
+    def _take_out(self, row: int) -> None:
+        del self._shifts[row]
+        self._out.append(TakeOut(row))
+
+    def _send(self, state: PeerState) -> None:
+        """Send the open step to a peer that has given credit, once, if it has rows that can still arrive."""
+        opened, worker = self._open, state.peer.worker
+        assignment = self._assignments.get(worker)
+        if opened is None or assignment is None or self._plan is None or state.last_step >= opened.event.step:
+            return
+        if all(row in opened.settled for row in assignment.rows):
+            return
+        shifts = [self._shifts.get(row) for row in assignment.rows]
+        plan_id = self._plan.plan_id
+        sent = Round(
+            step=opened.event.step,
+            plan_id=plan_id,
+            params=opened.event.params,
+            base=None,
+            shift=tuple(s.version if s else 0 for s in shifts),
+            beta=tuple(s.beta if s else 0.0 for s in shifts),
+            assignment=None if state.plan_sent == plan_id else assignment,
+        )
+        state.outstanding = Outstanding(
+            step=sent.step,
+            plan_id=plan_id,
+            opened=opened.event.at,
+            shift=dict(zip(assignment.rows, sent.shift, strict=True)),
+            load={row: len(p) for row, p in zip(assignment.rows, assignment.parts, strict=True)},
+            ready=worker in opened.ready,
+            cold=state.cold,
+        )
+        state.credit, state.cold = False, False
+        state.plan_sent, state.last_step = plan_id, sent.step
+        self._out.append(SendRound(state.peer, sent))
+
+    def _credited(self, event: Credit) -> None:
+        state = self._known(event.peer)
+        if state is None:
+            return
+        owed = state.outstanding
+        if state.credit or (owed.step if owed else -1) != event.step or (owed is None) != (event.why == "fresh"):
+            self._break(event.at, event.peer, event.step, f"credit {event.why!r} for step {event.step} out of turn")
+            return
+        if event.why == "sent" and owed is not None and owed.shift:
+            self._break(event.at, event.peer, event.step, f"credit 'sent' with rows {sorted(owed.shift)} not sent")
+            return
+        state.outstanding, state.credit = None, True
+        if owed is not None and owed.shift:
+            self._out.append(Drop(event.peer, owed.step, event.why))
+            if self._open is not None and owed.step == self._open.event.step:
+                self._write_off(event.at, tuple(owed.shift))
+        self._send(state)
+
+    # --- messages ---
+
+    def _arrived(self, event: Arrived) -> None:
+        head, peer = event.head, event.peer
+        state = self._known(peer)
+        if state is None:
+            self._out.append(Drop(peer, head.step, "its link is closed"))
+            return
+        owed = state.outstanding
+        if event.fault is not None:
+            self._break(event.at, peer, head.step, event.fault)
+            return
+        if (
+            owed is None
+            or (head.step, head.plan_id) != (owed.step, owed.plan_id)
+            or owed.shift.get(head.row) != head.shift
+        ):
+            self._break(
+                event.at,
+                peer,
+                head.step,
+                f"message of step {head.step}, plan {head.plan_id}, row {head.row}, shift {head.shift} was not asked for",
+            )
+            return
+        del owed.shift[head.row]
+        late = self._open is None or head.step != self._open.event.step
+        self._see(head.row, peer.worker, head.step, event.at - owed.opened, False, owed)
+        if late:
+            self._late(event)
+        else:
+            self._count(event)
+
+    def _count(self, event: Arrived) -> None:
+        opened, row = self._open, event.head.row
+        assert opened is not None
+        if row in opened.settled:
+            self._out.append(Drop(event.peer, event.head.step, f"row {row} is settled already"))
+            return
+        opened.settled.add(row)
+        if not self._weighted[row]:
+            return
+        opened.hopeful -= 1
+        opened.counted.append(row)
+        if self._failures and self._plan is not None:
+            for partition, _ in self._plan.parts(row):
+                self._failures.pop(partition, None)
+        use = opened.event.decoder.arrive(row)
+        if use.weight is None:
+            self._out.append(Keep(event.head.step, row, event.body, use))
+        else:
+            self._out.append(Accumulate(event.head.step, row, event.body, use, late=False))
+        self._shifted(row, event.peer, use)
+        self._close_if_done(event.at)
+
+    def _late(self, event: Arrived) -> None:
+        """A message of a closed step: it may still move the shift, if both ends hold the same one."""
+        row, plan = event.head.row, self._plan
+        assert plan is not None
+        assert self._decoder is not None
+        shift = self._shifts.get(row)
+        same = (shift.version if shift is not None else 0) == event.head.shift
+        owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and bool(self._weighted[row])
+        # the age of a message of the last step is 1 also while no step is open
+        age = self._step - event.head.step + (self._open is None)
+        use = self._decoder.late(row, age) if same and owned else Use(0.0)
+        if use.beta == 0.0:
+            self._out.append(Drop(event.peer, event.head.step, "late"))
+            return
+        self._out.append(Accumulate(event.head.step, row, event.body, use, late=True))
+        self._shifted(row, event.peer, use)
+
+    def _shifted(self, row: int, peer: Peer, use: Use) -> None:
+        if use.beta != 0.0:
+            old = self._shifts.get(row)
+            self._shifts[row] = Shift(peer, (old.version if old else 0) + 1, use.beta)
+
+    def _see(self, row: int, worker: int, step: int, seconds: float, censored: bool, owed: Outstanding | None) -> None:
+        load = owed.load[row] if owed else len(self._plan.parts(row)) if self._plan else 0
+        ready = owed.ready if owed else False
+        cold = owed.cold if owed else False
+        self._out.append(Observe(Seen(row, worker, step, float(load), seconds, censored, ready, cold)))
+
+    # --- the end of a step ---
+
+    def _write_off(self, at: float, rows: tuple[int, ...]) -> None:
+        opened = self._open
+        assert opened is not None
+        for row in rows:
+            if row not in opened.settled:
+                opened.settled.add(row)
+                opened.lost.add(row)
+                opened.hopeful -= bool(self._weighted[row])
+        self._close_if_done(at)
+
+    def _close_if_done(self, at: float) -> None:
+        opened = self._open
+        if opened is None:
+            return
+        count = opened.event.terms.count
+        if opened.hopeful == 0 or opened.event.decoder.complete():
+            self._close(at, "complete")
+        elif count is not None and len(opened.counted) >= count:
+            self._close(at, "count")
+
+    def _close(self, at: float, why: CloseWhy) -> None:
+        opened = self._open
+        assert opened is not None
+        self._open = None
+        deadline = opened.event.terms.deadline
+        elapsed = min(at - opened.event.at, deadline)
+        for worker, assignment in self._assignments.items():
+            if worker not in opened.present:
+                continue
+            state = self._peers.get(worker)
+            owed = state.outstanding if state else None
+            if owed is not None and owed.step != opened.event.step:
+                owed = None
+            for row in assignment.rows:
+                if row in opened.lost:  # it could not come by the deadline, whenever the step ended
+                    self._see(row, worker, opened.event.step, elapsed if deadline == inf else deadline, True, owed)
+                elif row not in opened.settled:
+                    self._see(row, worker, opened.event.step, elapsed, True, owed)
+        closing = opened.event.decoder.close()
+        self._out.append(CloseStep(opened.event.step, closing, tuple(opened.counted), why))

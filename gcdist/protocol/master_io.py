@@ -1,0 +1,239 @@
+"""Events and instructions of the master machine.
+
+Every event begins with ``at``: monotonic seconds, stamped by whoever received it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gcdist.protocol.messages import Body, CloseWhy, CreditWhy, Head, Hello, Peer, Round, Tick, Wake
+from gcdist.types import Closing, Decoder, Plan, Seen, StepTerms, Use
+
+# --- events of the master ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A link is up and the worker has said hello."""
+
+    at: float
+    peer: Peer
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The link is gone."""
+
+    at: float
+    peer: Peer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The worker has been told to go (SIGTERM, spot notice) and asks to be released."""
+
+    at: float
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nothing was heard from the worker for ``seconds``; its link stands. 0: it is heard again."""
+
+    at: float
+    peer: Peer
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The worker is free for the newest round. ``step`` is the round it ends (-1 for fresh)."""
+
+    at: float
+    peer: Peer
+    step: int
+    why: CreditWhy
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message is in, stamped at its last byte. ``fault``: what the receiver found wrong with the bytes."""
+
+    at: float
+    peer: Peer
+    head: Head
+    body: Body
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The user's model or data raised in a worker."""
+
+    at: float
+    peer: Peer
+    step: int
+    partition: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Close the open step and let everybody go."""
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStep:
+    """The driver opens a step; ``params`` is the version of the parameters that its rounds carry."""
+
+    at: float
+    step: int
+    params: int
+    plan: Plan
+    terms: StepTerms
+    decoder: Decoder
+
+
+MasterEvent: TypeAlias = Joined | Lost | Leaving | Silent | Credit | Arrived | Failed | Tick | Stop | OpenStep
+
+# --- instructions of the master ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Welcome the peer."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Turn the peer away for good, with the reason."""
+
+    peer: Peer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the peer that ``step`` is open; replaces any older announcement not yet sent."""
+
+    peer: Peer
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendRound:
+    """Send a round and the parameters it names."""
+
+    peer: Peer
+    round: Round
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulate:
+    """Add the message: ``added += use.weight*m`` if not late, and ``h_row += use.beta*m``."""
+
+    step: int
+    row: int
+    body: Body
+    use: Use
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Hold the message packed until CloseStep gives its weight (and apply ``use.beta`` now)."""
+
+    step: int
+    row: int
+    body: Body
+    use: Use
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A message or a worker's round was dropped; for the log and the counters."""
+
+    peer: Peer
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOut:
+    """Subtract h_row from H and set it to zero: its holder or the row is gone."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Feed the arrival statistics."""
+
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Replan:
+    """The plan no longer fits who is here: make a new one before the next step."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Close the link of one peer that broke the protocol or was replaced."""
+
+    peer: Peer
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStep:
+    """The step is over: form the estimate from ``rows``."""
+
+    step: int
+    closing: Closing
+    rows: tuple[int, ...]  # counted, in order of arrival
+    why: CloseWhy
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Release the peer: its process may end."""
+
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """End the run with this text: going on cannot help."""
+
+    text: str
+
+
+MasterInstruction: TypeAlias = (
+    Admit
+    | Refuse
+    | Announce
+    | SendRound
+    | Wake
+    | Accumulate
+    | Keep
+    | Drop
+    | TakeOut
+    | Observe
+    | Replan
+    | CloseLink
+    | CloseStep
+    | Leave
+    | Halt
+)

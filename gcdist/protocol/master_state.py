@@ -1,0 +1,57 @@
+"""What the master machine remembers of its peers, of the open step and of the shifts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gcdist.protocol.master_io import OpenStep
+from gcdist.protocol.messages import Peer
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """A round that a peer has been sent and has not ended by a credit."""
+
+    step: int
+    plan_id: int
+    opened: float
+    shift: dict[int, int]  # rows still owed -> version of h_row that they subtract
+    load: dict[int, int]
+    ready: bool
+    cold: bool
+
+
+@dataclass(slots=True)
+class PeerState:
+    """One live worker."""
+
+    peer: Peer
+    credit: bool = False
+    silent: bool = False
+    cold: bool = True
+    plan_sent: int = -1
+    last_step: int = -1
+    outstanding: Outstanding | None = None
+
+
+@dataclass(slots=True)
+class OpenedStep:
+    """The open step."""
+
+    event: OpenStep
+    closes: float
+    ready: frozenset[int]  # workers whose credit was in
+    present: frozenset[int]  # workers that were live
+    counted: list[int] = field(default_factory=list)
+    settled: set[int] = field(default_factory=set)  # rows that are counted, arrived as probes, or written off
+    lost: set[int] = field(default_factory=set)  # written off: they cannot arrive any more
+    hopeful: int = 0  # weighted rows that can still be counted
+
+
+@dataclass(slots=True)
+class Shift:
+    """Version of h_row and who holds the same vector; beta is what moved it last."""
+
+    holder: Peer
+    version: int
+    beta: float

@@ -1,0 +1,266 @@
+"""The worker machine: the newest step wins, stale work is dropped between partitions, one message on its way at a time.
+
+Pure, like the master's. The driver computes and encodes when told, and answers with PartDone and EncodedRow; it must hand
+in announcements that came meanwhile before those answers, so that at most one partition is computed for a step that the
+worker has been told is over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from gcdist.protocol.messages import Assignment, Head, Round, Tick, Wake
+from gcdist.protocol.worker_io import (
+    Abort,
+    Aborted,
+    Announced,
+    Commit,
+    Compute,
+    Connect,
+    Discard,
+    Encode,
+    EncodedRow,
+    Exit,
+    Linked,
+    LinkLost,
+    Load,
+    PartDone,
+    Prefetch,
+    Refused,
+    Released,
+    RoundIn,
+    Send,
+    SendCredit,
+    SendFailed,
+    SendLeaving,
+    SentRow,
+    Sigterm,
+    UserError,
+    WorkerEvent,
+    WorkerInstruction,
+    Zero,
+)
+
+_Phase: TypeAlias = Literal["idle", "computing", "encoding", "sending"]
+REFUSED_EXIT = 2  # the user must change something: same code as for bad input
+
+
+@dataclass(slots=True)
+class _Work:
+    """The round in hand."""
+
+    round: Round
+    todo: deque[tuple[int, int, float]]  # (row, partition, coefficient) not yet begun
+    rows: deque[int]  # rows not yet encoded, the first one is being computed
+    shift: dict[int, int]
+    phase: _Phase = "computing"
+
+
+@dataclass(slots=True)
+class _Held:
+    """Version of this worker's h_row, and whether a message awaits the master's verdict."""
+
+    version: int = 0
+    pending: bool = False
+
+
+@dataclass(slots=True)
+class WorkerMachine:
+    """One worker's side of the round protocol.
+
+    Args:
+        retry_first: seconds before the first new attempt to link; doubled each time.
+        retry_most: longest wait between attempts.
+        patience: seconds to wait for the master's release after a SIGTERM.
+    """
+
+    retry_first: float = 0.5
+    retry_most: float = 30.0
+    patience: float = 5.0
+    _linked: bool = False
+    _announced: int = -1
+    _work: _Work | None = None
+    _assignment: Assignment | None = None
+    _plan_id: int = -1
+    _held: dict[int, _Held] = field(default_factory=dict)
+    _retry: float = 0.0
+    _leave_by: float | None = None
+    _out: list[WorkerInstruction] = field(default_factory=list)
+
+    def handle(self, event: WorkerEvent) -> list[WorkerInstruction]:
+        """Take one event, in stamp order; never blocks."""
+        self._out = []
+        match event:
+            case Linked():
+                self._linked, self._retry = True, 0.0
+                if self._leave_by is None:
+                    self._out.append(SendCredit(-1, "fresh"))
+                else:
+                    self._out.append(SendLeaving())
+            case LinkLost():
+                self._unlinked(event)
+            case Refused(reason=reason):
+                self._out.append(Exit(REFUSED_EXIT, f"the master refused this worker: {reason}"))
+            case Announced(step=step):
+                self._newer(step)
+            case RoundIn():
+                self._round(event)
+            case PartDone(step=step):
+                if self._current(step, "computing"):
+                    self._next_part()
+            case Aborted(step=step):
+                if self._current(step, "computing"):
+                    self._drop("stale")
+            case EncodedRow():
+                self._encoded(event)
+            case SentRow():
+                self._sent(event)
+            case UserError():
+                self._user_error(event)
+            case Sigterm():
+                self._sigterm(event)
+            case Released():
+                self._out.append(Exit(0, "released by the master"))
+            case Tick(at=at):
+                if self._leave_by is not None and at >= self._leave_by:
+                    self._out.append(Exit(0, "asked to end; the master did not answer"))
+        return self._out
+
+    # --- the link ---
+
+    def _unlinked(self, event: LinkLost) -> None:
+        """Whatever was in hand belonged to the old incarnation, shifts included."""
+        if self._work is not None and self._work.phase != "sending":
+            self._out.append(Abort(self._work.round.step))
+        self._linked, self._work, self._assignment, self._plan_id = False, None, None, -1
+        self._announced = -1
+        self._out += [Zero(row) for row, held in self._held.items() if held.version or held.pending]
+        self._held.clear()
+        if self._leave_by is not None:
+            self._out.append(Exit(0, f"asked to end; the link is gone ({event.reason})"))
+            return
+        self._retry = min(self.retry_most, 2 * self._retry if self._retry else self.retry_first)
+        self._out.append(Connect(self._retry))
+
+    def _sigterm(self, event: Sigterm) -> None:
+        if self._leave_by is not None:
+            return
+        if not self._linked:
+            self._out.append(Exit(0, "asked to end"))
+            return
+        self._leave_by = event.at + self.patience
+        self._out += [SendLeaving(), Wake(self._leave_by)]
+
+    # --- rounds ---
+
+    def _current(self, step: int, phase: _Phase) -> bool:
+        """An answer of the driver is for the round in hand; others are of dropped work."""
+        return self._work is not None and self._work.round.step == step and self._work.phase == phase
+
+    def _stale(self) -> bool:
+        return self._work is not None and (self._announced > self._work.round.step or self._leave_by is not None)
+
+    def _newer(self, step: int) -> None:
+        self._announced = max(self._announced, step)
+        if not self._stale() or self._work is None:
+            return
+        if self._work.phase == "encoding":  # waiting for a floor or for the encoder: nobody wants it any more
+            self._out.append(Abort(self._work.round.step))
+            self._drop("stale")
+        elif self._work.phase == "computing":  # PartDone or Aborted will end it
+            self._out.append(Abort(self._work.round.step))
+
+    def _round(self, event: RoundIn) -> None:
+        new = event.round
+        if new.assignment is not None:
+            self._assignment, self._plan_id = new.assignment, new.plan_id
+            for row in [r for r in self._held if r not in new.assignment.rows]:
+                held = self._held.pop(row)
+                if held.version or held.pending:
+                    self._out.append(Zero(row))
+        work = self._assignment
+        if work is None or new.plan_id != self._plan_id or len(new.shift) != len(work.rows) or self._work is not None:
+            self._out.append(Exit(1, f"round {new.step} of plan {new.plan_id} does not fit: the master is not ours"))
+            return
+        for row, version, beta in zip(work.rows, new.shift, new.beta, strict=True):
+            self._settle(row, version, beta)
+        self._work = _Work(
+            new,
+            deque((row, j, a) for row, parts in zip(work.rows, work.parts, strict=True) for j, a in parts),
+            deque(work.rows),
+            dict(zip(work.rows, new.shift, strict=True)),
+        )
+        if self._stale():
+            self._drop("stale")
+            return
+        self._out.append(Load(new, event.body))
+        self._out.append(Prefetch(new.step, tuple(j for _, j, _ in self._work.todo)))
+        self._next_part()
+
+    def _settle(self, row: int, version: int, beta: float) -> None:
+        """The master's version says what became of the pending message of this row."""
+        held = self._held.setdefault(row, _Held())
+        if version == held.version + 1 and held.pending:
+            self._out.append(Commit(row, beta))
+        elif version == held.version:
+            if held.pending:
+                self._out.append(Discard(row))
+        elif version == 0:
+            self._out.append(Zero(row))
+        else:
+            self._out.append(
+                Exit(1, f"the master holds version {version} of the shift of row {row}, this worker {held.version}")
+            )
+        held.version, held.pending = version, False
+
+    def _next_part(self) -> None:
+        work = self._work
+        assert work is not None
+        if self._stale():
+            self._drop("stale")
+            return
+        if work.todo and work.todo[0][0] == work.rows[0]:
+            row, partition, coefficient = work.todo.popleft()
+            work.phase = "computing"
+            self._out.append(Compute(work.round.step, row, partition, coefficient))
+            return
+        work.phase = "encoding"
+        self._out.append(Encode(work.round.step, work.rows[0]))
+
+    def _encoded(self, event: EncodedRow) -> None:
+        work = self._work
+        if work is None or not self._current(event.step, "encoding") or event.row != work.rows[0]:
+            return
+        if self._stale():
+            self._drop("stale")
+            return
+        work.phase = "sending"
+        shift = work.shift[event.row]
+        head = Head(event.step, work.round.plan_id, event.row, 0, shift, event.nbytes)
+        self._held[event.row].pending = True
+        self._out.append(Send(head, event.body))
+
+    def _sent(self, event: SentRow) -> None:
+        work = self._work
+        if work is None or not self._current(event.step, "sending") or event.row != work.rows[0]:
+            return
+        work.rows.popleft()
+        if work.rows:
+            self._next_part()
+            return
+        self._work = None
+        self._out.append(SendCredit(event.step, "sent"))
+
+    def _user_error(self, event: UserError) -> None:
+        if self._work is None or self._work.round.step != event.step or self._work.phase == "sending":
+            return
+        self._out.append(SendFailed(event.step, event.partition, event.text))
+        self._drop("failed")
+
+    def _drop(self, why: Literal["stale", "failed"]) -> None:
+        assert self._work is not None
+        step = self._work.round.step
+        self._work = None
+        self._out.append(SendCredit(step, why))

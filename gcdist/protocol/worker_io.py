@@ -1,0 +1,261 @@
+"""Events and instructions of the worker machine.
+
+Every event begins with ``at``: monotonic seconds, stamped by whoever received it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from gcdist.protocol.messages import Body, CreditWhy, Head, Round, Tick, Wake
+
+# --- events of the worker ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """The link is up and the master has admitted this incarnation."""
+
+    at: float
+    inc: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """The link is gone, or could not be made."""
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The master turned this worker away for good."""
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The master has opened ``step``."""
+
+    at: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundIn:
+    """A round and its parameters are in."""
+
+    at: float
+    round: Round
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Sigterm:
+    """This process was asked to end."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The master lets this worker go."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartDone:
+    """One partition's gradient is added to its row."""
+
+    at: float
+    step: int
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """A computation was broken off inside a partition."""
+
+    at: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row's message is ready (an injected delay's floor is over)."""
+
+    at: float
+    step: int
+    row: int
+    nbytes: int  # of the payload
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class SentRow:
+    """The message's last byte left this host."""
+
+    at: float
+    step: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserError:
+    """The user's model or data raised, or gave numbers that are not finite."""
+
+    at: float
+    step: int
+    partition: int
+    text: str
+
+
+WorkerEvent: TypeAlias = (
+    Linked
+    | LinkLost
+    | Refused
+    | Announced
+    | RoundIn
+    | Sigterm
+    | Released
+    | Tick
+    | PartDone
+    | Aborted
+    | EncodedRow
+    | SentRow
+    | UserError
+)
+
+# --- instructions of the worker ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Take the parameters (and buffers) of a round into the model."""
+
+    round: Round
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Set h_row to zero and forget the pending message."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The master accepted the pending message: ``h_row += beta*m``."""
+
+    row: int
+    beta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """The master did not accept the pending message."""
+
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Nobody wants ``step`` any more: stop what can be stopped of it."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Add ``coefficient * g_partition`` to the row's vector."""
+
+    step: int
+    row: int
+    partition: int
+    coefficient: float
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Subtract the shift, quantize and pack the row; EncodedRow answers."""
+
+    step: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the message; SentRow answers."""
+
+    head: Head
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class SendCredit:
+    """Tell the master that this worker is free for the newest round."""
+
+    step: int
+    why: CreditWhy
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """Tell the master of a user's error."""
+
+    step: int
+    partition: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendLeaving:
+    """Tell the master that this process was asked to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Make a new link in ``after`` seconds, with a fresh ticket."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """These partitions of this step come next."""
+
+    step: int
+    partitions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """End the process."""
+
+    code: int
+    reason: str
+
+
+WorkerInstruction: TypeAlias = (
+    Load
+    | Zero
+    | Commit
+    | Discard
+    | Abort
+    | Wake
+    | Compute
+    | Encode
+    | Send
+    | SendCredit
+    | SendFailed
+    | SendLeaving
+    | Connect
+    | Prefetch
+    | Exit
+)

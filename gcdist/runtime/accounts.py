@@ -1,0 +1,119 @@
+"""The run's accounts: promised against observed arrivals and noise, and what waiting for all would have taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import median
+
+import numpy as np
+
+from gcdist.runtime.driver import RoundResult
+from gcdist.types import F64, DelayModel, Plan
+
+
+@dataclass(slots=True, eq=False)
+class ArrivalTally:
+    """Counted rows of each worker against the promises; only steps with a promise about a deadline."""
+
+    workers: int
+    planned_N: F64 = field(init=False)
+    observed_N: F64 = field(init=False)
+    variance_N: F64 = field(init=False)
+    steps_N: F64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.planned_N, self.observed_N, self.variance_N, self.steps_N = np.zeros((4, self.workers))
+
+    def add(self, result: RoundResult) -> None:
+        """Take in one step."""
+        if not result.promised:
+            return
+        plan, p_R = result.plan, result.terms.p_R
+        rows = np.flatnonzero(plan.weighted_R() & result.live_N[plan.worker_R])
+        owner = plan.worker_R[rows]
+        np.add.at(self.planned_N, owner, 1 - p_R[rows])
+        np.add.at(self.variance_N, owner, p_R[rows] * (1 - p_R[rows]))
+        np.add.at(self.steps_N, owner, 1)
+        for counted in result.counted:
+            self.observed_N[plan.worker_R[counted.row]] += 1
+
+    def sigmas(self) -> F64:
+        """(observed - planned) over its standard deviation, (N,); 0 where nothing was promised."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = (self.observed_N - self.planned_N) / np.sqrt(self.variance_N)
+        return np.where(self.variance_N > 0, z, 0.0)
+
+
+class WaitForAllClock:
+    """What `sync` would have taken on the same steps: the slowest worker's injected delay at sync's own load, plus overhead.
+
+    The overhead of a step that waited for everybody is measured: its length minus the largest delay injected into it.
+    """
+
+    def __init__(self, delays: DelayModel, seed: int, workers: int, partitions: int) -> None:
+        self._delays = delays
+        self._seed = seed
+        self._workers = workers
+        base, more = divmod(partitions, workers)
+        self._sync_load = [float(base + (i < more)) for i in range(workers)]
+        self._overheads: list[float] = []
+        self._floors: list[float] = []
+
+    def add(self, result: RoundResult) -> None:
+        """Take in one step."""
+        self._floors.append(self.floor(result.step))
+        rows = np.flatnonzero(result.plan.weighted_R())
+        if len(result.counted) == len(rows) and not any(seen.cold for seen in result.seen):
+            load = np.diff(result.plan.A_RK.indptr)
+            owners = result.plan.worker_R
+            floors = [
+                self._delays.seconds(int(owners[r]), result.step, float(load[owners == owners[r]].sum()), self._seed)
+                for r in rows
+            ]
+            self._overheads.append(max(0.0, result.seconds - max(floors)))
+
+    def floor(self, step: int) -> float:
+        """The slowest worker's injected delay at sync's load, seconds."""
+        return max(
+            self._delays.seconds(i, step, self._sync_load[i], self._seed)
+            for i in range(self._workers)
+            if self._sync_load[i] > 0
+        )
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds a step on top of the slowest delay; None: no step had everybody."""
+        return median(self._overheads) if self._overheads else None
+
+    def total(self) -> float | None:
+        """Seconds that waiting for all would have taken in the steps so far, None if unknown."""
+        return self.of(self._floors)
+
+    def of(self, floors: list[float]) -> float | None:
+        """Seconds of steps with these largest delays."""
+        return None if self.overhead is None else sum(floors) + self.overhead * len(floors)
+
+
+def noise_planned(plan: Plan, p_R: F64, omega_by_bits: F64, size_K: F64) -> float:
+    """``sum_i c_i (Y_i/k)^2`` under the step's own p: error over |g|^2 if all partitions agree (math section 1)."""
+    rows = np.flatnonzero(plan.weighted_R() & (p_R < 1))
+    share_R = np.asarray(plan.A_RK @ size_K)
+    omega = omega_by_bits[plan.bits_RS[rows]].mean(axis=1)
+    return float(np.sum((p_R[rows] + omega) / (1 - p_R[rows]) * share_R[rows] ** 2))
+
+
+def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
+    """``sum_i I_i w_i c_i |y_i|^2`` over |ghat|^2 minus itself: an estimate of error over |g|^2 from what arrived.
+
+    None if nothing arrived, or if the noise hides the signal.
+    """
+    if result.gradient is None or not result.counted:
+        return None
+    noise = 0.0
+    for counted in result.counted:
+        p = float(result.terms.p_R[counted.row])
+        omega = float(omega_by_bits[result.plan.bits_RS[counted.row]].mean())
+        if p < 1:
+            noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy
+    signal = float(np.dot(result.gradient.astype(np.float64), result.gradient)) - noise
+    return noise / signal if signal > 0 else None

@@ -1,0 +1,147 @@
+"""The master's arithmetic of a step: check messages, add them as they land, move the shifts, form the estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gcdist.protocol.master_io import Accumulate, Keep
+from gcdist.protocol.messages import Head
+from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
+from gcdist.runtime.sidecar import Sidecar
+from gcdist.types import F32, F64, U8, Accumulator, Closing, Key, Layout, Quantizer, Use
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """The body of one row's message, at either end: packed payload and its sidecar.
+
+    ``bits`` are the packed bits per segment that the row was asked for: they belong to the plan of the round, which need
+    not be today's.
+    """
+
+    payload: U8
+    sidecar: U8
+    bits: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Both parts, in bytes."""
+        return len(self.payload) + len(self.sidecar)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """One counted row: how it was used and what its sidecar said."""
+
+    row: int
+    use: Use
+    sidecar: Sidecar
+
+
+class Aggregator:
+    """Weighted sum of one open step, and the shift vectors of all rows.
+
+    Memory: d float32 for the sum, and for shifted codes R*d float32 for every h_row plus d float64 for H = sum h_row (in
+    float64, so that taking a row out again leaves no drift worth naming).
+    """
+
+    def __init__(self, layout: Layout, quantizer: Quantizer, seed: int) -> None:
+        self.layout = layout
+        self._quantizer = quantizer
+        self._seed = seed
+        self._accumulators: list[Accumulator] = []
+        self._h: dict[int, F32] = {}
+        self._H: F64 | None = None
+        self._H_open: F64 | None = None
+        self._kept: dict[int, Message] = {}
+        self._counted: dict[int, Counted] = {}
+        self._message = np.zeros(0, np.float32)
+        self._scratch = np.zeros(0, np.float32)
+
+    def open(self, step: int) -> None:
+        """Begin a step; H is remembered as it is now."""
+        sizes = self.layout.sizes()
+        self._accumulators = [
+            self._quantizer.accumulator(int(d), Key(self._seed, step, 0, s)) for s, d in enumerate(sizes)
+        ]
+        self._H_open = None if self._H is None else self._H.copy()
+        self._kept.clear()
+        self._counted.clear()
+
+    def fault(self, head: Head, body: Message) -> str | None:
+        """What is wrong with a message's bytes, or None. Nothing that passes can fail to be added."""
+        need = payload_nbytes(self._quantizer, self.layout, body.bits)
+        if head.nbytes != len(body.payload) or need != len(body.payload):
+            return f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}"
+        try:
+            Sidecar.unpack(body.sidecar)
+            for _, coordinates, where, bits in segments(self._quantizer, self.layout, body.bits):
+                self._quantizer.check(body.payload[where], coordinates.stop - coordinates.start, bits)
+        except ValueError as error:
+            return f"message of row {head.row}: {error}"
+        return None
+
+    def accumulate(self, told: Accumulate) -> None:
+        """``added += weight*m`` unless late, and ``h_row += beta*m``."""
+        body: Message = told.body
+        if not told.late:
+            self._counted[told.row] = Counted(told.row, told.use, Sidecar.unpack(body.sidecar))
+            assert told.use.weight is not None
+            self._add(body, told.row, told.use.weight)
+        self._move(told.row, told.step, body, told.use.beta)
+
+    def keep(self, told: Keep) -> None:
+        """Hold the payload until the closing gives its weight."""
+        body: Message = told.body
+        self._counted[told.row] = Counted(told.row, told.use, Sidecar.unpack(body.sidecar))
+        self._kept[told.row] = body
+        self._move(told.row, told.step, body, told.use.beta)
+
+    def take_out(self, row: int) -> None:
+        """h_row leaves H; it is zero from now on."""
+        h = self._h.pop(row, None)
+        if h is not None and self._H is not None:
+            self._H -= h
+
+    def close(self, closing: Closing) -> F32 | None:
+        """The estimate (d,) in float32, or None if nothing at all is known (no arrival and no shift)."""
+        for row, weight in closing.kept:
+            if weight:
+                self._add(self._kept[row], row, weight)
+        if not self._counted and self._H_open is None:
+            return None
+        out = np.zeros(self.layout.d, np.float32)
+        for s, accumulator in enumerate(self._accumulators):
+            accumulator.finish(out[int(self.layout.edges[s]) : int(self.layout.edges[s + 1])], closing.scale)
+        if self._H_open is not None:
+            out += self._H_open.astype(np.float32)
+        self._kept.clear()
+        return out
+
+    @property
+    def counted(self) -> list[Counted]:
+        """The rows counted in the step so far, in order of arrival."""
+        return list(self._counted.values())
+
+    def _add(self, body: Message, row: int, weight: float) -> None:
+        for s, _, where, bits in segments(self._quantizer, self.layout, body.bits):
+            self._accumulators[s].add(body.payload[where], bits, row, weight)
+
+    def _move(self, row: int, step: int, body: Message, beta: float) -> None:
+        if beta == 0.0:
+            return
+        if self._H is None:
+            self._H = np.zeros(self.layout.d, np.float64)
+        if len(self._message) != self.layout.d:
+            self._message, self._scratch = np.zeros((2, self.layout.d), np.float32)
+        h = self._h.setdefault(row, np.zeros(self.layout.d, np.float32))
+        self._H -= h
+        decode_row(self._quantizer, self.layout, body.payload, body.bits, self._seed, step, row, self._message)
+        move(h, self._message, beta, self._scratch)
+        self._H += h
+
+    def shift_of(self, row: int) -> F32 | None:
+        """h_row (d,), or None while it is zero; for tests and checkpoints."""
+        return self._h.get(row)

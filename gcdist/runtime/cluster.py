@@ -1,0 +1,273 @@
+"""What a training script holds: steps, each with a coded backward pass; the run's folder; the summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from gcdist.config import ConfigError, dump_config
+from gcdist.observe import RunFolder, Summary, WorkerArrivals
+from gcdist.planning import PlanReport
+from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observed, noise_planned
+from gcdist.runtime.driver import MasterDriver, RoundResult
+from gcdist.runtime.plans import noise_by_bits
+from gcdist.runtime.session import Session
+from gcdist.types import U8, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What one coded backward pass did.
+
+    Ranks are 1..n (the master is rank 0). ``loss`` is the mean over the partitions that arrived, by samples; None if none
+    did. Noise is error over |g|^2: as planned from the step's promises for partitions that agree, and as estimated from
+    what arrived (None where it cannot be told).
+    """
+
+    step: int
+    seconds: float  # since the run began
+    step_seconds: float  # from the opening to the close of the round
+    loss: float | None
+    arrived: tuple[int, ...]
+    live: int
+    bytes_up: int
+    bytes_down: int
+    deadline: float
+    why: str  # complete, deadline, count
+    plan_id: int
+    noise_planned: float
+    noise_observed: float | None
+    estimated: bool  # False: nothing is known of the gradient, every .grad is None
+
+
+class Step:
+    """One step of training."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self.number = number
+        self._cluster = cluster
+
+    def backward(self) -> StepInfo:
+        """One coded round with the model's parameters as they are: fills ``.grad`` of every trainable parameter.
+
+        A parameter that no arrived partition's loss depends on gets None, as after PyTorch's own backward; so do all of
+        them when nobody arrived (optimizers then leave them alone).
+
+        Raises:
+            RunHaltedError: the run cannot go on (too few workers, a user's error that keeps coming back).
+            RunStoppedError: the run was asked to end.
+        """
+        return self._cluster.round(self.number)
+
+
+def new_folder(session: Session, folder: Path | None) -> RunFolder:
+    """The run's folder with its config: named by the settings, or by task, scheme and time."""
+    config = session.config
+    name = config.name or f"{Path(config.task.name).stem}-{session.code.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = folder or config.out / name
+    stem, number = path, 2
+    while config.name is None and folder is None and (path / "metrics.jsonl").exists():
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    try:
+        run = RunFolder(path)
+    except ValueError as error:
+        raise ConfigError(f"name: {error}") from None
+    run.write_config(dump_config(config))
+    return run
+
+
+class Cluster:
+    """The master's end of a run. A context manager: leaving it releases the workers.
+
+    Args:
+        session: the run's parts.
+        driver: the round loop, in processes or simulated.
+        folder: where the run is written.
+        on_step: called with every StepInfo.
+        on_close: ends what the driver's port owns.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        driver: MasterDriver,
+        folder: RunFolder,
+        on_step: Callable[[StepInfo], None] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.session = session
+        self.config = session.config
+        self.folder = folder
+        self.driver = driver
+        self.on_step = on_step
+        self.arrivals = ArrivalTally(session.workers)
+        self.waiting = WaitForAllClock(session.delays, self.config.seed, session.workers, len(session.sizes_K))
+        self.finished = False
+        self._scheme = session.scheme(self._planned)
+        self._omega = noise_by_bits(session.quantizer, session.state.layout.d)
+        self._on_close = on_close
+        self._began: float | None = None
+        self._step_seconds = 0.0
+        self._next = 0
+        self._saved_bytes = 0  # float32 payloads minus the packed ones
+        self._last: StepInfo | None = None
+        self._sync_check: tuple[float, float] | None = None
+
+    def steps(self, count: int) -> Iterator[Step]:
+        """The next ``count`` steps."""
+        if count < 0:
+            raise ValueError(f"steps: found {count}; should be 0 or more")
+        for _ in range(count):
+            yield Step(self, self._next)
+
+    def round(self, number: int) -> StepInfo:
+        """Run the round of step ``number`` and take its result into the model; `Step.backward` calls this."""
+        if number != self._next:
+            raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {self._next}")
+        state = self.session.state
+        up, down = self.driver.port.bytes_up, self.driver.port.bytes_down
+        if self._began is None:
+            self.driver.gather()
+            self._began = self.driver.port.now()
+        result = self.driver.run_round(number, self._snapshot(), self._scheme)
+        self._next += 1
+        used = np.zeros(len(state.parameters), bool)
+        for counted in result.counted:
+            used |= counted.sidecar.used
+        if result.gradient is None:
+            state.set_grad(np.zeros(state.layout.d, np.float32), np.zeros(len(state.parameters), bool))
+        else:
+            # a shift knows parameters that no arrived partition used
+            state.set_grad(result.gradient, None if self.session.code.shifted else used)
+        sidecars = [counted.sidecar for counted in result.counted]
+        state.merge_buffers([(s.share, s.float_buffers, s.int_buffers) for s in sidecars if s.share > 0])
+        self._account(result)
+        port = self.driver.port
+        info = self._info(result, port.now() - self._began, port.bytes_up - up, port.bytes_down - down)
+        self._write(info)
+        return info
+
+    def check_waiting(self, steps: int, on_step: Callable[[int], None] | None = None) -> tuple[float, float] | None:
+        """Run ``steps`` real rounds of `sync` (the model stays as it is) and compare with the estimate.
+
+        Returns:
+            Seconds taken and seconds estimated, without what happens between rounds; None if there is no estimate.
+        """
+        scheme = self.session.wait_for_all(self._planned)
+        taken, floors = 0.0, []
+        first = self._next + 1  # the round before it brings the new plan, and is not timed
+        for number in range(self._next, first + steps):
+            result = self.driver.run_round(number, self._snapshot(), scheme)
+            if number >= first:
+                taken += result.seconds
+                floors.append(self.waiting.floor(number))
+            if on_step is not None:
+                on_step(number - first + 1)
+        self._next = first + steps
+        expected = self.waiting.of(floors)
+        self._sync_check = None if expected is None else (taken, expected)
+        return self._sync_check
+
+    def summary(self, metrics: dict[str, float] | None = None) -> Summary:
+        """The run so far, for people and for ``summary.json``."""
+        tally, last = self.arrivals, self._last
+        wall = last.seconds if last else 0.0
+        total = self.waiting.total() if self.config.inject.model != "none" else None
+        port = self.driver.port
+        workers = [
+            WorkerArrivals(
+                rank=i + 1,
+                steps=int(tally.steps_N[i]),
+                planned=float(tally.planned_N[i] / max(1.0, tally.steps_N[i])),
+                observed=float(tally.observed_N[i] / max(1.0, tally.steps_N[i])),
+                sigmas=float(tally.sigmas()[i]),
+            )
+            for i in range(self.session.workers)
+        ]
+        return Summary(
+            scheme=self.session.code.name,
+            quantizer=f"{self.session.quantizer.name}, {self.config.quantizer.bits} bits",
+            workers=self.session.workers,
+            steps=self._next if self._sync_check is None else last.step + 1 if last else 0,
+            metrics=dict(metrics or {}),
+            wall_seconds=wall,
+            waiting_seconds=None if total is None else total + max(0.0, wall - self._step_seconds),
+            waiting_check=self._sync_check,
+            arrivals=workers,
+            bytes_up=self._bytes_up,
+            bytes_up_float32=self._bytes_up + self._saved_bytes,
+            bytes_down=self._bytes_down if last else port.bytes_down,
+            folder=self.folder.path,
+        )
+
+    def close(self, reason: str = "the run is over") -> None:
+        """Release the workers, close the folder; idempotent."""
+        if self.finished:
+            return
+        self.finished = True
+        self.driver.stop(reason)
+        if self._on_close is not None:
+            self._on_close()
+        self.folder.close()
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close("the run is over" if error is None else f"the master ended with {type(error).__name__}: {error}")
+
+    # --- accounts ---
+
+    _bytes_up = 0
+    _bytes_down = 0
+
+    def _snapshot(self) -> U8:
+        return self.session.state.snapshot()
+
+    def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
+        self.folder.write_plan(plan, report=report, deadline=deadline, step=self._next)
+        if report["uncovered"]:
+            self.driver.say("plan", f"nobody here holds partitions {report['uncovered']}: the estimate leaves them out")
+
+    def _account(self, result: RoundResult) -> None:
+        self.arrivals.add(result)
+        self.waiting.add(result)
+        self._step_seconds += result.seconds
+        self._saved_bytes += 4 * self.session.state.layout.d * result.messages - result.payload_bytes
+
+    def _info(self, result: RoundResult, seconds: float, up: int, down: int) -> StepInfo:
+        parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
+        weight = sum(share for _, share in parts.values())
+        self._bytes_up += up
+        self._bytes_down += down
+        return StepInfo(
+            step=result.step,
+            seconds=seconds,
+            step_seconds=result.seconds,
+            loss=sum(loss * share for loss, share in parts.values()) / weight if weight else None,
+            arrived=tuple(sorted({int(result.plan.worker_R[c.row]) + 1 for c in result.counted})),
+            live=int(result.live_N.sum()),
+            bytes_up=up,
+            bytes_down=down,
+            deadline=result.terms.deadline,
+            why=result.why,
+            plan_id=result.plan.plan_id,
+            noise_planned=noise_planned(result.plan, result.terms.p_R, self._omega, self.session.sizes_K),
+            noise_observed=noise_observed(result, self._omega),
+            estimated=result.gradient is not None,
+        )
+
+    def _write(self, info: StepInfo) -> None:
+        self._last = info
+        values: dict[str, Any] = {name: getattr(info, name) for name in StepInfo.__slots__}
+        self.folder.step(values.pop("step"), **values)
+        if self.on_step is not None:
+            self.on_step(info)

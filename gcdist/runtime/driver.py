@@ -1,0 +1,302 @@
+"""The round loop: feeds the two machines with events and does what they say.
+
+One file for both worlds. ``real.py`` and ``simulator.py`` give it ports: where events come from, and where messages go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gcdist.protocol.master import MasterMachine
+from gcdist.protocol.master_io import (
+    Accumulate,
+    Admit,
+    Announce,
+    Arrived,
+    CloseLink,
+    CloseStep,
+    Drop,
+    Halt,
+    Keep,
+    Leave,
+    MasterEvent,
+    MasterInstruction,
+    Observe,
+    OpenStep,
+    Refuse,
+    Replan,
+    SendRound,
+    Stop,
+    TakeOut,
+)
+from gcdist.protocol.messages import CloseWhy, Peer, Round, Tick, Wake
+from gcdist.runtime.aggregate import Aggregator, Counted, Message
+from gcdist.runtime.scheme import Scheme
+from gcdist.types import F32, U8, Mask, Plan, Seen, StepTerms
+
+Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
+
+
+class RunHaltedError(RuntimeError):
+    """The run cannot go on; the text says why."""
+
+
+class RunStoppedError(SystemExit):
+    """Somebody asked the run to end (SIGINT, SIGTERM): workers are released; uncaught, the script ends without a traceback.
+
+    ``code`` is the exit status that a shell expects of a stopped program.
+    """
+
+    def __init__(self, reason: str) -> None:
+        number = {"SIGINT": 2, "SIGTERM": 15}.get(reason)
+        super().__init__(128 + number if number else 1)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"stopped by {self.reason}"
+
+
+class MasterPort(Protocol):
+    """The master's world."""
+
+    @property
+    def bytes_up(self) -> int:
+        """All bytes that the links have received from workers."""
+        ...
+
+    @property
+    def bytes_down(self) -> int:
+        """All bytes that the links have sent to workers."""
+        ...
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def next(self, until: float | None) -> MasterEvent:
+        """The next event in stamp order; a Tick once ``until`` has passed."""
+        ...
+
+    def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
+        """Carry out what concerns one peer; never blocks."""
+        ...
+
+    def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
+        """Send a round; ``state`` is immutable from now on. Never blocks."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundResult:
+    """What one step gave. ``gradient`` (d,) float32, or None when nothing is known (skip the optimizer)."""
+
+    step: int
+    gradient: F32 | None
+    why: CloseWhy
+    seconds: float
+    counted: tuple[Counted, ...]
+    plan: Plan
+    terms: StepTerms
+    live_N: Mask
+    seen: tuple[Seen, ...]  # outcomes observed while it was open, of older steps too
+    messages: int  # that arrived in this step, late and dropped ones too
+    payload_bytes: int  # of these
+    promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
+
+
+@dataclass(slots=True)
+class _Step:
+    """What has happened in the open step so far."""
+
+    result: CloseStep | None = None
+    closed_at: float = 0.0
+    seen: list[Seen] = field(default_factory=list)
+    messages: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class MasterDriver:
+    """Runs rounds at the master; single-threaded.
+
+    Args:
+        machine: the protocol.
+        port: events in, messages out.
+        aggregator: the arithmetic.
+        say: takes log lines.
+        min_workers: no step opens below.
+        start_workers: the first step waits for so many, for ``join_timeout`` seconds at most.
+        record: every event with the instructions that it gave, in order, if given.
+    """
+
+    machine: MasterMachine
+    port: MasterPort
+    aggregator: Aggregator
+    say: Say
+    min_workers: int
+    start_workers: int
+    join_timeout: float
+    record: list[tuple[MasterEvent, list[MasterInstruction]]] | None = None
+    _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    _sent: dict[Peer, Plan] = field(default_factory=dict)
+    _wake: float | None = None
+    _scheme: Scheme | None = None
+    _current: _Step = field(default_factory=_Step)
+    _plan: Plan | None = None
+    _started: bool = False
+    _stop: str | None = None
+    _halt: str | None = None
+
+    def run_round(self, step: int, state: U8, scheme: Scheme) -> RoundResult:
+        """One coded round: opens ``step`` with the state's bytes, returns when it is closed.
+
+        Raises:
+            RunHaltedError: too few workers for too long, or a user's error that keeps coming back.
+            RunStoppedError: Stop was among the events.
+        """
+        self._scheme, self._state = scheme, state
+        self._wait_for_workers()
+        live_N, ready_N = self.machine.live(), self.machine.ready()
+        plan = self._plan = scheme.plan_for(live_N)
+        promised = scheme.promises
+        terms = scheme.rule.terms(plan, live_N, ready_N)
+        self._current = _Step()
+        self.aggregator.open(step)
+        opened = self.port.now()
+        self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))
+        while self._current.result is None:
+            self._feed(self.port.next(self._wake))
+        self._raise_if_over()
+        closed = self._current.result
+        counted = tuple(self.aggregator.counted)
+        return RoundResult(
+            step,
+            self.aggregator.close(closed.closing),
+            closed.why,
+            self._current.closed_at - opened,
+            counted,
+            plan,
+            terms,
+            live_N,
+            tuple(self._current.seen),
+            self._current.messages,
+            self._current.payload_bytes,
+            promised,
+        )
+
+    def gather(self) -> None:
+        """Wait until the run can start; RunHaltedError, RunStoppedError."""
+        self._wait_for_workers()
+
+    def drain(self) -> None:
+        """Handle what has arrived by now."""
+        now = self.port.now()
+        while True:
+            event = self.port.next(now)
+            if isinstance(event, Tick):
+                return
+            self._feed(event)
+
+    def stop(self, reason: str) -> None:
+        """Release everybody."""
+        if self._stop is None:
+            self._feed(Stop(self.port.now(), reason))
+
+    # --- events in, instructions out ---
+
+    def _wait_for_workers(self) -> None:
+        self.drain()
+        need = self.min_workers if self._started else self.start_workers
+        give_up = self.port.now() + self.join_timeout
+        told = False
+        while int(self.machine.live().sum()) < need:
+            self._raise_if_over()
+            if self.port.now() >= give_up:
+                here = int(self.machine.live().sum())
+                if here >= self.min_workers:
+                    self.say("join", f"starting with {here} of {self.start_workers} workers")
+                    break
+                text = f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting"
+                self.stop(text)
+                raise RunHaltedError(text)
+            if not told and self._started:
+                self.say("join", f"waiting for workers: {need} are needed (cluster.min_workers)")
+                told = True
+            self._feed(self.port.next(give_up))
+        self._started = True
+        self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
+        if self._halt is not None:
+            text = self._halt
+            self.stop(text)
+            raise RunHaltedError(text)
+        if self._stop is not None:
+            raise RunStoppedError(self._stop)
+
+    def _feed(self, event: MasterEvent) -> None:
+        if isinstance(event, Arrived):
+            event = self._inspected(event)
+        elif isinstance(event, Stop):
+            self._stop = event.reason
+        elif isinstance(event, Tick) and self._wake is not None and event.at >= self._wake:
+            self._wake = None
+        instructions = self.machine.handle(event)
+        if self.record is not None:
+            self.record.append((event, instructions))
+        for instruction in instructions:
+            self._do(instruction, event.at)
+
+    def _inspected(self, event: Arrived) -> Arrived:
+        """Check a message's bytes against the plan that its sender works by, before the machine counts it."""
+        self._current.messages += 1
+        body: Message = event.body
+        self._current.payload_bytes += len(body.payload)
+        plan = self._sent.get(event.peer)
+        if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
+            return event
+        bits_S = tuple(int(b) for b in plan.bits_RS[event.head.row])
+        body = Message(body.payload, body.sidecar, bits_S)
+        return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body))
+
+    def _do(self, told: MasterInstruction, at: float) -> None:
+        match told:
+            case Accumulate():
+                self.aggregator.accumulate(told)
+            case SendRound(peer=peer, round=sent):
+                assert self._plan is not None
+                self._sent[peer] = self._plan
+                self.port.send_round(peer, sent, self._state)
+            case Observe(seen=seen):
+                self._current.seen.append(seen)
+                if self._scheme is not None:
+                    self._scheme.rule.observe(seen)
+            case Keep():
+                self.aggregator.keep(told)
+            case CloseStep():
+                self._current.result, self._current.closed_at, self._wake = told, at, None
+            case TakeOut(row=row):
+                self.aggregator.take_out(row)
+            case Wake(at=when):
+                self._wake = when
+            case Drop(peer=peer, step=step, reason=reason):
+                if reason not in ("stale", "late"):
+                    self.say("drop", f"worker {peer.worker}, step {step}: {reason}")
+            case Replan(reason=reason):
+                if self._scheme is not None:
+                    self._scheme.outdated = True
+                self.say("members", reason)
+            case Halt(text=text):
+                self._halt = text
+                if self._current.result is None:
+                    self._feed(Stop(at, text))
+            case Admit() | Refuse() | Announce() | CloseLink() | Leave():
+                if isinstance(told, Refuse):
+                    self.say("refuse", told.reason)
+                if not isinstance(told, Announce | Admit):
+                    self._sent.pop(told.peer, None)
+                self.port.tell(told)

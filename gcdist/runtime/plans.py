@@ -1,0 +1,88 @@
+"""From who is here and how they arrive to the next plan: the runtime's use of the planning room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gcdist.planning import PlanReport, describe, make_plan
+from gcdist.types import F64, I64, GradientCode, Layout, Mask, Plan, Problem, Quantizer, StopRule
+
+WIDEST = 32  # packed bits a coordinate
+
+
+def noise_by_bits(quantizer: Quantizer, d: int) -> F64:
+    """omega (33,) by packed bits; inf where the quantizer does not take that width."""
+    noise = np.full(WIDEST + 1, np.inf)
+    for bits in range(1, WIDEST + 1):
+        try:
+            noise[bits] = quantizer.noise(bits, d)
+        except ValueError:
+            continue
+    return noise
+
+
+class PlanMaker:
+    """Makes plans of one code, each with a number of its own.
+
+    Args:
+        code: the gradient code.
+        quantizer: gives the noise law.
+        layout: every segment gets its row's bits.
+        size_K: (K,) shares of the samples.
+        bits: packed bits a coordinate, on average over the workers.
+        rule: gives P(late).
+        deadline: what the rule intends now, seconds.
+    """
+
+    def __init__(
+        self,
+        code: GradientCode,
+        quantizer: Quantizer,
+        layout: Layout,
+        size_K: F64,
+        bits: int,
+        rule: StopRule,
+        deadline: Callable[[], float],
+    ) -> None:
+        self.code = code
+        self._layout = layout
+        self._size_K = size_K
+        self._bits = bits
+        self._rule = rule
+        self._deadline = deadline
+        self._next_id = 0
+        self.noise = noise_by_bits(quantizer, layout.d)
+
+    def omega_N(self, workers: int) -> F64:
+        """Quantization noise of a message at the average bits, (N,)."""
+        return np.full(workers, self.noise[self._bits])
+
+    def make(self, live_N: Mask, code: GradientCode | None = None) -> tuple[Plan, PlanReport]:
+        """The plan for the workers that are live, and its figures.
+
+        Raises:
+            ValueError: nobody is live, or the code has no solution for them.
+        """
+        n = len(live_N)
+        deadline = self._deadline()
+
+        def late(worker: int, load_m: F64) -> F64:
+            return self._rule.late(worker, load_m, deadline) if live_N[worker] else np.ones(len(load_m))
+
+        caps: I64 = np.full(n, self._bits if self._bits > 8 else 8, np.int64)
+        problem = Problem(
+            size_K=self._size_K,
+            late=late,
+            noise=self.noise,
+            bits_total=float(self._bits * int(live_N.sum())),
+            bits_cap_N=caps,
+            load_cap_N=np.full(n, np.inf),
+        )
+        plan = make_plan(code or self.code, problem, self._next_id)
+        if plan.bits_RS.shape[1] != self._layout.segments:
+            bits_RS = np.repeat(plan.bits_RS[:, :1], self._layout.segments, axis=1)
+            plan = Plan(plan.plan_id, plan.A_RK, plan.worker_R, bits_RS, plan.p_R, plan.covered_K)
+        self._next_id += 1
+        return plan, describe(plan, problem)

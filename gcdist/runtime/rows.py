@@ -1,0 +1,161 @@
+"""The worker's arithmetic of a round: coded sums of partition gradients, the shift, and the packed message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gcdist.protocol.messages import Round
+from gcdist.runtime.aggregate import Message
+from gcdist.runtime.compute import PartitionResult
+from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
+from gcdist.runtime.sidecar import Sidecar
+from gcdist.types import F32, I64, U8, Key, Layout, Mask, NonFiniteError, Quantizer
+
+
+class Gradients(Protocol):
+    """Where partition gradients come from: the model in a worker, a shared cache in the simulator."""
+
+    def load(self, raw: U8, params: int) -> None:
+        """Take the state of parameter version ``params``."""
+        ...
+
+    def compute(self, step: int, partition: int) -> PartitionResult:
+        """The scaled gradient of one partition; raises UserCodeError."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One row in the making."""
+
+    y: F32
+    losses: list[tuple[float, float, float]] = field(default_factory=list)
+    compute_seconds: float = 0.0
+    data_seconds: float = 0.0
+    share: float = 0.0
+    float_buffers: F32 | None = None
+    int_buffers: I64 | None = None
+    used: Mask | None = None
+
+    def merge(self, result: PartitionResult) -> None:
+        """Buffers are averaged by sample share, counters take the largest."""
+        self.used = result.used | self.used if self.used is not None else result.used
+        total = self.share + result.share
+        if self.float_buffers is None or self.int_buffers is None:
+            self.float_buffers, self.int_buffers = result.float_buffers.copy(), result.int_buffers.copy()
+        elif total > 0:
+            self.float_buffers += np.float32(result.share / total) * (result.float_buffers - self.float_buffers)
+            np.maximum(self.int_buffers, result.int_buffers, out=self.int_buffers)
+        self.share = total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """A sent message that awaits the master's verdict."""
+
+    payload: U8
+    bits: tuple[int, ...]
+    step: int
+
+
+class RowMaker:
+    """All rows of one worker.
+
+    Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted.
+    """
+
+    def __init__(self, layout: Layout, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
+        self._layout = layout
+        self._quantizer = quantizer
+        self._seed = seed
+        self._gradients = gradients
+        self._row: _Row | None = None
+        self._row_id: tuple[int, int] | None = None
+        self._h: dict[int, F32] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._spare = np.zeros(0, np.float32)
+        self._bits: dict[int, tuple[int, ...]] = {}
+
+    def load(self, sent: Round, raw: U8) -> None:
+        """Take a round: its parameters and, with a new plan, its bits."""
+        if sent.assignment is not None:
+            self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
+        self._gradients.load(raw, sent.params)
+        self._row = self._row_id = None
+
+    def add(self, step: int, row: int, partition: int, coefficient: float) -> None:
+        """``y += coefficient * g_partition``; raises UserCodeError."""
+        result = self._gradients.compute(step, partition)
+        if self._row is None or self._row_id != (step, row):
+            self._row, self._row_id = _Row(np.zeros(self._layout.d, np.float32)), (step, row)
+        made = self._row
+        if len(self._spare) != self._layout.d:
+            self._spare = np.zeros(self._layout.d, np.float32)
+        move(made.y, result.gradient, coefficient, self._spare)
+        made.losses.append((float(partition), result.loss, result.share))
+        made.compute_seconds += result.compute_seconds
+        made.data_seconds += result.data_seconds
+        made.merge(result)
+
+    def encode(self, step: int, row: int, name_of: Callable[[int], str] = str) -> Message:
+        """Subtract the shift, quantize, pack.
+
+        Raises:
+            ValueError: the coded sum is not finite; the line names the parameter.
+        """
+        if self._row is None or self._row_id != (step, row):
+            raise ValueError(f"row {row} of step {step} has nothing to encode")
+        made, bits_S = self._row, self._bits[row]
+        h = self._h.get(row)
+        if h is not None:
+            np.subtract(made.y, h, out=made.y)
+        payload = np.zeros(payload_nbytes(self._quantizer, self._layout, bits_S), np.uint8)
+        energy = error = 0.0
+        for s, coordinates, where, bits in segments(self._quantizer, self._layout, bits_S):
+            key = Key(self._seed, step, row, s)
+            try:
+                done = self._quantizer.encode(made.y[coordinates], bits, key, payload[where])
+            except NonFiniteError as fault:
+                at = coordinates.start + fault.index
+                raise ValueError(f"the coded gradient is not finite in {name_of(at)}") from None
+            energy += done.energy
+            error += done.error
+        sidecar = Sidecar(
+            np.array(made.losses, np.float64).reshape(-1, 3),
+            energy,
+            error,
+            made.compute_seconds,
+            made.data_seconds,
+            made.share,
+            made.float_buffers if made.float_buffers is not None else np.zeros(0, np.float32),
+            made.int_buffers if made.int_buffers is not None else np.zeros(0, np.int64),
+            made.used if made.used is not None else np.zeros(0, bool),
+        )
+        self._pending[row] = _Pending(payload, bits_S, step)
+        self._row = self._row_id = None
+        return Message(payload, sidecar.pack(), bits_S)
+
+    def commit(self, row: int, beta: float) -> None:
+        """The master took the pending message: ``h_row += beta*m``, with the same bits as there."""
+        sent = self._pending.pop(row)
+        message, scratch = np.zeros((2, self._layout.d), np.float32)
+        decode_row(self._quantizer, self._layout, sent.payload, sent.bits, self._seed, sent.step, row, message)
+        h = self._h.setdefault(row, np.zeros(self._layout.d, np.float32))
+        move(h, message, beta, scratch)
+
+    def discard(self, row: int) -> None:
+        """The master did not take the pending message."""
+        self._pending.pop(row, None)
+
+    def zero(self, row: int) -> None:
+        """h_row is zero, nothing is pending."""
+        self._pending.pop(row, None)
+        self._h.pop(row, None)
+
+    def shift_of(self, row: int) -> F32 | None:
+        """h_row (d,), or None while it is zero; for tests."""
+        return self._h.get(row)

@@ -1,0 +1,46 @@
+"""A scheme in use: a code, its stop rule and its current plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gcdist.planning import PlanReport
+from gcdist.runtime.plans import PlanMaker
+from gcdist.straggler import ArrivalRule
+from gcdist.types import GradientCode, Mask, Plan
+
+
+@dataclass(slots=True, eq=False)
+class Scheme:
+    """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the warm-up is over, and every
+    ``replan_every`` steps; between two plans everything stays as it is.
+    """
+
+    code: GradientCode
+    rule: ArrivalRule
+    maker: PlanMaker
+    replan_every: int
+    on_plan: Callable[[Plan, PlanReport, float], None]
+    outdated: bool = True
+    _plan: Plan | None = None
+    _age: int = 0
+    _warm: bool = True
+
+    @property
+    def promises(self) -> bool:
+        """Whether the next step's p is a promise about a deadline."""
+        return not (self.rule.warming or self.rule.waits)
+
+    def plan_for(self, live_N: Mask) -> Plan:
+        """The plan of the next step, given who is live; ValueError if there is none."""
+        warming = self.rule.warming
+        due = self._age >= self.replan_every and not self.rule.waits
+        if self._plan is None or self.outdated or due or warming != self._warm:
+            if not warming:
+                self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
+            self._plan, report = self.maker.make(live_N, self.code)
+            self.outdated, self._age, self._warm = False, 0, warming
+            self.on_plan(self._plan, report, self.rule.deadline)
+        self._age += 1
+        return self._plan

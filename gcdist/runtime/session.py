@@ -1,0 +1,146 @@
+"""A run's parts, built from a task and its settings: the same at master, worker and simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gcdist.coding import get_code
+from gcdist.config import Config, ConfigError, shared_fingerprint
+from gcdist.planning import PlanReport
+from gcdist.protocol import PROTOCOL, Hello
+from gcdist.quantize import get_quantizer
+from gcdist.runtime.compute import ModelState, PartitionGradients
+from gcdist.runtime.plans import PlanMaker, noise_by_bits
+from gcdist.runtime.scheme import Scheme
+from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_delays, make_stop_rule
+from gcdist.tasks import Task
+from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
+
+T = TypeVar("T")
+OnPlan = Callable[[Plan, PlanReport, float], None]
+
+WAITING_CODES = ("sync", "memory", "ignore-rescaled")  # with deadline "auto" there is no F to tune by
+
+
+def checked(section: str, build: Callable[[], T]) -> T:
+    """Build a part; its ValueError becomes a ConfigError that names the section."""
+    try:
+        return build()
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{section}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """Everything that both ends make alike. ``config`` is resolved for ``workers``."""
+
+    task: Task
+    config: Config
+    workers: int
+    state: ModelState
+    gradients: PartitionGradients
+    quantizer: Quantizer
+    code: GradientCode
+    delays: DelayModel
+
+    @staticmethod
+    def build(task: Task, config: Config, workers: int, own: bool) -> Session:
+        """Check the settings against the task and make the parts.
+
+        Args:
+            own: this process only computes: the parameters become views of one flat vector.
+
+        Raises:
+            ConfigError: what does not fit, in one line.
+        """
+        config = config.resolved(workers)
+        k = config.code.partitions
+        assert k is not None
+        options = dict(config.code.options)
+        if config.code.scheme == "osgc":
+            options.setdefault("allocation", config.code.allocation)
+        state = checked("task", lambda: ModelState(task.model, own=own))
+        quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
+        if not np.isfinite(noise_by_bits(quantizer, state.layout.d)[config.quantizer.bits]):
+            raise ConfigError(f"quantizer.bits: {quantizer.name!r} does not take {config.quantizer.bits} bits")
+        return Session(
+            task,
+            config,
+            workers,
+            state,
+            checked("task", lambda: PartitionGradients(task, state, k, config.seed)),
+            quantizer,
+            checked("code", lambda: get_code(config.code.scheme, **options)),
+            checked("inject", lambda: make_delays(config.inject.model, workers, **config.inject.params())),
+        )
+
+    def hello(self, name: str) -> Hello:
+        """What this process says of itself."""
+        return Hello(
+            name=name,
+            protocol=PROTOCOL,
+            version=version("gcdist"),
+            fingerprint=self.state.layout.fingerprint,
+            samples=len(self.task.dataset),
+            config=shared_fingerprint(self.config),
+        )
+
+    def scheme(self, on_plan: OnPlan) -> Scheme:
+        """The configured scheme with its stop rule."""
+        straggler = self.config.straggler
+        deadline = straggler.deadline
+        if deadline == "auto" and self.code.name in WAITING_CODES:
+            deadline = "wait"
+        rule = checked(
+            "straggler",
+            lambda: make_stop_rule(
+                workers=self.workers,
+                deadline=deadline,
+                max_wait=straggler.max_wait,
+                warmup_steps=straggler.warmup_steps,
+                p=straggler.p,
+                prior_p=straggler.prior_p,
+                prior_weight=straggler.prior_weight,
+                window=straggler.window,
+                delays=self.delays,
+            ),
+        )
+        return self._scheme(self.code, rule, on_plan)
+
+    def wait_for_all(self, on_plan: OnPlan) -> Scheme:
+        """The baseline `sync` with the same partitions: waits for everybody."""
+        rule = WaitForAll(Arrivals(self.workers), self.config.straggler.max_wait)
+        return self._scheme(get_code("sync"), rule, on_plan)
+
+    def _scheme(self, code: GradientCode, rule: ArrivalRule, on_plan: OnPlan) -> Scheme:
+        maker = PlanMaker(
+            code,
+            self.quantizer,
+            self.state.layout,
+            self.gradients.sizes_K,
+            self.config.quantizer.bits,
+            rule,
+            lambda: rule.deadline,
+        )
+        return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
+
+    @property
+    def sizes_K(self) -> F64:
+        """(K,) shares of the samples."""
+        return self.gradients.sizes_K
+
+
+def load_user_task(config: Config, base: Path) -> Task:
+    """The task that the settings name; ConfigError."""
+    from gcdist.tasks import load_task
+
+    options: dict[str, Any] = dict(config.task.options)
+    return checked("task", lambda: load_task(config.task.name, options, config.task.batch_size, base))

@@ -1,10 +1,31 @@
 """gcdist: coded, quantized distributed training that does not wait for stragglers."""
 
-from gcdist.api import connect, simulate
-from gcdist.config import Config, ConfigError, load_config
-from gcdist.runtime.cluster import Cluster, Step, StepInfo
-from gcdist.runtime.driver import RunHaltedError, RunStoppedError
-from gcdist.tasks import Task
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcdist.api import connect, simulate
+    from gcdist.config import Config, ConfigError, load_config
+    from gcdist.runtime.cluster import Cluster, Step, StepInfo
+    from gcdist.runtime.driver import RunHaltedError, RunStoppedError
+    from gcdist.tasks import Task
+
+# imported when first used: planning and the mathematics need no torch, which takes two seconds to import
+_HOMES = {
+    "Cluster": "gcdist.runtime.cluster",
+    "Config": "gcdist.config",
+    "ConfigError": "gcdist.config",
+    "RunHaltedError": "gcdist.runtime.driver",
+    "RunStoppedError": "gcdist.runtime.driver",
+    "Step": "gcdist.runtime.cluster",
+    "StepInfo": "gcdist.runtime.cluster",
+    "Task": "gcdist.tasks",
+    "connect": "gcdist.api",
+    "load_config": "gcdist.config",
+    "simulate": "gcdist.api",
+}
 
 __all__ = [
     "Cluster",
@@ -19,3 +40,9 @@ __all__ = [
     "load_config",
     "simulate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gcdist' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

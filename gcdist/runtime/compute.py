@@ -278,12 +278,7 @@ class PartitionGradients:
             used = self._collect(j)
             floats, ints = state.buffer_update()
         except Exception as error:
-            where = f"step {step}, partition {j}" + "".join(f", sample {i}" for i in reading)
-            what = "".join(traceback.format_exception_only(error)).strip()
-            trace = (
-                "" if isinstance(error, NotFiniteError) else "\n" + "".join(traceback.format_exception(error)).rstrip()
-            )
-            raise UserCodeError(step, j, indices, f"{what} ({where}){trace}") from error
+            raise UserCodeError(step, j, indices, _story(error, step, j, indices, reading)) from error
         return PartitionResult(
             loss=loss,
             gradient=self._gradient,
@@ -317,7 +312,7 @@ class PartitionGradients:
             loss = self.task.loss(model, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise NotFiniteError(f"the loss is {value}")
+                raise _NotFiniteError(f"the loss is {value}")
             loss.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -339,14 +334,26 @@ class PartitionGradients:
             finite = np.isfinite(self._gradient)
             if not finite.all():
                 index = int(finite.argmin())
-                raise NotFiniteError(
+                raise _NotFiniteError(
                     f"the gradient of parameter {self.state.name_at(index)!r} is not finite ({self._gradient[index]})"
                 )
         return used
 
 
-class NotFiniteError(ValueError):
+class _NotFiniteError(ValueError):
     """The user's loss or gradient is NaN or infinite."""
+
+
+def _story(error: Exception, step: int, j: int, indices: I64, reading: list[int]) -> str:
+    """One line of what and where, then the traceback if it says more."""
+    samples = (
+        f"sample {reading[0]}" if reading else f"samples {np.array2string(indices, threshold=20)}".replace("\n", "")
+    )
+    where = f"(step {step}, partition {j}, {samples})"
+    if isinstance(error, _NotFiniteError):
+        return f"{error} {where}"
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"{what} {where}\n{''.join(traceback.format_exception(error)).rstrip()}"
 
 
 _SAMPLING, _DATA, _COMPUTE = range(3)  # what the randomness of (seed, step, partition) is for

@@ -431,10 +431,13 @@ def failing(kind: str) -> Callable[[nn.Module, Tensor], Any]:
 @pytest.mark.parametrize(
     ("kind", "first"),
     [
-        ("raises", "KeyError: 'boxes' (step 2, partition 1)"),
-        ("nan", "the loss is nan (step 2, partition 1)"),
-        ("gradient", "the gradient of parameter 'second.bias' is not finite (nan) (step 2, partition 1)"),
-        ("type", "ValueError: loss_fn must be a 0-dim tensor or a dict of them, found float (step 2, partition 1)"),
+        ("raises", "KeyError: 'boxes' (step 2, partition 1, samples ["),
+        ("nan", "the loss is nan (step 2, partition 1, samples ["),
+        ("gradient", "the gradient of parameter 'second.bias' is not finite (nan) (step 2, partition 1, samples ["),
+        (
+            "type",
+            "ValueError: loss_fn must be a 0-dim tensor or a dict of them, found float (step 2, partition 1, samples [",
+        ),
         ("detached", "RuntimeError: element 0 of tensors does not require grad"),
     ],
 )
@@ -447,7 +450,7 @@ def test_an_error_of_model_or_loss_leaves_nothing_behind(kind: str, first: str) 
     with pytest.raises(UserCodeError) as caught:
         bad.compute(2, 1)
     line, _, trace = caught.value.text.partition("\n")
-    assert line.removeprefix("gcdist.runtime.compute.NotFiniteError: ").startswith(first)
+    assert line.startswith(first)
     assert bool(trace) == (kind in {"raises", "type", "detached"})
     assert bits(good.compute(2, 1)) == expected
 

@@ -1,0 +1,78 @@
+"""Train your own model, data set and loss on unequal workers: handwritten digits, 60 coded steps.
+
+    torchrun --standalone --nproc-per-node=9 examples/digits.py
+
+Rank 0 is the master, the other eight are workers; all run this same script.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+import gcdist
+from gcdist.tasks import digits
+
+STEPS = 60
+TRAIN = 1438  # the first 80% of the images; the rest are for the test
+
+
+class Images(Dataset[tuple[Tensor, int]]):
+    """Any map-style data set will do."""
+
+    def __init__(self, part: slice) -> None:
+        images, labels = digits.arrays()
+        self.images, self.labels = torch.from_numpy(images[part]), torch.from_numpy(labels[part])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """The mean loss of one batch."""
+    images, labels = batch
+    return cross_entropy(model(images), labels)
+
+
+def main() -> None:
+    """The usual training loop, with ``step.backward()`` for ``loss.backward()``."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 10),
+    )
+    task = gcdist.Task(model, Images(slice(TRAIN)), loss_fn, batch_size=16)
+    config = gcdist.Config(
+        code={"scheme": "osgc", "partitions": 16},  # the data in 16 parts, each held by more than one worker
+        quantizer={"bits": 4},  # gradients travel with 4 bits a coordinate
+        straggler={"deadline": 0.4},  # seconds a step waits at most
+        inject={"model": "shifted-exponential", "shift": 0.2, "mean": [0.02, 0.02, 0.02, 0.02, 0.05, 0.05, 0.1, 0.2]},
+    )
+    with gcdist.connect(task, config) as cluster:  # workers serve in here and end their process here
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
+        for step in cluster.steps(STEPS):
+            info = step.backward()  # one coded round: fills .grad
+            optimizer.step()
+            if info.step % 10 == 0:
+                loss = "none arrived" if info.loss is None else f"{info.loss:.3f}"
+                print(f"step {info.step}: loss {loss}, workers {info.arrived}, {info.seconds:.1f} s")
+
+    test = Images(slice(TRAIN, None))
+    with torch.no_grad():
+        accuracy = (model(test.images).argmax(1) == test.labels).float().mean()
+    print(f"test accuracy {accuracy:.1%}")
+
+
+if __name__ == "__main__":
+    main()

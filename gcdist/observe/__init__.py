@@ -1,5 +1,17 @@
 """What a run leaves behind and shows while it goes: its folder, the terminal, the summary."""
 
 from gcdist.observe.folder import RunFolder, read_lines, read_metrics
+from gcdist.observe.summary import Summary, WorkerArrivals, bytes_text, print_summary, summary_table
+from gcdist.observe.trace import Trace
 
-__all__ = ["RunFolder", "read_lines", "read_metrics"]
+__all__ = [
+    "RunFolder",
+    "Summary",
+    "Trace",
+    "WorkerArrivals",
+    "bytes_text",
+    "print_summary",
+    "read_lines",
+    "read_metrics",
+    "summary_table",
+]

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from gcdist.observe.trace import Trace
 from gcdist.types import Plan
 
 
@@ -35,10 +36,11 @@ def plain(value: Any) -> Any:
 
 
 class RunFolder:
-    """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl`` and ``summary.json`` under ``path``.
+    """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl``, ``trace.json`` and ``summary.json``.
 
-    A line is flushed as it is written; the other files appear whole or not at all. A folder that holds a run already is
-    refused (ValueError), unless ``resume``: then lines are added after the last whole one.
+    ``trace`` takes the rounds for ``trace.json``. A line is flushed as it is written; the other files appear whole or not
+    at all. A folder that holds a run already is refused (ValueError), unless ``resume``: then lines are added after the
+    last whole one.
     """
 
     def __init__(self, path: str | Path, resume: bool = False) -> None:
@@ -48,6 +50,7 @@ class RunFolder:
         (self.path / "plans").mkdir(parents=True, exist_ok=True)
         self._metrics = _open_lines(self.path / "metrics.jsonl")
         self._events = _open_lines(self.path / "events.jsonl")
+        self.trace = Trace(self.path / "trace.json")
 
     def write_config(self, text: str) -> None:
         """``config.toml``: the settings with all values resolved."""
@@ -83,6 +86,7 @@ class RunFolder:
         """Close the files; idempotent."""
         self._metrics.close()
         self._events.close()
+        self.trace.close()
 
     def __enter__(self) -> RunFolder:
         return self

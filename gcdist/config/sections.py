@@ -1,39 +1,16 @@
-"""Settings of a run: sections, defaults, checks, and TOML in and out.
-
-``examples/reference.toml`` shows every key with its default. A mistake raises `ConfigError`, one line for each mistake:
-which file, which key, what was found, what is allowed.
-"""
+"""The settings of a run: sections, defaults and checks."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import json
 import math
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
-
-class ConfigError(ValueError):
-    """The user's settings are wrong; the text has one line for each mistake."""
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown ``name``: the nearest of ``names``, if any, and all of them.
-
-    >>> suggest("ogsc", ["osgc", "sync"])
-    'did you mean "osgc"? allowed: osgc, sync'
-    """
-    known = list(names)
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f'did you mean "{near[0]}"? ' if near else "") + f"allowed: {', '.join(known)}"
+from gcdist.config.errors import ConfigError, explain, shown
 
 
 def _number(value: Any) -> bool:
@@ -176,7 +153,7 @@ class InjectConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> InjectConfig:
         wrong = [
-            f'{key}: found {_shown(getattr(self, key))}; the model "{self.model}" does not use it'
+            f'{key}: found {shown(getattr(self, key))}; the model "{self.model}" does not use it'
             for key, field in type(self).model_fields.items()
             if key not in ("model", *INJECT_KEYS[self.model])
             and getattr(self, key) != field.get_default(call_default_factory=True)
@@ -187,7 +164,7 @@ class InjectConfig(Section):
             for key in ("scale", "shape"):
                 value = getattr(self, key)
                 if min(value if isinstance(value, tuple) else (value,)) <= 0:
-                    wrong.append(f'{key}: found {_shown(value)}; the model "pareto" needs numbers above 0')
+                    wrong.append(f'{key}: found {shown(value)}; the model "pareto" needs numbers above 0')
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -259,7 +236,7 @@ class Config(Section):
 
     >>> Config(code={"partitionz": 3})
     Traceback (most recent call last):
-    gcdist.config.ConfigError: code.partitionz: unknown key; did you mean "partitions"? allowed: scheme, allocation, \
+    gcdist.config.errors.ConfigError: code.partitionz: unknown key; did you mean "partitions"? allowed: scheme, allocation, \
 partitions, options
     """
 
@@ -281,7 +258,7 @@ partitions, options
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError("\n".join(_lines(error))) from None
+            raise explain(error, Config) from None
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -289,7 +266,7 @@ partitions, options
         if self.straggler.p == "model" and self.inject.model == "none":
             wrong.append('straggler.p: found "model"; it needs a delay model in inject.model')
         if self.name is not None and (not self.name or "/" in self.name or self.name in (".", "..")):
-            wrong.append(f"name: found {_shown(self.name)}; should be the name of one folder")
+            wrong.append(f"name: found {shown(self.name)}; should be the name of one folder")
         workers = self.cluster.workers
         if workers is not None:
             lists = {f"inject.{key}": length for key, length in self.inject.lists().items()}
@@ -323,117 +300,20 @@ partitions, options
         return Config(**sections)
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
+def floor_warnings(config: Config, workers: int, cores: int) -> list[str]:
+    """Lines to warn with when ``workers`` and the master on ``cores`` of one machine cannot keep the injected delays.
 
-    A relative ``inject.file`` is taken from the folder of the config file.
+    An injected delay is a floor: computing that takes longer than it, as it does when many processes share few cores,
+    makes the real p another than the injected one.
     """
-    path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    values = with_overrides(values, overrides)
-    inject = values.get("inject")
-    if isinstance(inject, dict) and isinstance(inject.get("file"), str):
-        inject["file"] = str(path.parent.resolve() / inject["file"])
-    try:
-        return Config(**values)
-    except ConfigError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
-
-
-def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of nested ``values`` with each ``key.path=value`` set; a value is TOML, else taken as text.
-
-    >>> with_overrides({"steps": 5}, ["straggler.deadline=0.5", "task.name=digits"])
-    {'steps': 5, 'straggler': {'deadline': 0.5}, 'task': {'name': 'digits'}}
-    """
-    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        path = key.strip().split(".")
-        if not equals or not all(path):
-            raise ConfigError(f"--set {override}: should be KEY=VALUE, as in straggler.deadline=0.5")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        table = result
-        for part in path[:-1]:
-            inner = table.get(part, {})
-            if not isinstance(inner, Mapping):
-                raise ConfigError(f"--set {override}: {part} is not a table")
-            table[part] = dict(inner)
-            table = table[part]
-        table[path[-1]] = value
-    return result
-
-
-def dump_config(config: Config) -> str:
-    """The settings as TOML that `load_config` reads back to an equal Config; the secret is left out.
-
-    Keys without a value (None) are left out, as TOML has no null.
-    """
-    values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
-    return tomli_w.dumps(_without_none(values))
-
-
-def shared_fingerprint(config: Config) -> str:
-    """Hash of the settings that both ends of a link must share: 16 hexadecimal digits.
-
-    It covers seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
-    """
-    shared = config.model_dump(mode="json", include={"seed", "task", "code", "quantizer", "inject"})
-    if config.inject.file is not None:
-        shared["inject"]["file"] = config.inject.file.name
-    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return value
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)
-
-
-def _fields(path: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed in the section at ``path``."""
-    model: Any = Config
-    for part in path:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
-
-
-def _is_section(key: int | str) -> bool:
-    annotation = Config.model_fields[str(key)].annotation
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-def _lines(error: ValidationError) -> Iterable[str]:
-    for item in error.errors():
-        yield from _line(item)
-
-
-def _line(item: ErrorDetails) -> Iterable[str]:
-    where, kind, message = item["loc"], item["type"], item["msg"]
-    key = ".".join(str(part) for part in where)
-    if kind == "extra_forbidden":
-        yield f"{key}: unknown key; {suggest(str(where[-1]), _fields(where[:-1]))}"
-    elif kind == "value_error" and (not where or (len(where) == 1 and _is_section(where[0]))):
-        # a section's own check: each of its lines begins with the key
-        prefix = f"{key}." if key else ""
-        yield from (prefix + line for line in message.removeprefix("Value error, ").splitlines())
-    else:
-        should = message.removeprefix("Value error, ").replace("Input should be", "should be")
-        if kind in ("model_type", "dict_type", "model_attributes_type"):
-            should = "should be a table of keys"
-        found = "a value" if where[-1:] == ("secret",) else _shown(item["input"])
-        yield f"{key}: found {found}; {should}"
+    key = "scale" if config.inject.model == "pareto" else "shift"
+    if config.inject.model in ("none", "trace") or workers + 1 <= cores:
+        return []
+    value = getattr(config.inject, key)
+    least = min(value) if isinstance(value, tuple) else value
+    if least >= 0.2:
+        return []
+    return [
+        f"inject.{key}: the least floor is {least:g} s, with {workers + 1} processes on {cores} cores; below 0.2 s the "
+        "computing may take longer than the floor, and the real p is then not the injected one"
+    ]

@@ -1,0 +1,43 @@
+"""Settings of a run: sections, defaults, checks, and TOML in and out.
+
+``examples/reference.toml`` shows every key with its default. A mistake raises `ConfigError`, one line for each mistake:
+which file, which key, what was found, what is allowed.
+"""
+
+from gcdist.config.errors import ConfigError, suggest
+from gcdist.config.files import dump_config, load_config, shared_fingerprint, with_overrides
+from gcdist.config.sections import (
+    INJECT_KEYS,
+    ClusterConfig,
+    CodeConfig,
+    Config,
+    InjectConfig,
+    OptimizerConfig,
+    QuantizerConfig,
+    SimulateConfig,
+    StragglerConfig,
+    SummaryConfig,
+    TaskConfig,
+    floor_warnings,
+)
+
+__all__ = [
+    "INJECT_KEYS",
+    "ClusterConfig",
+    "CodeConfig",
+    "Config",
+    "ConfigError",
+    "InjectConfig",
+    "OptimizerConfig",
+    "QuantizerConfig",
+    "SimulateConfig",
+    "StragglerConfig",
+    "SummaryConfig",
+    "TaskConfig",
+    "dump_config",
+    "load_config",
+    "floor_warnings",
+    "shared_fingerprint",
+    "suggest",
+    "with_overrides",
+]

@@ -1,0 +1,65 @@
+"""What a user reads about a mistake in the settings: one line each, with the key, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+
+class ConfigError(ValueError):
+    """The user's settings are wrong; the text has one line for each mistake."""
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown ``name``: the nearest of ``names``, if any, and all of them.
+
+    >>> suggest("ogsc", ["osgc", "sync"])
+    'did you mean "osgc"? allowed: osgc, sync'
+    """
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f'did you mean "{near[0]}"? ' if near else "") + f"allowed: {', '.join(known)}"
+
+
+def shown(value: Any) -> str:
+    """A value as the user may have written it."""
+    return json.dumps(value, default=str)
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """The ConfigError that tells a user of ``model`` what pydantic found."""
+    return ConfigError("\n".join(line for item in error.errors() for line in _lines(item, model)))
+
+
+def _section(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The section at ``path``; None if that is a value."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return None
+        model = field.annotation
+    return model
+
+
+def _lines(item: ErrorDetails, model: type[BaseModel]) -> Iterable[str]:
+    where, kind, message = item["loc"], item["type"], item["msg"]
+    key = ".".join(str(part) for part in where)
+    if kind == "extra_forbidden":
+        section = _section(model, where[:-1])
+        assert section is not None
+        yield f"{key}: unknown key; {suggest(str(where[-1]), section.model_fields)}"
+    elif kind == "value_error" and _section(model, where) is not None:
+        # a section's own check: each of its lines begins with the key
+        prefix = f"{key}." if key else ""
+        yield from (prefix + line for line in message.removeprefix("Value error, ").splitlines())
+    else:
+        should = message.removeprefix("Value error, ").replace("Input should be", "should be")
+        if kind in ("model_type", "dict_type", "model_attributes_type"):
+            should = "should be a table of keys"
+        found = "a value" if where[-1:] == ("secret",) else shown(item["input"])
+        yield f"{key}: found {found}; {should}"

@@ -1,0 +1,92 @@
+"""Settings from and to TOML, changes from the command line, and the fingerprint that both ends compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gcdist.config.errors import ConfigError
+from gcdist.config.sections import Config
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
+
+    A relative ``inject.file`` is taken from the folder of the config file.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    values = with_overrides(values, overrides)
+    inject = values.get("inject")
+    if isinstance(inject, dict) and isinstance(inject.get("file"), str):
+        inject["file"] = str(path.parent.resolve() / inject["file"])
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested ``values`` with each ``key.path=value`` set; a value is TOML, else taken as text.
+
+    >>> with_overrides({"steps": 5}, ["straggler.deadline=0.5", "task.name=digits"])
+    {'steps': 5, 'straggler': {'deadline': 0.5}, 'task': {'name': 'digits'}}
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.strip().split(".")
+        if not equals or not all(path):
+            raise ConfigError(f"--set {override}: should be KEY=VALUE, as in straggler.deadline=0.5")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        table = result
+        for part in path[:-1]:
+            inner = table.get(part, {})
+            if not isinstance(inner, Mapping):
+                raise ConfigError(f"--set {override}: {part} is not a table")
+            table[part] = dict(inner)
+            table = table[part]
+        table[path[-1]] = value
+    return result
+
+
+def dump_config(config: Config) -> str:
+    """The settings as TOML that `load_config` reads back to an equal Config; the secret is left out.
+
+    Keys without a value (None) are left out, as TOML has no null.
+    """
+    values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
+    return tomli_w.dumps(_without_none(values))
+
+
+def shared_fingerprint(config: Config) -> str:
+    """Hash of the settings that both ends of a link must share: 16 hexadecimal digits.
+
+    It covers seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
+    """
+    shared = config.model_dump(mode="json", include={"seed", "task", "code", "quantizer", "inject"})
+    if config.inject.file is not None:
+        shared["inject"]["file"] = config.inject.file.name
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

@@ -1,0 +1,115 @@
+"""What a run came to, as a table for people and as values for ``summary.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerArrivals:
+    """Arrival rate of one worker over the steps that promised one: planned is the mean of 1 - p."""
+
+    rank: int
+    steps: int
+    planned: float
+    observed: float
+    sigmas: float  # (observed - planned) over its standard deviation under the promises
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A finished run. Times in seconds; bytes as the links counted them."""
+
+    scheme: str
+    quantizer: str
+    workers: int
+    steps: int
+    metrics: Mapping[str, float]  # of the task's own evaluation
+    wall_seconds: float
+    waiting_seconds: float | None  # what waiting for all would have taken; None: no injected delays to tell it from
+    waiting_check: tuple[float, float] | None  # real `sync` steps: measured, and as estimated for the same steps
+    arrivals: Sequence[WorkerArrivals]
+    bytes_up: int
+    bytes_up_float32: int  # the same messages with float32 payloads
+    bytes_down: int
+    folder: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as plain dictionaries."""
+        return asdict(self)
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people, in powers of 1000.
+
+    >>> bytes_text(999), bytes_text(12_345), bytes_text(9.9996e8)
+    ('999 B', '12.3 kB', '1 GB')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.3g} {units[0]}"
+
+
+def summary_table(summary: Summary) -> Group:
+    """The summary to print with rich."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold")
+    facts.add_column()
+    for name, text in _facts(summary):
+        facts.add_row(name, text)
+    return Group(facts, Text(), _arrivals(summary.arrivals))
+
+
+def print_summary(summary: Summary, console: Console | None = None) -> None:
+    """Print the summary; the run's folder stands on a line of its own, never cut."""
+    console = console or Console()
+    console.print(summary_table(summary))
+    console.print(f"\nrun folder: {summary.folder}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _facts(summary: Summary) -> list[tuple[str, str]]:
+    facts = [("run", f"{summary.steps} steps of {summary.scheme}, {summary.workers} workers, {summary.quantizer}")]
+    facts += [(name.replace("_", " "), _number(name, value)) for name, value in summary.metrics.items()]
+    facts.append(("wall clock", f"{summary.wall_seconds:.1f} s"))
+    if summary.waiting_seconds is not None:
+        times = f" ({summary.waiting_seconds / summary.wall_seconds:.2f} times)" if summary.wall_seconds > 0 else ""
+        facts.append(("waiting for all", f"{summary.waiting_seconds:.1f} s{times}, estimated at the same delays"))
+    if summary.waiting_check is not None:
+        measured, estimated = summary.waiting_check
+        off = f", off by {abs(estimated / measured - 1):.1%}" if measured > 0 else ""
+        facts.append(("its check", f"real sync steps took {measured:.2f} s, estimated {estimated:.2f} s{off}"))
+    less = f" ({summary.bytes_up_float32 / summary.bytes_up:.1f} times)" if summary.bytes_up else ""
+    facts.append(
+        ("bytes up", f"{bytes_text(summary.bytes_up)}, in float32 {bytes_text(summary.bytes_up_float32)}{less}")
+    )
+    facts.append(("bytes down", bytes_text(summary.bytes_down)))
+    return facts
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
+
+
+def _arrivals(arrivals: Sequence[WorkerArrivals]) -> Table:
+    table = Table(title="arrival rate of each worker", title_justify="left", title_style="bold")
+    for heading in ("rank", "steps", "planned", "observed", "sigmas off"):
+        table.add_column(heading, justify="right")
+    for worker in arrivals:
+        if worker.steps == 0:
+            table.add_row(str(worker.rank), "0", "-", "-", "-")
+            continue
+        style = "red" if abs(worker.sigmas) > SUSPECT else ""
+        rates = f"{worker.planned:.1%}", f"{worker.observed:.1%}", f"{worker.sigmas:+.1f}"
+        table.add_row(str(worker.rank), str(worker.steps), *rates, style=style)
+    return table

@@ -100,7 +100,11 @@ class Pending:
             self._work.wait(timedelta(seconds=seconds))
         except RuntimeError as error:
             text = one_line(error)
-            raise ChannelError(f"no progress for {seconds:g} s" if "Timed out" in text else text) from None
+            if "Timed out" in text:
+                text = f"no progress for {seconds:g} s"
+            elif "Application timeout" in text:  # another wait on this pair expired
+                text = "no progress in time"
+            raise ChannelError(text) from None
 
 
 class Channel:

@@ -68,8 +68,20 @@ def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
     return header.kind, header.head, b"" if frame.meta is None else frame.meta.tobytes()
 
 
-def _meeting(run_id: str, master: int, ticket: int) -> str:
-    return f"gcdist/{run_id}/link/{master}/{ticket}"
+def _meet(store: Any, run_id: str, master: int, ticket: int, rank: int, address: str, seconds: float) -> Channel:
+    """The channel of a ticket. Both ends first say that they are there: gloo's own waiting is noisy and hard to bound."""
+    key = f"gcdist/{run_id}/link/{master}/{ticket}"
+    until, pause = time.monotonic() + seconds, 0.002
+    try:
+        store.set(f"{key}/here/{rank}", "")
+        while not store.check([f"{key}/here/{1 - rank}"]):
+            if time.monotonic() > until:
+                raise ChannelError(f"nobody came within {seconds:g} s")
+            time.sleep(pause)
+            pause = min(POLL_SECONDS, 1.5 * pause)
+    except RuntimeError as error:
+        raise ChannelError(one_line(error)) from None
+    return Channel(store, key, rank, address, seconds)
 
 
 def join(
@@ -105,11 +117,11 @@ def join(
         raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
     try:
         address = route_to(source.host, source.port)
-        channel = Channel(store, _meeting(source.run_id, master, ticket), 1, address, settings.connect_timeout)
+        channel = _meet(store, source.run_id, master, ticket, 1, address, settings.connect_timeout)
         _send(channel, HELLO, proof(secret, source.run_id, ticket, hello), hello, settings.connect_timeout)
         kind, _, text = _receive(channel, settings.connect_timeout)
     except (ChannelError, FrameError, OSError) as error:
-        raise JoinError(f"ticket {ticket}: the master did not come: {error}") from None
+        raise JoinError(f"no link to the master (ticket {ticket}): {error}") from None
     if kind != WELCOME:
         channel.sever()
         raise JoinError(f"refused by the master: {text.decode(errors='replace')}")
@@ -180,7 +192,7 @@ class Acceptor:
         try:
             try:
                 store = self._source.client()
-                channel = Channel(store, _meeting(self._source.run_id, self._master, ticket), 0, self._address, seconds)
+                channel = _meet(store, self._source.run_id, self._master, ticket, 0, self._address, seconds)
                 kind, given, hello = _receive(channel, seconds)
                 if kind != HELLO:
                     raise FrameError(f"first frame is of kind {kind}, not a hello")

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -77,6 +78,9 @@ class LinkSettings:
             raise ValueError(f"piece_bytes is {self.piece_bytes}; allowed are {MIN_PIECE_BYTES} to {(1 << 31) - 1}")
         if self.max_bytes < 0:
             raise ValueError(f"max_bytes is {self.max_bytes}; it must not be negative")
+
+
+_Ahead = deque[Pending]  # operations begun by one thread and not yet waited for, in order
 
 
 class _Item(NamedTuple):
@@ -152,9 +156,8 @@ class GlooLink:
         self._running = len(loops)
         watch.add(self)
         for what, loop in loops.items():
-            threading.Thread(
-                target=self._thread, args=(what, loop), name=f"gcdist-{self.name}-{what}", daemon=True
-            ).start()
+            name = f"gcdist-{self.name}-{what}"
+            threading.Thread(target=self._thread, args=(loop,), name=name, daemon=True).start()
 
     def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
         """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
@@ -218,17 +221,23 @@ class GlooLink:
 
     # what all threads use
 
-    def _thread(self, what: str, loop: Callable[[Channel], None]) -> None:
-        channel = self._channel
+    def _thread(self, loop: Callable[[Channel, _Ahead], None]) -> None:
+        channel, ahead = self._channel, _Ahead()
         assert channel is not None
         try:
-            loop(channel)
+            loop(channel, ahead)
         except ChannelError as error:
-            self._finish(self._closing or f"connection lost ({what}): {error}")
+            self._finish(self._closing or f"connection lost: {error}")
+        except FrameError as error:
+            self.close(str(error))
         except BaseException as error:
-            self._finish(f"{what} thread failed: {one_line(error)}")
+            self._finish(f"failed at this end: {one_line(error)}")
             raise
         finally:
+            for pending in ahead:  # none may be dropped before its end; the pair closes, so they end
+                with suppress(ChannelError):
+                    pending.wait(self.settings.piece_timeout)
+            ahead.clear()
             del channel
             with self._wake:
                 self._running -= 1
@@ -247,6 +256,7 @@ class GlooLink:
     def _finish(self, reason: str) -> None:
         """The pair is gone: tell, close it, let the threads go."""
         self._tell(Down(self, reason))
+        self._bodies.put(None)
         self._body_done.set()
         with self._wake:
             self._dead = True
@@ -264,95 +274,78 @@ class GlooLink:
                 self._tell(Silent(self, 0.0))
 
     def _move(
-        self, array: U8, piece_bytes: int, begin: Callable[[torch.Tensor, int], Pending], done: Callable[[U8], None]
+        self,
+        array: U8 | None,
+        piece_bytes: int,
+        begin: Callable[[torch.Tensor, int], Pending],
+        ahead: _Ahead,
+        done: Callable[[U8], None],
     ) -> None:
-        """Send or receive ``array`` in pieces, a few ahead, each with its own timeout."""
-        if not len(array):
+        """Send or receive ``array`` in pieces, a few ahead, each with its own timeout; ``done`` sees each that has moved."""
+        if array is None or not len(array):
             return
-        tensor, limit = as_tensor(array), self.settings.piece_timeout
-        ahead: deque[tuple[Pending, slice]] = deque()
-        pieces = cuts(len(array), piece_bytes)
-        try:
-            for cut in itertools.chain(pieces, [None] * PIECES_AHEAD):
-                if ahead and (cut is None or len(ahead) == PIECES_AHEAD):
-                    pending, moved = ahead.popleft()
-                    pending.wait(limit)
-                    done(array[moved])
-                if cut is not None:
-                    ahead.append((begin(tensor[cut], PIECE_TAG), cut))
-        finally:
-            for pending, _ in ahead:  # none may be dropped before its end; the pair is closed, so they end
-                with suppress(ChannelError):
-                    pending.wait(limit)
+        tensor = as_tensor(array)
+        coming = cuts(len(array), piece_bytes)
+        for moved in cuts(len(array), piece_bytes):
+            for cut in itertools.islice(coming, PIECES_AHEAD - len(ahead)):
+                ahead.append(begin(tensor[cut], PIECE_TAG))
+            ahead.popleft().wait(self.settings.piece_timeout)
+            done(array[moved])
 
     # reader
 
-    def _read(self, channel: Channel) -> None:
-        buffers = [np.zeros(MESSAGE_BYTES, np.uint8) for _ in range(HEADERS_AHEAD)]
-        ahead: deque[tuple[Pending, U8]] = deque()
-        try:
-            for buffer in buffers:
-                ahead.append((channel.receive(as_tensor(buffer), HEADER_TAG), buffer))
-            while True:
-                pending, message = ahead.popleft()
-                pending.wait(FOREVER)
-                header = decode(message, self.settings.max_bytes)
-                frame, wrong = inline_frame(header, message) if header.inline else (None, None)
-                self._in_headers += HEADER_BYTES + (header.body if header.inline else 0)
-                message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
-                ahead.append((channel.receive(as_tensor(message), HEADER_TAG), message))
-                self._hear()
-                if header.kind == BEAT:
-                    continue
-                self._body_done.wait()
-                if header.kind == BYE and frame is not None:
-                    reason = b"" if frame.meta is None else frame.meta.tobytes()
-                    self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
-                    return
-                if header.kind >= FIRST_INTERNAL:
-                    raise FrameError(f"unexpected frame of kind {header.kind}")
-                if frame is None:
-                    self._body_done.clear()
-                    self._bodies.put(header)
-                else:
-                    self._data_in += header.data_bytes or 0
-                    self._tell(In(self, frame, wrong))
-        except FrameError as error:
-            self.close(str(error))
-            ahead.popleft()[0].wait(CLOSING_SECONDS)  # the other end answers our goodbye by closing the pair
-        finally:
-            self._bodies.put(None)
-            self._finish(self._closing or "connection lost")
-            for pending, _ in ahead:  # none may be dropped before its end
-                with suppress(ChannelError):
-                    pending.wait(self.settings.piece_timeout)
+    def _read(self, channel: Channel, ahead: _Ahead) -> None:
+        messages = deque(np.zeros(MESSAGE_BYTES, np.uint8) for _ in range(HEADERS_AHEAD))
+        for message in messages:
+            ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
+        while True:
+            ahead.popleft().wait(FOREVER)
+            message = messages[0]
+            messages.rotate(-1)
+            header = decode(message, self.settings.max_bytes)
+            frame, wrong = inline_frame(header, message) if header.inline else (None, None)
+            self._in_headers += HEADER_BYTES + (header.body if header.inline else 0)
+            message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
+            ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
+            self._hear()
+            if header.kind == BEAT:
+                continue
+            self._body_done.wait()
+            if header.kind == BYE and frame is not None:
+                reason = b"" if frame.meta is None else frame.meta.tobytes()
+                self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
+                return
+            if header.kind >= FIRST_INTERNAL:
+                raise FrameError(f"unexpected frame of kind {header.kind}")
+            if frame is None:
+                self._body_done.clear()
+                self._bodies.put(header)
+            else:
+                self._data_in += header.data_bytes or 0
+                self._tell(In(self, frame, wrong))
+            del frame  # the consumer's now
 
     # body
 
-    def _receive_bodies(self, channel: Channel) -> None:
+    def _receive_bodies(self, channel: Channel, ahead: _Ahead) -> None:
         while (header := self._bodies.get()) is not None:
             meta = None if header.meta_bytes is None else np.empty(header.meta_bytes, np.uint8)
             data = None if header.data_bytes is None else self._allocate(header.data_bytes)
-            digests = [self._receive(channel, array, header.piece_bytes) for array in (meta, data)]
+            digests = []
+            for array in (meta, data):
+                hasher = xxhash.xxh3_64()
+                self._move(array, header.piece_bytes, channel.receive, ahead, partial(self._count_in, hasher))
+                digests.append(hasher.intdigest() if array is not None and len(array) else 0)
             self._data_in += header.data_bytes or 0
             frame = Frame(header.kind, header.head, meta, data, header.data_digest)
-            self._tell(In(self, frame, fault(header, *digests)))
-            del meta, data, frame  # the consumer's now
+            self._tell(In(self, frame, fault(header, digests[0], digests[1])))
+            del meta, data, array, frame  # the consumer's now
             self._body_done.set()
 
-    def _receive(self, channel: Channel, array: U8 | None, piece_bytes: int) -> int:
-        """Receive into ``array`` and return its digest, taken while later pieces come."""
-        if array is None or not len(array):
-            return 0
-        hasher = xxhash.xxh3_64()
-
-        def done(piece: U8) -> None:
-            hasher.update(piece.data)
-            self._in_pieces += len(piece)
-            self._hear()
-
-        self._move(array, piece_bytes, channel.receive, done)
-        return hasher.intdigest()
+    def _count_in(self, hasher: xxhash.xxh3_64, piece: U8) -> None:
+        hasher.update(piece.data)  # while later pieces come
+        self._in_pieces += len(piece)
+        self._hear()
 
     # sender
 
@@ -370,7 +363,7 @@ class GlooLink:
                 self._wake.wait(idle)
         return None
 
-    def _send_all(self, channel: Channel) -> None:
+    def _send_all(self, channel: Channel, ahead: _Ahead) -> None:
         size = self.settings.piece_bytes
         while (item := self._next()) is not None:
             frame = item.frame
@@ -379,8 +372,8 @@ class GlooLink:
             self._out += len(message)
             if not inline:
                 for array in (frame.meta, frame.data):
-                    if array is not None:
-                        self._move(array, size, channel.send, self._count_out)
+                    self._move(array, size, channel.send, ahead, self._count_out)
+                del array
             self._data_out += 0 if frame.data is None else len(frame.data)
             if item.note is not None:
                 self._tell(Sent(self, item.note))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -38,8 +39,9 @@ class StoreSource:
         """A new client; JoinError if the store does not answer within ``timeout`` (s)."""
         limit = self.timeout if timeout is None else timeout
         try:
+            _knock(self.host, self.port, limit)
             return dist.TCPStore(self.host, self.port, is_master=False, timeout=timedelta(seconds=limit))
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise JoinError(f"no store answers at {self.host}:{self.port}: {one_line(error)}") from None
 
     def named(self, run_id: str) -> StoreSource:
@@ -67,6 +69,19 @@ class StoreSource:
         serve = rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         source = open_store(env["MASTER_ADDR"], port, serve=serve, timeout=timeout)
         return source.named(env.get("TORCHELASTIC_RUN_ID") or "run")
+
+
+def _knock(host: str, port: int, seconds: float) -> None:
+    """Wait until somebody listens; TCPStore's own waiting prints stack traces. OSError after ``seconds``."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, until - time.monotonic())).close()
+            return
+        except OSError:
+            if time.monotonic() + 0.1 > until:
+                raise
+            time.sleep(0.1)
 
 
 def open_store(host: str, port: int, *, serve: bool, timeout: float = 30.0) -> StoreSource:

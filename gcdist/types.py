@@ -91,10 +91,10 @@ class Problem:
 class Plan:
     """A design: who computes what with which coefficient, and with how many bits it is sent.
 
-    The coefficients follow the free scale of math.md section 1: ``a = alpha`` and decoding weight ``1/(1-p)``, so that each
-    covered column of ``A_RK`` sums to 1 for unbiased codes (baselines with other published scales say so). A row with zero
-    bits is a probe: its partitions (stored entries, possibly zero) are computed and timed, nothing is added. A row without
-    stored entries is not assigned at all.
+    The coefficients follow the free scale of math.md section 1: ``a = alpha`` and decoding weight ``1/(1-p)``, so that
+    each covered column of ``A_RK`` sums to 1 for unbiased codes (baselines with other published scales say so). A row
+    with zero bits is a probe: its partitions (stored entries, possibly zero) are computed and timed, nothing is added. A
+    row without stored entries is not assigned at all.
     """
 
     plan_id: int
@@ -118,7 +118,8 @@ class Plan:
     def weighted_R(self) -> Mask:
         """Rows that carry bits and data: the ones a decoder can count."""
         has_data: Mask = np.diff(self.A_RK.indptr) > 0
-        return has_data & (self.bits_RS.max(axis=1, initial=0) > 0)
+        has_bits: Mask = self.bits_RS.max(axis=1, initial=0) > 0
+        return np.logical_and(has_data, has_bits)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +133,9 @@ class StepTerms:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What becomes of one message m: ``added += weight*m`` now (None: keep it packed), ``h_row += beta*m`` at both ends."""
+    """What becomes of one message m: ``added += weight*m`` now (None: keep it packed), ``h_row += beta*m`` at both
+    ends.
+    """
 
     weight: float | None
     beta: float = 0.0
@@ -140,10 +143,16 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """``ghat = H at OpenStep + scale*added + sum over kept of weight*m``; ``H = sum h_row`` (0 without shift)."""
+    """``ghat = H at OpenStep + scale*added + sum over kept of weight*m + predicted*m0``; ``H = sum h_row`` (0 without
+    shift).
+
+    ``m0`` is the vector that a predictor fixed before the step (momentum, say); only codes that predict set
+    ``predicted``.
+    """
 
     scale: float = 1.0
     kept: tuple[tuple[int, float], ...] = ()
+    predicted: float = 0.0
 
 
 class Decoder(Protocol):

@@ -48,6 +48,49 @@ class Rescaled(Summing):
         return Closing(scale=rows / arrived if arrived else 1.0)
 
 
+class SelfNormalised(Summing):
+    """``k sum I_i a_i Q(v_i) / sum I_i a_i Y_i``: the stream of weighted messages, one scalar more, one scale at the
+    close.
+    """
+
+    def __init__(self, a_R: F64, Y_R: F64, counted_R: Mask) -> None:
+        super().__init__(a_R, counted_R)
+        self._term = a_R * Y_R
+        self._total = float(Y_R[counted_R].sum())
+        self._sum = 0.0
+
+    def arrive(self, row: int) -> Use:
+        """The row's weight a_i; remembers a_i Y_i."""
+        use = super().arrive(row)
+        if use.weight:
+            self._sum += float(self._term[row])
+        return use
+
+    def close(self) -> Closing:
+        """Scale by k over the sum of the arrived a_i Y_i."""
+        return Closing(scale=self._total / self._sum if self._sum > 0 else 1.0)
+
+
+class Predicting(Summing):
+    """``sum I_i w_i Q(v_i) + (1 - sum I_i w_i Y_i/k) m`` for a vector m fixed before the step: unbiased for every m."""
+
+    def __init__(self, weight_R: F64, share_R: F64, counted_R: Mask) -> None:
+        super().__init__(weight_R, counted_R)
+        self._share = weight_R * share_R
+        self._seen = 0.0
+
+    def arrive(self, row: int) -> Use:
+        """The row's weight; remembers its share of the gradient."""
+        use = super().arrive(row)
+        if use.weight:
+            self._seen += float(self._share[row])
+        return use
+
+    def close(self) -> Closing:
+        """The share that is missing (negative: too much came) is predicted."""
+        return Closing(predicted=1.0 - self._seen)
+
+
 def inverse_weights(plan: Plan, terms: StepTerms) -> tuple[F64, Mask]:
     """``w = 1/(1 - p)`` (R,) from the promise of this step, and the rows where it is finite (math section 1)."""
     counted_R = plan.weighted_R() & (terms.p_R < 1)

@@ -5,37 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gcdist.coding.decoders import Summing, inverse_weights
-from gcdist.coding.optimal import row_costs, row_sums
-from gcdist.coding.supports import chain
-from gcdist.coding.workers import equal_bits, finish, nominal_miss
-from gcdist.types import Decoder, Plan, Problem, StepTerms
+import numpy as np
+
+from gcdist.coding.loads import plan_loads
+from gcdist.coding.structured import Structured
+from gcdist.coding.supports import dealt
+from gcdist.coding.workers import equal_bits, finish, loads, miss_at
+from gcdist.types import Plan, Problem
 
 
-@dataclass(frozen=True, slots=True)
-class Osgc:
+@dataclass(frozen=True)
+class Osgc(Structured):
     """``Y_i = k (1/c_i)/sum(1/c)`` with ``c = p/(1-p)``, weights ``1/(1-p)``: unbiased for every p promised beforehand."""
 
-    allocation: str = "chain"
-
     name: ClassVar[str] = "osgc"
-    unbiased: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.allocation != "chain":
-            raise ValueError(f"allocation {self.allocation!r} is not known: allowed are chain")
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
-        """Row sums from p at the load of an equal split, partitions by `chain`, the same bits for every row used."""
-        if problem.holds_NK is not None:
-            raise ValueError("osgc with allocation chain needs workers that can read every partition")
-        p_N = nominal_miss(problem)
-        mass_K = problem.size_K * (problem.k / problem.size_K.sum())
-        Y_N = row_sums(row_costs(p_N), float(problem.k))
-        return finish(problem, plan_id, chain(Y_N, mass_K), equal_bits(problem, Y_N > 0), p_N)
-
-    def open(self, plan: Plan, terms: StepTerms) -> Decoder:
-        """Streaming sum with ``w = 1/(1-p)`` of this step's promise; a row with p = 1 counts nothing."""
-        weight_R, counted_R = inverse_weights(plan, terms)
-        return Summing(weight_R, counted_R)
+        """Row sums as if nothing were quantized, and the same bits for every row used."""
+        nothing_N = np.zeros(problem.n)
+        if self._uses_loads(problem) and self._deals_whole(problem):
+            load_N = plan_loads(problem)
+            p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)
+            return finish(problem, plan_id, dealt(load_N, problem.size_K), equal_bits(problem, load_N > 0), p_N)
+        p_N = self._support_miss(problem)
+        A_NK, covered_K = self._allocated(problem, p_N, nothing_N)
+        if self._uses_loads(problem):
+            A_NK, p_N = self._refitted(problem, A_NK, nothing_N)
+        return finish(problem, plan_id, A_NK, equal_bits(problem, loads(A_NK) > 0), p_N, covered_K)

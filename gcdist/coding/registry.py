@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
+from gcdist.coding.joint import Joint, SelfNormalisedJoint
+from gcdist.coding.names import unknown
 from gcdist.coding.osgc import Osgc
 from gcdist.coding.uncoded import IgnoreRescaled, Memory, Sync
 from gcdist.types import GradientCode
@@ -15,20 +16,14 @@ _CODES: dict[str, Callable[..., GradientCode]] = {
     "ignore-rescaled": IgnoreRescaled,
     "memory": Memory,
     "osgc": Osgc,
+    "joint": Joint,
+    "self-normalised": SelfNormalisedJoint,
 }
 
 
 def code_names() -> tuple[str, ...]:
     """All names that `get_code` takes."""
     return tuple(_CODES)
-
-
-def unknown(what: str, name: str, allowed: Iterable[str]) -> ValueError:
-    """One line that names what was found, the nearest allowed name, and all allowed names."""
-    allowed = tuple(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1)
-    hint = f" did you mean {near[0]!r}?" if near else ""
-    return ValueError(f"{what} {name!r} is not known:{hint} allowed are {', '.join(allowed)}")
 
 
 def get_code(name: str, **options: object) -> GradientCode:
@@ -39,7 +34,7 @@ def get_code(name: str, **options: object) -> GradientCode:
     """
     if name not in _CODES:
         raise unknown("code", name, _CODES)
-    takes = inspect.signature(_CODES[name]).parameters
+    takes = tuple(inspect.signature(_CODES[name]).parameters)
     for option in options:
         if option not in takes:
             raise unknown(f"option of code {name}:", option, takes or ("none",))

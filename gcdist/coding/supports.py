@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from gcdist.types import F64
+from gcdist.types import F64, I64
 
 TINY = 1e-12  # a share of one partition below this is rounding, not data
 
@@ -32,7 +32,7 @@ def chain(Y_N: F64, size_K: F64) -> csr_array:
     return normalised(row[kept], col[kept], length[kept], (len(Y_N), len(size_K)))
 
 
-def normalised(row: np.ndarray, col: np.ndarray, mass: F64, shape: tuple[int, int]) -> csr_array:
+def normalised(row: I64, col: I64, mass: F64, shape: tuple[int, int]) -> csr_array:
     """A float64 csr array of the entries, columns divided by their sums (columns without entries stay empty)."""
     sums_K = np.bincount(col, weights=mass, minlength=shape[1])
     alpha = coo_array((mass / sums_K[col], (row.astype(np.int64), col.astype(np.int64))), shape=shape).tocsr()
@@ -40,7 +40,7 @@ def normalised(row: np.ndarray, col: np.ndarray, mass: F64, shape: tuple[int, in
     return csr_array(alpha)
 
 
-def dealt(load_N: np.ndarray, size_K: F64) -> csr_array:
+def dealt(load_N: I64, size_K: F64) -> csr_array:
     """Contiguous blocks with coefficient 1: worker i gets the next ``load_N[i]`` partitions; ``sum load_N = k``.
 
     >>> dealt(np.array([2, 0, 1]), np.ones(3)).toarray().tolist()

@@ -9,11 +9,14 @@ from gcdist.types import F64, GradientCode, Plan, Problem
 COLUMN_TOLERANCE = 1e-9
 
 
-def make_plan(code: GradientCode, problem: Problem, plan_id: int, *, allow_negative: bool = False) -> Plan:
-    """The plan of ``code`` for ``problem``, validated; ValueError if it breaks an invariant (interfaces.md, 6)."""
+def make_plan(code: GradientCode, problem: Problem, plan_id: int) -> Plan:
+    """The plan of ``code`` for ``problem``, validated; ValueError if it breaks an invariant.
+
+    Covered columns sum to 1 for unbiased codes; negative coefficients only from codes that say ``allow_negative``.
+    """
     check_problem(problem)
     plan = code.design(problem, plan_id)
-    check_plan(plan, problem, unbiased=code.unbiased, allow_negative=allow_negative)
+    check_plan(plan, problem, unbiased=code.unbiased, allow_negative=getattr(code, "allow_negative", False))
     return plan
 
 

@@ -1,0 +1,119 @@
+"""What `osgc` and `joint` share: data allocation for given row costs, sign check, and the three decodings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from gcdist.coding import selfnorm
+from gcdist.coding.allocations import allocate, check_allocation, fitted, masses
+from gcdist.coding.decoders import Predicting, SelfNormalised, Summing, inverse_weights
+from gcdist.coding.errors import spectral_ratio
+from gcdist.coding.flow import held_row_sums
+from gcdist.coding.loads import depends_on_load
+from gcdist.coding.names import unknown
+from gcdist.coding.optimal import row_costs, row_sums
+from gcdist.coding.workers import loads, miss_at, nominal_miss
+from gcdist.types import F64, Decoder, Mask, Plan, Problem, StepTerms
+
+DECODINGS = ("inverse", "self-normalised", "predictor")
+
+
+@dataclass(frozen=True)
+class Structured:
+    """Options of every optimal structured code.
+
+    ``allocation``: see `allocations`. ``decoding``: inverse weights, self-normalised, or inverse with a predictor.
+    ``load_aware``: plan with ``late`` at each load (None: when it depends on the load). ``allow_negative``: accept
+    coefficients that amplify differences between partitions (`star`, `papers-chain`).
+    """
+
+    allocation: str = "chain"
+    decoding: str = "inverse"
+    load_aware: bool | None = None
+    allow_negative: bool = False
+    _weights: dict[bytes, F64 | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    unbiased: ClassVar[bool] = True
+    shifted: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_allocation(self.allocation)
+        if self.decoding not in DECODINGS:
+            raise unknown("decoding", self.decoding, DECODINGS)
+
+    def open(self, plan: Plan, terms: StepTerms) -> Decoder:
+        """The step's decoder, by this step's promise. A row with p = 1 counts nothing.
+
+        Self-normalised weights exist unless a small row is often alone; inverse weights, unbiased too, stand in for them
+        then.
+        """
+        weight_R, counted_R = inverse_weights(plan, terms)
+        if self.decoding == "inverse" or not counted_R.any():
+            return Summing(weight_R, counted_R)
+        Y_R = np.asarray(plan.A_RK.sum(axis=1), np.float64)
+        if self.decoding == "predictor":
+            return Predicting(weight_R, Y_R / max(1, int(plan.covered_K.sum())), counted_R)
+        a_R = self._self_normalised(plan, Y_R, terms.p_R, counted_R)
+        return Summing(weight_R, counted_R) if a_R is None else SelfNormalised(a_R, Y_R, counted_R)
+
+    def _self_normalised(self, plan: Plan, Y_R: F64, p_R: F64, counted_R: Mask) -> F64 | None:
+        """Weights a (R,) for these promises, solved once for each that recurs."""
+        # a row that cannot come takes its share out of the sum: rescaling what is left would bias
+        if not np.array_equal(counted_R, plan.weighted_R()):
+            return None
+        key = Y_R.tobytes() + p_R.tobytes()
+        if key not in self._weights:
+            if len(self._weights) > 64:
+                self._weights.clear()
+            a_R: F64 | None = selfnorm.solve(Y_R[counted_R], p_R[counted_R], float(Y_R[counted_R].sum()))
+            if a_R is not None:
+                full_R = np.zeros(plan.rows)
+                full_R[counted_R] = a_R
+                a_R = full_R
+            self._weights[key] = a_R
+        return self._weights[key]
+
+    def _allocated(self, problem: Problem, p_N: F64, omega_N: F64) -> tuple[csr_array, Mask]:
+        """(alpha, covered_K) with the row sums that are optimal at ``p_N``; refuses signs that amplify."""
+        cost_N = row_costs(p_N, omega_N)
+        Y_N = row_sums(cost_N, float(problem.k))
+        A_NK, covered_K = allocate(self.allocation, Y_N, np.where(Y_N > 0, cost_N, np.inf), problem)
+        if not self.allow_negative and np.any(A_NK.data < 0):
+            ratio = spectral_ratio(A_NK, cost_N)
+            raise ValueError(
+                f"allocation {self.allocation} has a coefficient of {A_NK.data.min():.3g}: differing partitions can add "
+                f"{ratio:.3g} times the noise of non-negative ones; allow_negative accepts that"
+            )
+        return A_NK, covered_K
+
+    def _uses_loads(self, problem: Problem) -> bool:
+        """Whether p is taken at each design's loads."""
+        return depends_on_load(problem) if self.load_aware is None else self.load_aware
+
+    def _deals_whole(self, problem: Problem) -> bool:
+        """Whether loads can be chosen freely: whole partitions, which anybody can read."""
+        return self.allocation == "chain" and problem.holds_NK is None
+
+    def _support_miss(self, problem: Problem) -> F64:
+        """p (N,) at the loads that the allocation gives to every worker, before it is built."""
+        kind, replicas = check_allocation(self.allocation)
+        load = {"full": problem.k, "replicated": min(problem.k, replicas * problem.k / problem.n)}.get(kind)
+        return nominal_miss(problem) if load is None else miss_at(problem, max(1.0, float(load)))
+
+    def _refitted(self, problem: Problem, A_NK: csr_array, omega_N: F64) -> tuple[csr_array, F64]:
+        """(alpha, p): row sums solved again for p at the real loads; the support, and so p, stays."""
+        load_N = loads(A_NK).astype(np.float64)
+        p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)
+        cost_N = np.where(load_N > 0, row_costs(p_N, omega_N), np.inf)
+        cols = np.unique(A_NK.indices)
+        reachable = np.isin(cols, np.unique(A_NK[np.isfinite(cost_N)].indices))
+        if np.any(A_NK.data < 0) or not reachable.all():
+            return A_NK, p_N
+        C_K = masses(problem)
+        support = csr_array(A_NK[:, cols])
+        Y_N, _ = held_row_sums(cost_N, support, C_K[cols])
+        return fitted(A_NK, Y_N, np.where(np.isin(np.arange(problem.k), cols), C_K, 0.0)), p_N

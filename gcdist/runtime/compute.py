@@ -67,7 +67,7 @@ class ModelState:
         self._flat: F32 | None = None
         if own:
             flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-            for parameter, view in zip(self.parameters, self._split(flat), strict=True):
+            for parameter, view in zip(self.parameters, self.split(flat), strict=True):
                 parameter.data = view
             self._flat = flat.numpy()
 
@@ -98,7 +98,7 @@ class ModelState:
             self._flat[:] = parameters
         else:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self._split(torch.from_numpy(parameters.copy())))
+                torch._foreach_copy_(self.parameters, self.split(torch.from_numpy(parameters.copy())))
         self._buffers.write(floats, ints)
 
     def restore_buffers(self) -> None:
@@ -123,10 +123,11 @@ class ModelState:
 
         ``g`` must not be written to before the next call: it is the user's gradient until then.
         """
-        for i, (p, view) in enumerate(zip(self.parameters, self._split(torch.from_numpy(g)), strict=True)):
+        for i, (p, view) in enumerate(zip(self.parameters, self.split(torch.from_numpy(g)), strict=True)):
             p.grad = view if p.requires_grad and (has_grad is None or has_grad[i]) else None
 
-    def _split(self, flat: Tensor) -> list[Tensor]:
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat vector (d,) in the shapes of the parameters."""
         return [view.view(p.shape) for view, p in zip(torch.split(flat, self._sizes), self.parameters, strict=True)]
 
     def _sections(self, raw: U8) -> tuple[F32, F32, I64]:
@@ -245,7 +246,9 @@ class PartitionGradients:
         self._parts = task.partitions(k)
         counts = np.array([len(part) for part in self._parts], np.float64)
         self.sizes_K: F64 = counts / counts.sum()
+        self._shares = list(torch.from_numpy(self.sizes_K.astype(np.float32)))  # 0-dim tensors: cheaper than floats
         self._flat = torch.empty(state.layout.d)
+        self._views = state.split(self._flat)
         self._gradient: F32 = self._flat.numpy()
 
     def samples(self, step: int, j: int) -> I64:
@@ -318,17 +321,15 @@ class PartitionGradients:
 
     def _collect(self, j: int) -> Mask:
         """Move the parameters' gradients, times N_j/N, into the flat vector; which of them there are."""
-        used = np.ones(len(self.state.parameters), np.bool_)
-        grads = []
-        for i, p in enumerate(self.state.parameters):
+        used = np.ones(len(self._views), np.bool_)
+        share = self._shares[j]
+        for i, (p, view) in enumerate(zip(self.state.parameters, self._views, strict=True)):
             grad, p.grad = p.grad, None
             if grad is None:
                 used[i] = False
-                grad = torch.zeros(p.numel())
-            elif grad.layout is not torch.strided:
-                grad = grad.to_dense()
-            grads.append(grad.reshape(-1))
-        torch.cat(grads, out=self._flat).mul_(float(self.sizes_K[j]))
+                view.zero_()
+            else:
+                torch.mul(grad if grad.layout is torch.strided else grad.to_dense(), share, out=view)
         # a sum is one pass at memory speed, and not finite if any term is; overflow of finite terms is looked at closely
         if not math.isfinite(float(self._flat.sum())):
             finite = np.isfinite(self._gradient)

@@ -70,6 +70,12 @@ class OptimizerConfig(Section):
     momentum: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
 
+    @model_validator(mode="after")
+    def _check(self) -> OptimizerConfig:
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f'momentum: found {self.momentum}; the optimizer "{self.name}" does not use it')
+        return self
+
 
 class CodeConfig(Section):
     """The gradient code: who computes what. ``partitions`` absent: twice the workers."""

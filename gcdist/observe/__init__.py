@@ -2,9 +2,11 @@
 
 from gcdist.observe.folder import RunFolder, read_lines, read_metrics
 from gcdist.observe.summary import Summary, WorkerArrivals, bytes_text, print_summary, summary_table
+from gcdist.observe.terminal import Progress
 from gcdist.observe.trace import Trace
 
 __all__ = [
+    "Progress",
     "RunFolder",
     "Summary",
     "Trace",

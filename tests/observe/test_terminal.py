@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import io
+import json
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from gcdist.observe import Progress, RunFolder, Summary, Trace, WorkerArrivals, print_summary
+
+
+def show(progress: Progress, steps: int) -> None:
+    for step in range(steps):
+        progress.step(step, 0.5 * step, None if step == 0 else 0.25, 7, 8, 1000, 2000, 0.4)
+
+
+def test_plain_output_is_a_line_every_some_steps() -> None:
+    out = io.StringIO()
+    with Progress(100, Console(file=out, width=60)) as progress:
+        show(progress, 100)
+        progress.note("worker 3 is [lost]")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 22
+    assert lines[0] == "step 1/100  loss -  arrived 7/8  up 1 kB  down 2 kB  0.0 s  deadline 0.4 s"
+    assert lines[-2] == "step 100/100  loss 0.2500  arrived 7/8  up 100 kB  down 200 kB  49.5 s  deadline 0.4 s"
+    assert lines[-1] == "worker 3 is [lost]"
+
+
+def test_a_terminal_shows_one_live_line_and_keeps_the_notes() -> None:
+    out = io.StringIO()
+    with Progress(10, Console(file=out, force_terminal=True, width=150, legacy_windows=False)) as progress:
+        show(progress, 10)
+        progress.note("worker 3 is lost")
+    text = out.getvalue()
+    assert "worker 3 is lost" in text
+    assert "step 10/10" in text
+    assert text.count("\n") < 10
+
+
+class Stuck(io.StringIO):
+    """A terminal that takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.free.wait()
+        return super().write(text)
+
+
+def test_training_does_not_wait_for_a_stuck_terminal() -> None:
+    out = Stuck()
+    progress = Progress(5000, Console(file=out), every=1)
+    show(progress, 5000)  # would hang here
+    out.free.set()
+    progress.close()
+    # the newest lines are kept
+    assert "step 5000/5000" in out.getvalue()
+    assert len(out.getvalue().splitlines()) <= 2000  # a batch that was taken, and those that waited
+
+
+class Gone(io.StringIO):
+    """A terminal that was closed."""
+
+    def write(self, text: str) -> int:
+        raise OSError("gone")
+
+
+def test_a_closed_terminal_ends_the_picture_and_not_the_run() -> None:
+    with Progress(10, Console(file=Gone())) as progress:
+        show(progress, 10)
+
+
+def summary(folder: Path) -> Summary:
+    return Summary(
+        scheme="osgc",
+        quantizer="bucket, 4 bits",
+        workers=3,
+        steps=200,
+        metrics={"test_accuracy": 0.9731, "test_loss": 0.125},
+        wall_seconds=50.0,
+        waiting_seconds=150.0,
+        waiting_check=(20.0, 20.5),
+        arrivals=[WorkerArrivals(1, 195, 0.98, 0.97, -0.4), WorkerArrivals(2, 0, 0.0, 0.0, 0.0)],
+        bytes_up=1_000_000,
+        bytes_up_float32=7_900_000,
+        bytes_down=50_000_000,
+        folder=folder,
+    )
+
+
+def test_the_summary_is_a_readable_table(tmp_path: Path) -> None:
+    out = io.StringIO()
+    print_summary(summary(tmp_path), Console(file=out, width=60))
+    text = out.getvalue()
+    for part in (
+        "97.31%",
+        "50.0 s",
+        "150.0 s (3.00 times)",
+        "off by 2.5%",
+        "1 MB, in float32 7.9 MB (7.9 times)",
+        "-0.4",
+    ):
+        assert part in text
+    assert text.splitlines()[-1] == f"run folder: {tmp_path}"
+
+
+def test_the_summary_is_written(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write_summary(summary(folder.path).as_dict())
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written["arrivals"][0]["planned"] == 0.98
+    assert written["waiting_check"] == [20.0, 20.5]
+
+
+def test_the_trace_is_json_when_closed_and_continues(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    for first in (0, 2):
+        trace = Trace(path)
+        for step in (first, first + 1):
+            trace.step(step, opened=float(step), seconds=0.5, arrivals={1: 0.25}, missing=(2,))
+        trace.close()
+        trace.close()
+    with open(path, "ab") as file:
+        file.write(b'{"name": "ha')  # a writer that was killed
+    trace = Trace(path)
+    trace.close()
+    events = json.loads(path.read_text())
+    slices = [event for event in events if event["ph"] == "X"]
+    assert [event["name"] for event in slices] == ["step 0", "counted", "missed"] + [
+        name for step in (1, 2, 3) for name in (f"step {step}", "counted", "missed")
+    ]
+    assert slices[1] == {"name": "counted", "ph": "X", "pid": 0, "tid": 1, "ts": 0, "dur": 250000}
+    assert {event["args"]["name"] for event in events if event["name"] == "thread_name"} == {
+        "master",
+        "worker 1",
+        "worker 2",
+    }
+
+
+def test_an_empty_trace_is_json(tmp_path: Path) -> None:
+    for _ in range(2):
+        Trace(tmp_path / "trace.json").close()
+    assert len(json.loads((tmp_path / "trace.json").read_text())) == 1

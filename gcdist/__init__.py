@@ -9,15 +9,16 @@ if TYPE_CHECKING:
     from gcdist.api import connect, simulate
     from gcdist.config import Config, ConfigError, load_config
     from gcdist.runtime.cluster import Cluster, Step, StepInfo
-    from gcdist.runtime.driver import RunHaltedError, RunStoppedError
+    from gcdist.runtime.driver import RunStoppedError
     from gcdist.tasks import Task
+    from gcdist.types import RunHaltedError
 
 # imported when first used: planning and the mathematics need no torch, which takes two seconds to import
 _HOMES = {
     "Cluster": "gcdist.runtime.cluster",
     "Config": "gcdist.config",
     "ConfigError": "gcdist.config",
-    "RunHaltedError": "gcdist.runtime.driver",
+    "RunHaltedError": "gcdist.types",
     "RunStoppedError": "gcdist.runtime.driver",
     "Step": "gcdist.runtime.cluster",
     "StepInfo": "gcdist.runtime.cluster",

@@ -30,6 +30,10 @@ class NonFiniteError(ValueError):
         self.index = index
 
 
+class RunHaltedError(RuntimeError):
+    """The run cannot go on; the text says why."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """How the flat float32 parameter vector is cut. A payload is its segments' payloads, in order.

@@ -36,13 +36,9 @@ from gcdist.protocol.master_io import (
 from gcdist.protocol.messages import CloseWhy, Peer, Round, Tick, Wake
 from gcdist.runtime.aggregate import Aggregator, Counted, Message
 from gcdist.runtime.scheme import Scheme
-from gcdist.types import F32, U8, Mask, Plan, Seen, StepTerms
+from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
-
-
-class RunHaltedError(RuntimeError):
-    """The run cannot go on; the text says why."""
 
 
 class RunStoppedError(SystemExit):

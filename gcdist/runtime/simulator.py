@@ -47,11 +47,11 @@ from gcdist.protocol.worker_io import (
 )
 from gcdist.runtime.aggregate import Aggregator, Message
 from gcdist.runtime.compute import ModelState, PartitionGradients, PartitionResult
-from gcdist.runtime.driver import MasterDriver, RunHaltedError, Say
+from gcdist.runtime.driver import MasterDriver, Say
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import Pace, WorkerDriver
 from gcdist.runtime.session import Session
-from gcdist.types import U8
+from gcdist.types import U8, RunHaltedError
 
 SMALL = 200  # bytes of a message without a body, as the links frame it
 

@@ -1,0 +1,74 @@
+"""The command line. A user's mistake is one clear line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from gcdist.config import ConfigError
+from gcdist.types import RunHaltedError
+
+# command -> (module, function, help). A module is imported when its command is used: torch alone takes two seconds.
+COMMANDS = {
+    "train": ("training", "train", "Train on the processes that torchrun has started."),
+    "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
+    "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
+}
+
+
+def _app(argv: Sequence[str]) -> typer.Typer:
+    """The commands, the one that is asked for in earnest and the others by name and help."""
+    app = typer.Typer(
+        name="gcdist",
+        help="Coded, quantized distributed training that does not wait for stragglers.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def about(
+        context: typer.Context,
+        show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    ) -> None:
+        if show_version:
+            typer.echo(f"gcdist {version('gcdist')}")
+            raise typer.Exit
+
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module, function, text) in COMMANDS.items():
+        if name == wanted:
+            app.command(name)(getattr(importlib.import_module(f"gcdist.commands.{module}"), function))
+        else:
+            app.command(name, help=text)(_elsewhere)
+    return app
+
+
+def _elsewhere() -> None:
+    """Stands for a command that was not asked for."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of ``gcdist``; ends the process with 0, 1 (the run failed), 2 (the user's mistake) or 128 + signal."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _app(words)(words, prog_name="gcdist")
+    except ConfigError as error:
+        _fail(error, 2)
+    except RunHaltedError as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    rank = os.environ.get("RANK", "0")
+    who = "gcdist" if rank == "0" else f"gcdist (rank {rank})"
+    for line in str(error).splitlines():
+        print(f"{who}: {line}", file=sys.stderr)
+    sys.exit(code)

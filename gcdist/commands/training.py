@@ -1,0 +1,108 @@
+"""`gcdist train` and `gcdist simulate`: the same loop over a cluster of processes or over a virtual clock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gcdist.api import connect, simulate
+from gcdist.config import Config, load_config
+from gcdist.observe import Progress, Summary, plain, print_summary
+from gcdist.runtime.cluster import Cluster
+from gcdist.runtime.driver import Say
+from gcdist.runtime.session import load_user_task
+from gcdist.tasks import Task
+
+ConfigFile = Annotated[Path, typer.Argument(help="Settings of the run (TOML); examples/reference.toml shows every key.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set straggler.deadline=0.5")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output, nothing else.")]
+
+
+def make_optimizer(config: Config, task: Task) -> torch.optim.Optimizer:
+    """The optimizer that the settings name."""
+    wanted, parameters = config.optimizer, task.model.parameters()
+    if wanted.name == "sgd":
+        return torch.optim.SGD(parameters, wanted.lr, momentum=wanted.momentum, weight_decay=wanted.weight_decay)
+    kind = torch.optim.Adam if wanted.name == "adam" else torch.optim.AdamW
+    return kind(parameters, wanted.lr, weight_decay=wanted.weight_decay)
+
+
+class _Relay:
+    """The master's log lines go where the progress is shown, once there is one; the run's events have them all."""
+
+    def __init__(self) -> None:
+        self.to: Callable[[str], None] = lambda text: None
+
+    def __call__(self, kind: str, text: str) -> None:
+        self.to(f"{kind}: {text}")
+
+
+def train(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Train on processes that torchrun (or another launcher) has started: rank 0 is the master, the others are workers.
+
+    Example: torchrun --standalone --nproc-per-node=9 --no-python gcdist train examples/digits.toml
+    """
+    _run(config, overrides, as_json, lambda task, settings, say: connect(task, settings, say=say))
+
+
+def simulated(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """The same run on a virtual clock, in this process: real gradients, simulated workers, delays and network.
+
+    Example: gcdist simulate examples/digits.toml --set cluster.workers=8
+    """
+    torch.set_num_threads(1)  # partitions are small; threads would fight over them
+    _run(config, overrides, as_json, lambda task, settings, say: simulate(task, settings, say=say))
+
+
+def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable[[Task, Config, Say], Cluster]) -> None:
+    config = load_config(path, overrides or [])
+    task = load_user_task(config, path.resolve().parent)
+    relay = _Relay()
+    with start(task, config, relay) as cluster:
+        # a worker ends inside start(): only the master comes here
+        console = Console(quiet=as_json)
+        if not as_json:
+            console.print(f"run folder: {cluster.folder.path}", soft_wrap=True, highlight=False)
+        summary = train_loop(cluster, task, relay, console)
+    if as_json:
+        typer.echo(json.dumps(plain(summary.as_dict())))
+    else:
+        console.print()
+        print_summary(summary, console)
+
+
+def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) -> Summary:
+    """Train for ``config.steps`` steps, evaluate, check the wait-for-all estimate; write the summary."""
+    config = cluster.config
+    optimizer = make_optimizer(config, task)
+    with Progress(config.steps, console) as progress:
+        relay.to = progress.note
+        for step in cluster.steps(config.steps):
+            info = step.backward()
+            optimizer.step()
+            progress.step(
+                info.step,
+                info.seconds,
+                info.loss,
+                len(info.arrived),
+                info.live,
+                info.bytes_up,
+                info.bytes_down,
+                info.deadline,
+            )
+        metrics = dict(task.evaluate(task.model)) if task.evaluate is not None else {}
+        checks = config.summary.sync_check_steps
+        if checks:
+            progress.note(f"waiting for all workers in {checks} more steps, to check what that takes")
+            cluster.check_waiting(checks)
+    summary = cluster.summary(metrics)
+    cluster.folder.write_summary(summary.as_dict())
+    return summary

@@ -5,20 +5,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from gcdist.coding.cyclic import Cyclic
+from gcdist.coding.graphs import Adjacency, Expander
+from gcdist.coding.groups import ErasureHead, FractionalRepetition
 from gcdist.coding.joint import Joint, SelfNormalisedJoint
 from gcdist.coding.names import unknown
 from gcdist.coding.osgc import Osgc
-from gcdist.coding.uncoded import IgnoreRescaled, Memory, Sync
+from gcdist.coding.stochastic import Bernoulli, Stochastic
+from gcdist.coding.uncoded import Ignore, IgnoreRescaled, Memory, Sync
 from gcdist.types import GradientCode
 
 _CODES: dict[str, Callable[..., GradientCode]] = {
     "sync": Sync,
+    "ignore": Ignore,
     "ignore-rescaled": IgnoreRescaled,
     "memory": Memory,
+    "frc": FractionalRepetition,
+    "cyclic": Cyclic,
+    "bgc": Bernoulli,
+    "sgc": Stochastic,
+    "erasurehead": ErasureHead,
+    "expander": Expander,
+    "adjacency": Adjacency,
     "osgc": Osgc,
     "joint": Joint,
     "self-normalised": SelfNormalisedJoint,
 }
+# exact once decodable: meant to wait for that, not for a deadline
+WAITING = frozenset({"sync", "frc", "cyclic"})
 
 
 def code_names() -> tuple[str, ...]:

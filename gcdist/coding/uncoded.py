@@ -35,6 +35,19 @@ class Sync(_Uncoded):
 
 
 @dataclass(frozen=True, slots=True)
+class Ignore(_Uncoded):
+    """Drop stragglers, sum what arrived: biased to zero, by p_i on the data of worker i."""
+
+    name: ClassVar[str] = "ignore"
+    unbiased: ClassVar[bool] = False
+    shifted: ClassVar[bool] = False
+
+    def open(self, plan: Plan, terms: StepTerms) -> Decoder:
+        """Weight 1 each."""
+        return Summing(np.ones(plan.rows), plan.weighted_R())
+
+
+@dataclass(frozen=True, slots=True)
 class IgnoreRescaled(_Uncoded):
     """Drop stragglers and scale the sum by n/arrived: biased against slow workers' data unless all p are equal."""
 

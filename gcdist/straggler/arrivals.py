@@ -36,6 +36,11 @@ class Arrivals:
         self.window = window
         self.prior_p = prior_p
         self.prior_weight = prior_weight
+        self.forget()
+
+    def forget(self) -> None:
+        """Start without outcomes again."""
+        workers, window = self.workers, self.window
         self._seconds_NW = np.full((workers, window), math.inf)
         self._in_NW = np.zeros((workers, window), bool)  # arrived; else censored or an empty slot
         self._out_NW = np.zeros((workers, window), bool)  # censored

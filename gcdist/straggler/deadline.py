@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,6 +16,7 @@ WAIT_P = 1e-6
 
 _GRID = 64  # candidate deadlines: quantiles of the arrivals seen
 _EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
+_DOUBT = 1e-6  # steps in a row without any arrival that were promised with less than this: the past no longer holds
 _KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
 
 
@@ -160,8 +162,9 @@ class AutoDeadline(ArrivalRule):
 
     That is the wall clock to a given accuracy for aligned or interpolating gradients, with ``F = sum (1-p_i)/(p_i+omega_i)``
     and independent arrivals. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It
-    is chosen only in `retune`, first after the warm-up, during which the rule waits for all. One step in 25 has twice the
-    deadline, with its own p, so that what lies beyond stays known.
+    is chosen only in `retune`, first after the warm-up, during which the rule waits for all. Beyond it nothing would be seen
+    any more, so one step in 25 has twice the deadline, with its own p. When a row of steps without any arrival had, by
+    their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
     """
 
     def __init__(
@@ -176,6 +179,9 @@ class AutoDeadline(ArrivalRule):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._deadline = max_wait
+        # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
+        self._promised = self._promised_last = self._doubt = 0.0
+        self._anybody = True  # arrived in the last step seen
 
     @property
     def deadline(self) -> float:
@@ -186,6 +192,23 @@ class AutoDeadline(ArrivalRule):
     def waits(self) -> bool:
         """Whether the present choice is to wait for all."""
         return self._deadline >= self.max_wait
+
+    def observe(self, seen: Seen) -> None:
+        """Take in one outcome."""
+        if seen.step > self._last and not seen.cold:
+            self._doubt = 0.0 if self._anybody else self._doubt + self._promised_last
+            self._promised_last, self._anybody = self._promised, False
+            if self._doubt > -math.log(_DOUBT):
+                self.arrivals.forget()
+                self._deadline, self._steps, self._doubt = self.max_wait, 0, 0.0
+        super().observe(seen)
+        self._anybody |= seen.step == self._last and not seen.censored
+
+    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
+        """The promise for the next step."""
+        terms = super().terms(plan, live_N, ready_N)
+        self._promised = -float(np.log(terms.p_R).sum())
+        return terms
 
     def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None) -> bool:
         """Choose the deadline anew from the arrivals so far; True if it changed.
@@ -210,31 +233,32 @@ class AutoDeadline(ArrivalRule):
     def cost(self, tau_G: F64, live_N: Mask, omega_N: F64) -> F64:
         """``E[min(tau, time until all are in)] (1 + 1/F(tau))`` of each of the ascending ``tau_G``, seconds.
 
-        A tau of ``max_wait`` stands for waiting for all, with its p.
+        A tau of ``max_wait`` stands for waiting for all, with its p. A tau that less than one arrival is expected by costs
+        inf: without a least delay the formula would take it to 0, where every step is overhead.
         """
-        in_G = 1.0 - self.arrivals.survival(tau_G, plain=True)[live_N]
-        open_G = 1.0 - np.prod(in_G, axis=0)  # P(somebody is still out)
+        out_NG = self.arrivals.survival(tau_G, plain=True)
+        open_G = 1.0 - np.prod(1.0 - out_NG[live_N], axis=0)  # P(somebody is still out)
         # a trapezoid between quantiles; from the last arrival on the curve is level
         steps_G = np.diff(tau_G, prepend=0.0)
         before_G = np.concatenate([[1.0], open_G[:-1]])
         level_G = tau_G > self.arrivals.arrived()[-1]
         seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
-        p_NG = self._p_NG(tau_G)[live_N]
+        p_NG = self._p_NG(tau_G, out_NG)[live_N]
         p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
         F_G = np.sum((1 - p_NG) / (p_NG + omega_N[live_N, None]), axis=0)
         cost_G: F64 = seconds_G * (1 + 1 / np.maximum(F_G, 1e-12))
-        return cost_G
+        return np.where((np.sum(1 - p_NG, axis=0) >= 1) | (tau_G >= self.max_wait), cost_G, math.inf)
 
-    def _p_NG(self, tau_G: F64) -> F64:
+    def _p_NG(self, tau_G: F64, out_NG: F64) -> F64:
         if self._delays is None:
-            return self.arrivals.survival(tau_G)
+            # no pseudo-arrivals here: they would make a deadline that nobody keeps look possible
+            return np.maximum(out_NG, 0.5 / (self.arrivals.count_N() + 1)[:, None])
         one = np.ones(1)
         return np.array([[self.late(i, one, float(t))[0] for t in tau_G] for i in range(self.arrivals.workers)])
 
     def _deadline_now(self) -> float:
-        if self._steps % _EXPLORE_EVERY == _EXPLORE_EVERY - 1:
-            return min(2 * self._deadline, self.max_wait)
-        return self._deadline
+        explores = self._steps % _EXPLORE_EVERY == _EXPLORE_EVERY - 1
+        return min(2 * self._deadline, self.max_wait) if explores else self._deadline
 
 
 def make_stop_rule(

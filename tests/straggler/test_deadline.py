@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from gcdist.straggler import WAIT_P, ArrivalRule, make_delays, make_stop_rule
+from gcdist.straggler import WAIT_P, ArrivalRule, AutoDeadline, make_delays, make_stop_rule
 from gcdist.types import F64, Mask, Plan, Seen
 
 N = 4
@@ -83,3 +86,154 @@ def test_mistakes_are_named() -> None:
         make_stop_rule(N, 61.0)
     with pytest.raises(ValueError, match="one deadline"):
         make_stop_rule(N, "auto", p=[0.1] * N)
+
+
+def exact_cost(tau_G: F64, shift: float, mean_N: F64) -> F64:
+    """``E[min(tau, all in)] (1 + 1/F(tau))`` of shifted exponentials, by quadrature."""
+
+    def survival(t_G: F64) -> F64:
+        tail: F64 = np.exp(-np.maximum(t_G - shift, 0.0) / mean_N[:, None])
+        return tail
+
+    fine = np.linspace(0, tau_G[-1], 200_001)
+    still_out = 1 - np.prod(1 - survival(fine), axis=0)
+    seconds = np.concatenate([[0.0], np.cumsum((still_out[1:] + still_out[:-1]) / 2) * fine[1]])
+    p_NG = survival(tau_G)
+    F_G = np.sum((1 - p_NG) / np.maximum(p_NG, 1e-12), axis=0)
+    cost: F64 = np.interp(tau_G, fine, seconds) * (1 + 1 / np.maximum(F_G, 1e-12))
+    return cost
+
+
+def delayed(mean_N: F64, steps: int, shift: float = 0.2, seed: int = 1) -> F64:
+    rng = np.random.default_rng(seed)
+    return shift + rng.exponential(1.0, (steps, len(mean_N))) * mean_N
+
+
+@pytest.mark.parametrize(
+    "mean_N",
+    [np.full(8, 0.2), np.array([0.03, 0.04, 0.05, 0.06, 0.08, 0.2, 0.3, 0.8]), np.array([0.05] * 7 + [10.0])],
+    ids=["equal", "unequal", "one very slow"],
+)
+def test_the_learned_deadline_is_nearly_the_best(mean_N: F64) -> None:
+    rule = make_stop_rule(8, "auto", max_wait=60.0, warmup_steps=100)
+    run(rule, delayed(mean_N, 100))
+    assert rule.deadline == 60.0
+    assert rule.retune()
+    tau_G = np.linspace(0.2, 60, 5000)
+    cost_G = exact_cost(tau_G, 0.2, mean_N)
+    # costs are flat around their least: 800 arrivals are enough for a tenth
+    assert np.interp(rule.deadline, tau_G, cost_G) < 1.1 * cost_G.min()
+    assert cost_G[-1] > 1.2 * cost_G.min()
+
+
+def test_waiting_for_all_is_among_the_choices() -> None:
+    rule = make_stop_rule(8, "auto")
+    run(rule, np.full((50, 8), 0.3))
+    assert not rule.retune()
+    assert rule.waits
+    terms = rule.terms(plan(8), np.ones(8, bool), np.ones(8, bool))
+    assert terms.deadline == rule.deadline == 60.0
+    assert np.all(terms.p_R == WAIT_P)
+
+
+def test_workers_that_are_gone_do_not_count() -> None:
+    mean_N = np.array([0.05, 0.05, 0.05, 10.0])
+    with_all, without = (make_stop_rule(N, "auto", warmup_steps=50) for _ in range(2))
+    for rule in (with_all, without):
+        run(rule, delayed(mean_N, 50))
+    assert with_all.retune()
+    without.retune(live_N=np.array([True, True, True, False]))
+    assert isinstance(with_all, AutoDeadline)
+    assert isinstance(without, AutoDeadline)
+    tau = np.linspace(0.21, 60.0, 5000)
+    three = np.array([True, True, True, False])
+    assert with_all.cost(tau, ALL, np.zeros(N))[-1] > 5.0
+    assert without.cost(tau, three, np.zeros(N))[-1] < 0.6  # with the slow one gone, waiting costs next to nothing
+    assert not without.retune(live_N=np.zeros(N, bool))
+
+
+def test_noise_of_the_quantizer_makes_arrivals_matter_more() -> None:
+    rule = make_stop_rule(8, "auto", warmup_steps=100)
+    assert isinstance(rule, AutoDeadline)
+    run(rule, delayed(np.full(8, 0.2), 100))
+    tau = np.array([0.3, 0.5, 60.0])
+    live = np.ones(8, bool)
+    plain, noisy = (rule.cost(tau, live, np.full(8, omega)) for omega in (0.0, 2.0))
+    assert np.all(noisy > plain)
+    assert noisy[0] / noisy[1] > plain[0] / plain[1] * 0.9
+
+
+def test_between_two_choices_the_deadline_stays_but_for_exploring() -> None:
+    mean_N = np.full(8, 0.2)
+    rule = make_stop_rule(8, "auto")
+    run(rule, delayed(mean_N, 5))
+    assert rule.retune()
+    chosen = rule.deadline
+    seen_deadlines = []
+    for step in range(5, 105):
+        everybody = np.ones(8, bool)
+        seen_deadlines.append(rule.terms(plan(8), everybody, everybody).deadline)
+        run(rule, delayed(mean_N, 1, seed=step), first=step)
+    assert seen_deadlines.count(chosen) == 96
+    assert seen_deadlines.count(2 * chosen) == 4
+
+
+@pytest.mark.parametrize("slower", [2.0, 4.0, 20.0])
+def test_a_learned_deadline_can_grow_again(slower: float) -> None:
+    rule = make_stop_rule(8, "auto", window=100)
+    for block in range(30):
+        scale = 1.0 if block < 15 else slower
+        run(rule, scale * delayed(np.full(8, 0.2), 20, seed=block), first=20 * block)
+        rule.retune()
+        if block == 14:
+            before = rule.deadline
+    assert 0.7 * slower < rule.deadline / before < 1.6 * slower + 0.5
+
+
+def test_a_few_dry_steps_do_not_end_the_past() -> None:
+    rule = make_stop_rule(3, "auto", warmup_steps=50)
+    run(rule, delayed(np.array([0.3, 0.4, 0.4]), 50))
+    rule.retune()
+    p_R = rule.terms(plan(3), np.ones(3, bool), np.ones(3, bool)).p_R
+    steps = math.ceil(math.log(1e-6) / np.log(p_R).sum())
+    for dry in range(2 * steps):
+        if rule.warming:
+            break
+        run(rule, np.full((1, 3), 50.0), first=50 + dry)
+    assert steps <= dry  # p only rises as the dry steps come in
+    assert rule.deadline == rule.max_wait
+    assert rule.arrivals.count_N().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_deadline_lets_one_arrival_be_expected() -> None:
+    # exponential delays without a shift: the shorter the better by the formula alone
+    rule = make_stop_rule(8, "auto", warmup_steps=200)
+    run(rule, delayed(np.full(8, 1.0), 200, shift=0.0))
+    assert rule.retune()
+    assert np.sum(1 - rule.terms(plan(8), np.ones(8, bool), np.ones(8, bool)).p_R) > 0.9
+
+
+@pytest.mark.parametrize("deadline", ["auto", 0.4])
+def test_planned_and_observed_arrival_rates_agree(deadline: float | Literal["auto"]) -> None:
+    """Each worker within 4 sigma: error probability 8 x 6e-5 for normal sums. A promise from the past's mean has the
+    variance of a fixed one (int (1 + ln u)^2 du = 1), so the sigma is that of the promises.
+    """
+    mean_N = np.array([0.03, 0.04, 0.05, 0.06, 0.08, 0.2, 0.3, 0.8])
+    rule = make_stop_rule(8, deadline)
+    times = delayed(mean_N, 605, seed=7)
+    everybody = np.ones(8, bool)
+    planned, observed, variance = np.zeros((3, 8))
+    for step, row in enumerate(times):
+        if step % 20 == 5:
+            rule.retune()
+        terms = rule.terms(plan(8), everybody, everybody)
+        if not (rule.warming or rule.waits):
+            planned += 1 - terms.p_R
+            variance += terms.p_R * (1 - terms.p_R)
+            observed += row <= terms.deadline
+        for i, seconds in enumerate(row.tolist()):
+            late = seconds > terms.deadline
+            rule.observe(Seen(i, i, step, 1.0, min(seconds, terms.deadline), late, True, False))
+    assert np.all(np.abs(observed - planned) < 4 * np.sqrt(variance))
+    # and 10% would be told
+    assert abs(observed.sum() - 0.9 * planned.sum()) > 4 * math.sqrt(variance.sum())

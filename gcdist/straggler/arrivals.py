@@ -104,26 +104,21 @@ class Arrivals:
         missed: Mask = np.any(censored_NW | (self._in_NW & (self._seconds_NW > deadline)), axis=1)
         return missed
 
-    def survival(self, times_G: F64, plain: bool = False) -> F64:
-        """P(not in by each of the ascending times) in the long run, (N, G): `late_N` of each.
+    def survival(self, times_G: F64) -> F64:
+        """Plain Kaplan-Meier, without pseudo-outcomes and bounds: P(not in by each time) in the long run, (N, G).
 
-        ``plain``: Kaplan-Meier without pseudo-outcomes and bounds, which reaches 0 at the last arrival. Beyond a worker's
-        last outcome a curve stays level; a worker without outcomes has ``prior_p`` throughout.
+        It is 0 from a last outcome that arrived, and level beyond one that was censored. A worker without outcomes has
+        ``prior_p`` throughout.
         """
         held = self._in_NW | self._out_NW
-        m = held.sum(axis=1, keepdims=True).astype(np.float64)
-        w = self.prior_weight * (1 - m / self.window)
-        never = np.zeros_like(m) if plain else w * self.prior_p
-        start = np.ones_like(m) if plain else (m + never) / (m + 1 + w)
-        order, factor = _factors(self._seconds_NW, self._in_NW, held, never)
-        curve_NW = start * np.concatenate([np.ones_like(m), np.cumprod(factor, axis=1)], axis=1)
+        none = np.zeros((self.workers, 1))
+        order, factor = _factors(self._seconds_NW, self._in_NW, held, none)
+        curve_NW = np.concatenate([1 - none, np.cumprod(factor, axis=1)], axis=1)
         times_NW = np.take_along_axis(np.where(held, self._seconds_NW, math.inf), order, axis=1)
         result = np.empty((self.workers, len(times_G)))
         for i in range(self.workers):
             result[i] = curve_NW[i, np.searchsorted(times_NW[i], times_G, side="right")]
-        if not plain:
-            result = np.clip(result, 0.5 / (m + 1), m / (m + 1))
-        return np.where(m > 0, result, self.prior_p)
+        return np.where(held.any(axis=1, keepdims=True), result, self.prior_p)
 
     def _estimate(self, deadline: float, use_NW: Mask, prior_N: F64, workers: slice = slice(None)) -> F64:
         """Kaplan-Meier with the pseudo-outcomes on the slots ``use_NW``."""

@@ -236,7 +236,7 @@ class AutoDeadline(ArrivalRule):
         A tau of ``max_wait`` stands for waiting for all, with its p. A tau that less than one arrival is expected by costs
         inf: without a least delay the formula would take it to 0, where every step is overhead.
         """
-        out_NG = self.arrivals.survival(tau_G, plain=True)
+        out_NG = self.arrivals.survival(tau_G)
         open_G = 1.0 - np.prod(1.0 - out_NG[live_N], axis=0)  # P(somebody is still out)
         # a trapezoid between quantiles; from the last arrival on the curve is level
         steps_G = np.diff(tau_G, prepend=0.0)

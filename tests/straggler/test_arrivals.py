@@ -33,15 +33,15 @@ def counted(arrivals: int, misses: int, window: int, deadline: float = 1.0) -> A
     return found
 
 
-def reference(outcomes: list[tuple[float, bool]], deadline: float, prior_p: float, w: float) -> float:
-    """Kaplan-Meier by its definition, the pseudo-outcomes of `Arrivals` among the observations."""
+def reference(outcomes: list[tuple[float, bool]], deadline: float, at_zero: float = 0.0, never: float = 0.0) -> float:
+    """Kaplan-Meier by its definition, with pseudo-outcomes that arrive at time zero and that never do."""
     m = len(outcomes)
-    survival = (m + w * prior_p) / (m + 1 + w)
+    survival = (m + never) / (m + at_zero + never)
     for time in sorted({t for t, censored in outcomes if not censored and t <= deadline}):
         deaths = sum(1 for t, censored in outcomes if not censored and t == time)
-        at_risk = sum(1 for t, _ in outcomes if t >= time) + w * prior_p
+        at_risk = sum(1 for t, _ in outcomes if t >= time) + never
         survival *= 1 - deaths / at_risk
-    return min(max(survival, 0.5 / (m + 1)), m / (m + 1))
+    return survival
 
 
 def test_without_outcomes_it_is_the_prior() -> None:
@@ -88,10 +88,13 @@ def test_it_is_kaplan_meier(outcomes: list[tuple[float, bool]], quarter: int, pr
     for step, (seconds, censored) in enumerate(outcomes):
         found.observe(seen(step, seconds, censored, worker=1))
     deadline = quarter / 4
-    expected = reference(outcomes, deadline, prior_p, 2.0 * (1 - len(outcomes) / 40))
+    m, w = len(outcomes), 2.0 * (1 - len(outcomes) / 40)
+    expected = reference(outcomes, deadline, at_zero=1 + w * (1 - prior_p), never=w * prior_p)
+    expected = min(max(expected, 0.5 / (m + 1)), m / (m + 1))
     assert found.miss(deadline, np.ones(2, bool)) == pytest.approx([prior_p, expected])
     assert found.late(1, deadline) == pytest.approx(expected)
-    assert found.survival(np.array([0.1, deadline, 3.0]))[1, 1] == pytest.approx(expected)
+    plain = found.survival(np.array([0.1, deadline, 3.0]))[1, 1]
+    assert plain == pytest.approx(reference(outcomes, deadline), abs=1e-12)
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -103,18 +106,18 @@ def test_survival_falls_and_forgets(outcomes: list[tuple[float, bool]]) -> None:
         if step >= len(outcomes) - 20:
             last.observe(seen(step, seconds, censored))
     times = np.arange(0, 3, 0.1)
-    curve = found.survival(times)
-    assert np.all(np.diff(curve) <= 1e-12)
-    assert np.all((curve > 0) & (curve < 1))
-    assert curve == pytest.approx(last.survival(times))
-    assert np.array([found.late(0, t) for t in times]) == pytest.approx(curve[0])
+    plain = found.survival(times)
+    p = np.array([found.late(0, t) for t in times])
+    assert np.all(np.diff(plain) <= 1e-12)
+    assert np.all(np.diff(p) <= 1e-12)
+    assert np.all((p > 0) & (p < 1))
+    assert plain.tolist() == last.survival(times).tolist()
+    assert p.tolist() == [last.late(0, t) for t in times]
 
 
-def test_plain_survival_reaches_0() -> None:
-    found = counted(4, 0, window=10)
-    assert found.survival(np.array([0.4, 0.5, 2.0]), plain=True).tolist() == [[1.0, 0.0, 0.0]]
-    level = counted(3, 1, window=10)
-    assert level.survival(np.array([0.4, 0.5, 2.0]), plain=True)[0] == pytest.approx([1.0, 0.25, 0.25])
+def test_plain_survival_reaches_0_or_stays_level() -> None:
+    assert counted(4, 0, window=10).survival(np.array([0.4, 0.5, 2.0])).tolist() == [[1.0, 0.0, 0.0]]
+    assert counted(3, 1, window=10).survival(np.array([0.4, 0.5, 2.0]))[0] == pytest.approx([1.0, 0.25, 0.25])
 
 
 def test_cold_rounds_are_left_out() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from gcdist.quantize.base import Direct, blocks, check_codes, cut
 from gcdist.quantize.counter import stream
-from gcdist.quantize.grid import add_grid, encode_grid, levels
+from gcdist.quantize.grid import add_grid, encode_grid, levels, scratch
 from gcdist.quantize.laws import blockwise, grid_noise
 from gcdist.quantize.packing import BLOCK, packed_bytes
 from gcdist.types import F32, U8, Key
@@ -49,7 +49,7 @@ class Bucket(Direct):
         return float(others) if bits == 1 else (sqrt(1 + others / levels(bits) ** 2) - 1) / 2
 
     def _encode(self, x: F32, bits: int, key: Key, out: U8) -> tuple[int, float, float]:
-        return encode_grid(x, bits, stream(key), True, *cut(out, len(x), bits, blocks(len(x))))
+        return encode_grid(x, bits, stream(key), False, True, *cut(out, len(x), bits, blocks(len(x))), scratch())
 
     def _check(self, payload: U8, d: int, bits: int) -> None:
         check_codes(payload, d, bits, blocks(d), levels(bits) + (bits > 1), signed=bits > 1)
@@ -57,4 +57,4 @@ class Bucket(Direct):
     def add_to(self, out: F32, payload: U8, bits: int, key: Key, weight: float) -> None:
         """See `Direct.add_to`; needs no randomness."""
         scale_S, words, tail = cut(payload, len(out), bits, blocks(len(out)))
-        add_grid(scale_S, True, words, tail, bits, np.float32(weight), out)
+        add_grid(scale_S, True, words, tail, bits, False, stream(key), np.float32(weight), out, scratch())

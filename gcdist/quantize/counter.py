@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gcdist.quantize.jit import inlined
+from gcdist.quantize.lanes import Words, fill_words, numbered
 from gcdist.types import Key
 
 _MASK = (1 << 64) - 1
@@ -18,7 +19,7 @@ _MIX_B = np.uint64(0x94D049BB133111EB)
 _LOW = np.uint64(0xFFFFFFFF)
 _MUL_A = np.uint32(0x7FEB352D)
 _MUL_B = np.uint32(0x846CA68B)
-_UNIT = np.float32(2.0**-24)
+_15, _16 = np.uint32(15), np.uint32(16)
 
 
 def _mix(z: int) -> int:
@@ -52,29 +53,16 @@ def block_bits(bits: np.uint64, block: int) -> np.uint64:
 
 
 @inlined
-def low_word(bits: np.uint64) -> np.uint32:
-    """The lower 32 of a block's bits."""
-    return np.uint32(bits & _LOW)
+def block_lanes(bits: np.uint64, block: int) -> tuple[Words, Words]:
+    """The two halves of a block's bits, in all lanes."""
+    z = block_bits(bits, block)
+    return fill_words(np.uint32(z & _LOW)), fill_words(np.uint32(z >> np.uint64(32)))
 
 
 @inlined
-def high_word(bits: np.uint64) -> np.uint32:
-    """The upper 32 of a block's bits."""
-    return np.uint32(bits >> np.uint64(32))
-
-
-@inlined
-def hash32(i: int, low: np.uint32, high: np.uint32) -> np.uint32:
-    """32 random bits of place ``i`` in a block; the upper ones are the best mixed."""
-    x = np.uint32(np.uint32(i) ^ low)
-    x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
-    x = np.uint32(x * _MUL_A)
-    x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
-    x = np.uint32(x ^ high)
-    return np.uint32(x * _MUL_B)
-
-
-@inlined
-def uniform(i: int, low: np.uint32, high: np.uint32) -> np.float32:
-    """A multiple of 2^-24 in [0, 1)."""
-    return np.float32(np.int32(hash32(i, low, high) >> np.uint32(8))) * _UNIT
+def hashed(i: int, low: Words, high: Words) -> Words:
+    """32 random bits of each of the places ``i`` to ``i + 15`` of a block; the upper ones are the best mixed."""
+    x = numbered(np.uint32(i)) ^ low
+    x = (x ^ (x >> fill_words(_16))) * fill_words(_MUL_A)
+    x = x ^ (x >> fill_words(_15)) ^ high
+    return x * fill_words(_MUL_B)

@@ -1,8 +1,14 @@
-"""Stochastic rounding onto a grid with an exact zero: the arithmetic of `bucket`, `qsgd` and `rotated`.
+"""Grids of 2^b equally spaced levels over each bucket of 512: the arithmetic of `bucket`, `dither`, `qsgd` and `rotated`.
 
-With b >= 2 bits a scale s has the levels ``-L s, ..., 0, ..., L s, (L+1) s``, ``L = 2^(b-1) - 1``: all 2^b codes are used. A
-negative s turns the grid around, so that the longer side covers the larger extreme of the block at no cost. With 1 bit
-there is no room for a zero and the levels are -s and s.
+In steps of a scale s (float32, signed) the codes stand for q = -L, ..., L + 1 with ``L = 2^(b-1) - 1``.
+
+- Stochastic rounding, b >= 2: the level q s. Zero is a level. The grid has one step more on one side; a negative s turns it
+  around, so that the longer side covers the larger extreme of the bucket at no cost.
+- Stochastic rounding, 1 bit: no room for a zero; the levels are -s and s.
+- Subtractive dither: ``q = floor(x/s + u + 1/2)`` with u in [0, 1) that both ends draw from the key; the value is
+  ``(q - u) s``.
+
+Magnitudes from `LIMIT` on count as infinite, so that no level, sum of a block or rotation overflows.
 """
 
 from __future__ import annotations
@@ -10,137 +16,269 @@ from __future__ import annotations
 import numpy as np
 from numba import boolean, float32, int64, types, uint64
 
-from gcdist.quantize.counter import block_bits, high_word, low_word, uniform
+from gcdist.quantize.counter import block_lanes, hashed
 from gcdist.quantize.jit import (
     BYTES_IN,
     BYTES_OUT,
     ENCODED,
     FLOATS_IN,
     FLOATS_OUT,
+    LARGEST,
+    SCRATCH,
     WORDS_IN,
     WORDS_OUT,
     inlined,
     kernel,
-    reassociated,
 )
-from gcdist.quantize.packing import BLOCK, U32, pack_block, pack_tail, unpack_block, unpack_tail
+from gcdist.quantize.lanes import (
+    LANES,
+    U32,
+    bits_of,
+    fill,
+    fill_words,
+    first,
+    floats_of,
+    greatest_signed,
+    greatest_unsigned,
+    load,
+    rounded,
+    shifted_signed,
+    signed_max,
+    signed_min,
+    store,
+    to_floats,
+    total,
+    unsigned_max,
+)
+from gcdist.quantize.packing import BLOCK, clear, copy, get, get_tail, put, put_tail
 from gcdist.types import F32, U8
 
-_INF = np.uint32(0x7F800000)
+LIMIT = 2.0**115
+_LIMIT_BITS = np.uint32(np.float32(LIMIT).view(np.uint32))
 _SIGN = np.uint32(0x80000000)
-_SMALL = np.float32(2.0**-100)  # below it 1/s could overflow, so x is scaled up first
+_SMALL = 2.0**-100  # below it 1/s could overflow, so x is scaled up first
 _LIFT = np.float32(2.0**64)
-_TINY = 2.0**-149  # the denormal spacing
-_FLOAT_MAX = np.float32(np.finfo(np.float32).max)
+_UNIT = np.float32(2.0**-23)
+_TINY = 2.0**-149  # the spacing of denormals
+_AHEAD = 16  # buckets whose scales are found before they are encoded: hides the latency of the maximum
+
+
+def scratch() -> F32:
+    """What the kernels need beside their arguments: two blocks and the words of one."""
+    return np.empty(2 * BLOCK + 8 * LANES, np.float32)
 
 
 def levels(bits: int) -> int:
-    """Levels on the shorter side of zero, L; 1 for one bit."""
+    """Steps of the shorter side of the grid with a zero, L; 1 for one bit.
+
+    >>> [levels(bits) for bits in range(1, 9)]
+    [1, 1, 3, 7, 15, 31, 63, 127]
+    """
     return max(1, (1 << (bits - 1)) - 1)
 
 
 @inlined
-def fitted_scale(high: np.float32, low: np.float32, bits: int) -> np.float32:
-    """The smallest scale (float32, signed) whose grid covers [-low, high]; 0 for a block of zeros."""
-    if bits == 1:
-        return max(high, low)
-    short = 2 ** (bits - 1) - 1
-    small, big = min(high, low), max(high, low)
-    scale = np.float32(max(np.float64(big) / (short + 1), np.float64(small) / short))
-    if scale < _SMALL:  # denormal scales are coarse: round them up to cover the block
-        wanted = max(np.float64(big) / (short + 1), np.float64(small) / short)
-        scale = np.float32(np.ceil(wanted / _TINY) * _TINY)
-    elif (
-        scale * np.float32(short + 1) > _FLOAT_MAX
-    ):  # rounded up at the top of float32: the outer level must stay finite
-        scale = np.nextafter(scale, np.float32(0))
-    return -scale if low > high else scale
+def fitted_scale(high: float, low: float, bits: int, dithered: bool) -> np.float32:
+    """The smallest scale whose grid covers [-low, high]; 0 for zeros."""
+    big, small = max(high, low), min(high, low)
+    if dithered:
+        wanted = 2 * big / ((1 << bits) - 1)
+    elif bits == 1:
+        wanted = big
+    else:
+        short = (1 << (bits - 1)) - 1
+        wanted = max(big / (short + 1), small / short)
+    if wanted < _SMALL:  # denormal scales are coarse: round up, to cover the bucket still
+        wanted = np.ceil(wanted / _TINY) * _TINY
+    return np.float32(-wanted if low > high and bits > 1 and not dithered else wanted)
 
 
-@reassociated
-def sums(value: F32, error: F32, count: int) -> tuple[np.float64, np.float64]:
-    """Sums of squares of two float32 vectors (at most 512 entries of moderate size)."""
-    a, b = np.float32(0), np.float32(0)
-    for i in range(count):
-        a += value[i] * value[i]
-        b += error[i] * error[i]
-    return np.float64(a), np.float64(b)
+@inlined
+def as_float(raw: np.uint32) -> np.float32:
+    """The float32 of these bits."""
+    return first(floats_of(fill_words(raw)))
 
 
-@kernel(ENCODED, FLOATS_IN, int64, uint64, boolean, FLOATS_OUT, WORDS_OUT, BYTES_OUT)
-def encode_grid(
-    x: F32, bits: int, key_bits: np.uint64, fit: bool, scale_S: F32, words: U32, tail: U8
-) -> tuple[int, float, float]:
-    """Quantize ``x``; scales are fitted to each block of 512, or (``fit`` False) ``scale_S[0]`` holds for all.
+@inlined
+def find_scale(x: F32, start: int, bits: int, dithered: bool) -> np.float32:
+    """The scale of ``x[start : start + 512]``; NaN if a coordinate is not finite."""
+    top, bottom = fill_words(np.uint32(0)), fill_words(np.uint32(0))
+    for m in range(BLOCK // LANES):  # floats of one sign are ordered as integers, infinity and NaN above all
+        raw = bits_of(load(x, start + m * LANES))
+        top, bottom = signed_max(top, raw), unsigned_max(bottom, raw)
+    high, low = np.uint32(greatest_signed(top)), np.uint32(greatest_unsigned(bottom))
+    low = np.uint32(low ^ _SIGN) if low >= _SIGN else np.uint32(0)
+    if high >= _LIMIT_BITS or low >= _LIMIT_BITS:
+        return np.float32(np.nan)
+    return fitted_scale(np.float64(as_float(high)), np.float64(as_float(low)), bits, dithered)
 
-    Returns the first coordinate that is not finite (or -1), ``|x|^2``, ``|Q(x)-x|^2``. A coordinate goes to its two
-    neighbouring levels with the probabilities that make it unbiased, to 2^-24; on a level it stays.
+
+@inlined
+def encode_block(
+    x: F32,
+    start: int,
+    scale: np.float32,
+    bits: int,
+    dithered: bool,
+    key_bits: np.uint64,
+    block: int,
+    words: U32,
+    at: int,
+) -> tuple[float, float]:
+    """Pack 512 coordinates; their ``|x|^2`` and ``|Q(x)-x|^2``.
+
+    All is done in units of 2^-23 of a step: ``q = (t + u + c) >> 23`` rounds at random to the neighbours of ``t - c``.
     """
-    code, value, wrong = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    raw = x.view(np.uint32)
-    short = np.int32(2 ** (bits - 1) - 1)
-    half = np.float32(0.5) if bits == 1 else np.float32(0)
+    paired = bits == 1 and not dithered  # the two levels -s and s: a step is 2 s
+    unit = np.float32(scale * np.float32(2 if paired else 1)) * _UNIT
+    inverse = fill(np.float32(1) / unit if unit != 0 else np.float32(0))
+    middle = fill_words(np.uint32(1 << 22 if dithered or paired else 0))
+    short = (1 << (bits - 1)) - 1
+    lowest, highest = fill_words(np.uint32(-short)), fill_words(np.uint32(short + 1))
+    point, spare = fill_words(np.uint32(23)), fill_words(np.uint32(9))
+    k0, k1 = block_lanes(key_bits, block)
+    energy, error = fill(np.float32(0)), fill(np.float32(0))
+    for m in range(BLOCK // LANES):
+        t = load(x, start + m * LANES) * inverse
+        energy = energy + t * t
+        whole, u = rounded(t), hashed(m * LANES, k0, k1) >> spare
+        q = signed_min(signed_max(shifted_signed(whole + u + middle, point), lowest), highest)
+        wrong = to_floats((q << point) - whole - (u if dithered else middle))
+        error = error + wrong * wrong
+        put(words, at, m, bits, q - lowest)
+    square = np.float64(unit) * np.float64(unit)
+    return np.float64(total(energy)) * square, np.float64(total(error)) * square
+
+
+@inlined
+def add_block(
+    factor: np.float32,
+    words: U32,
+    at: int,
+    bits: int,
+    dithered: bool,
+    key_bits: np.uint64,
+    block: int,
+    out: F32,
+    start: int,
+) -> None:
+    """Add ``factor`` times the levels of 512 codes: one rounded product, then one addition."""
+    paired = bits == 1 and not dithered
+    double = fill_words(np.uint32(1 if paired else 0))
+    zero = fill_words(np.uint32(1 if paired else (1 << (bits - 1)) - 1))
+    point, spare = fill_words(np.uint32(23)), fill_words(np.uint32(9))
+    scale = fill(factor)
+    k0, k1 = block_lanes(key_bits, block)
+    for m in range(BLOCK // LANES):
+        q = (get(words, at, m, bits) << double) - zero
+        level = to_floats(q)
+        if dithered:
+            level = to_floats((q << point) - (hashed(m * LANES, k0, k1) >> spare)) * fill(_UNIT)
+        store(out, start + m * LANES, load(out, start + m * LANES) + scale * level)
+
+
+@inlined
+def encode_odd(
+    x: F32, count: int, scale: np.float32, bits: int, dithered: bool, key_bits: np.uint64, block: int, scratch: F32
+) -> tuple[float, float]:
+    """`encode_block` of the last ``count`` <= 512 coordinates, or of tiny ones, lifted; the words stay in ``scratch``."""
+    padded, value, words = scratch[:BLOCK], scratch[BLOCK : 2 * BLOCK], scratch[2 * BLOCK :].view(np.uint32)
+    lift = _LIFT if abs(scale) < _SMALL else np.float32(1)
+    clear(scratch, 2 * BLOCK)
+    for i in range(count):
+        padded[i] = x[i] * lift
+    encode_block(padded, 0, scale * lift, bits, dithered, key_bits, block, words, 0)
+    add_block(scale * lift, words, 0, bits, dithered, key_bits, block, value, 0)
+    energy, error, square = 0.0, 0.0, np.float64(lift) * np.float64(lift)
+    for i in range(count):  # the padding's rounding is nobody's error
+        wrong = np.float64(value[i]) - np.float64(padded[i])
+        energy += np.float64(padded[i]) * np.float64(padded[i])
+        error += wrong * wrong
+    return energy / square, error / square
+
+
+@kernel(ENCODED, FLOATS_IN, int64, uint64, boolean, boolean, FLOATS_OUT, WORDS_OUT, BYTES_OUT, SCRATCH)
+def encode_grid(
+    x: F32, bits: int, key_bits: np.uint64, dithered: bool, fit: bool, scale_S: F32, words: U32, tail: U8, scratch: F32
+) -> tuple[int, float, float]:
+    """Quantize ``x`` with a scale fitted to each bucket of 512, or (``fit`` False) with ``scale_S[0]`` for all.
+
+    Returns the first coordinate that is not finite (or -1), ``|x|^2``, ``|Q(x)-x|^2``. Rounding probabilities are multiples
+    of 2^-23; a coordinate on a level of stochastic rounding stays there.
+    """
     energy, error = 0.0, 0.0
-    for block in range((len(x) + BLOCK - 1) // BLOCK):
-        start = block * BLOCK
-        count = min(BLOCK, len(x) - start)
-        top, bottom = np.int32(0), np.uint32(0)
-        for i in range(start, start + count):  # floats of one sign are ordered as integers, NaN and infinity above all
-            top = max(top, np.int32(raw[i]))
-            bottom = max(bottom, raw[i])
-        low = np.uint32(bottom ^ _SIGN) if bottom >= _SIGN else np.uint32(0)
-        if np.uint32(top) >= _INF or low >= _INF:
-            for i in range(start, start + count):
-                if not np.isfinite(x[i]):
-                    return i, 0.0, 0.0
+    count = len(x) // BLOCK * BLOCK
+    size = LANES * bits
+    for ahead in range(0, len(x), _AHEAD * BLOCK):
+        stop = min(ahead + _AHEAD * BLOCK, len(x))
         if fit:
-            code[0], code[1] = np.uint32(top), low
-            extremes = code[:2].view(np.float32)
-            scale_S[block] = fitted_scale(extremes[0], extremes[1], bits)
-        scale = scale_S[block if fit else 0]
-        if scale == 0:
-            code[:count] = 0 if bits == 1 else short
-        else:
-            lift = _LIFT if abs(scale) < _SMALL else np.float32(1)
-            inverse = np.float32(1) / (scale * lift)
-            if bits == 1:
-                inverse *= np.float32(0.5)
-            bits64 = block_bits(key_bits, block)
-            k0, k1 = low_word(bits64), high_word(bits64)
-            for i in range(count):
-                t = x[start + i] * lift * inverse
-                value[i] = t
-                t += half
-                q = np.int32(t)
-                q -= np.int32(np.float32(q) > t)
-                q += np.int32(uniform(i, k0, k1) < t - np.float32(q))
-                q = min(max(q, -short), np.int32(short + 1))
-                wrong[i] = np.float32(q) - t
-                code[i] = np.uint32(q + short)
-            step = 2.0 * np.float64(scale) if bits == 1 else np.float64(scale)
-            a, b = sums(value, wrong, count)
-            energy += a * step * step
-            error += b * step * step
-        if count == BLOCK:
-            pack_block(code, words, block * 16 * bits, bits)
-        else:
-            pack_tail(code, count, tail, bits)
+            for start in range(ahead, min(stop, count), BLOCK):
+                scale_S[start // BLOCK] = find_scale(x, start, bits, dithered)
+            if stop > count:
+                clear(scratch, BLOCK)
+                copy(x, count, scratch, 0, stop - count)
+                scale_S[count // BLOCK] = find_scale(scratch, 0, bits, dithered)
+        for start in range(ahead, stop, BLOCK):
+            block = start // BLOCK
+            scale = scale_S[block if fit else 0]
+            if np.isnan(scale):
+                return start + first_outside(x[start:]), 0.0, 0.0
+            if start < count and (scale == 0 or abs(scale) >= _SMALL):
+                a, b = encode_block(x, start, scale, bits, dithered, key_bits, block, words, block * size)
+            else:
+                a, b = encode_odd(x[start:], min(BLOCK, stop - start), scale, bits, dithered, key_bits, block, scratch)
+                packed = scratch[2 * BLOCK :].view(np.uint32)
+                if start < count:
+                    copy(packed, 0, words, block * size, size)
+                else:
+                    put_tail(packed, bits, stop - start, tail)
+            energy += a
+            error += b
     return -1, energy, error
 
 
-@kernel(types.void, FLOATS_IN, boolean, WORDS_IN, BYTES_IN, int64, float32, FLOATS_OUT)
-def add_grid(scale_S: F32, fit: bool, words: U32, tail: U8, bits: int, weight: np.float32, out: F32) -> None:
-    """``out += weight * Q(x)``: one rounded product of ``weight * scale`` and the level, then one addition."""
-    code = np.empty(BLOCK, np.uint32)
-    double = np.uint32(1 if bits == 1 else 0)
-    zero = np.int32(1 if bits == 1 else 2 ** (bits - 1) - 1)
-    for block in range((len(out) + BLOCK - 1) // BLOCK):
-        start = block * BLOCK
-        count = min(BLOCK, len(out) - start)
+@inlined
+def first_outside(x: F32) -> int:
+    """Index of the first coordinate that is NaN or at least `LIMIT` in magnitude."""
+    for i in range(len(x)):
+        if not abs(x[i]) < LIMIT:
+            return i
+    return -1
+
+
+@kernel(LARGEST, FLOATS_IN)
+def largest(x: F32) -> tuple[int, float]:
+    """The first coordinate that is not finite (or -1), and the largest magnitude."""
+    top = np.float32(0)
+    for i in range(len(x)):
+        if not abs(x[i]) < LIMIT:
+            return i, 0.0
+        top = max(top, abs(x[i]))
+    return -1, np.float64(top)
+
+
+@kernel(types.void, FLOATS_IN, boolean, WORDS_IN, BYTES_IN, int64, boolean, uint64, float32, FLOATS_OUT, SCRATCH)
+def add_grid(
+    scale_S: F32,
+    fit: bool,
+    words: U32,
+    tail: U8,
+    bits: int,
+    dithered: bool,
+    key_bits: np.uint64,
+    weight: np.float32,
+    out: F32,
+    scratch: F32,
+) -> None:
+    """``out += weight * Q(x)``."""
+    full = len(out) // BLOCK
+    for block in range(full):
         factor = weight * scale_S[block if fit else 0]
-        if count == BLOCK:
-            unpack_block(words, block * 16 * bits, bits, code)
-        else:
-            unpack_tail(tail, bits, code, count)
-        for i in range(count):
-            out[start + i] += factor * np.float32(np.int32(code[i] << double) - zero)
+        add_block(factor, words, block * LANES * bits, bits, dithered, key_bits, block, out, block * BLOCK)
+    count = len(out) - full * BLOCK
+    if count > 0:
+        padded, packed = scratch[:BLOCK], scratch[2 * BLOCK :].view(np.uint32)
+        copy(out, full * BLOCK, padded, 0, count)
+        get_tail(tail, bits, count, packed)
+        add_block(weight * scale_S[full if fit else 0], packed, 0, bits, dithered, key_bits, full, padded, 0)
+        copy(padded, 0, out, full * BLOCK, count)

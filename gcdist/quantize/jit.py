@@ -17,6 +17,9 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 from numba import types
 
+# Without numba's runtime there is no reference counting in inner loops, and no allocation: callers pass scratch arrays.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -25,8 +28,12 @@ BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True, aligned=False)
 BYTES_OUT = types.Array(types.uint8, 1, "C", aligned=False)
 WORDS_IN = types.Array(types.uint32, 1, "C", readonly=True, aligned=False)
 WORDS_OUT = types.Array(types.uint32, 1, "C", aligned=False)
+HALVES_IN = types.Array(types.uint16, 1, "C", readonly=True, aligned=False)
+HALVES_OUT = types.Array(types.uint16, 1, "C", aligned=False)
 FLOATS_IN = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
 FLOATS_OUT = types.Array(types.float32, 1, "C", aligned=False)
+SCRATCH = types.Array(types.float32, 1, "C")
+LARGEST = types.Tuple((types.int64, types.float64))  # type: ignore[no-untyped-call]
 # What an encoding returns: first bad coordinate or -1, |x|^2, |Q(x)-x|^2.
 ENCODED = types.Tuple((types.int64, types.float64, types.float64))  # type: ignore[no-untyped-call]
 
@@ -51,16 +58,15 @@ def kernel(*signature: object) -> Callable[[Callable[P, T]], Callable[P, T]]:
         @cache
         def compiled() -> Callable[P, T]:
             result, *arguments = signature
-            options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
             typed = cast(Any, result)(*arguments)
             config: Any = numba.config
             before = config.CACHE_DIR
             try:
                 config.CACHE_DIR = cache_folder()
-                return cast(Callable[P, T], numba.njit(typed, cache=True, **options)(function))
+                return cast(Callable[P, T], numba.njit(typed, cache=True, **_OPTIONS)(function))
             except (OSError, RuntimeError) as error:
                 _tell_once(str(error))
-                return cast(Callable[P, T], numba.njit(typed, **options)(function))
+                return cast(Callable[P, T], numba.njit(typed, **_OPTIONS)(function))
             finally:
                 config.CACHE_DIR = before
 
@@ -80,9 +86,4 @@ def _tell_once(reason: str) -> None:
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:
     """Mark a function that kernels call; it is compiled into each of them."""
-    return cast(Callable[P, T], numba.njit(nogil=True, error_model="numpy")(function))
-
-
-def reassociated(function: Callable[P, T]) -> Callable[P, T]:
-    """As `inlined`, for statistics only: sums may be taken in any order, so their last bits differ between machines."""
-    return cast(Callable[P, T], numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})(function))
+    return cast(Callable[P, T], numba.njit(**_OPTIONS, forceinline=True)(function))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import sqrt
 
 import numpy as np
 from scipy.special import ndtr
@@ -39,6 +40,20 @@ def grid_noise(bits: int, n: int) -> float:
     weight, scale = weight[kept] / weight[kept].sum(), scale[kept]
     top = short if bits == 1 else short + 1
     return float((n - 1) / n * np.dot(weight, [_rounding(s, -short * s, top * s, bits) for s in scale]))
+
+
+@cache
+def dither_noise(bits: int, n: int) -> float:
+    """Law of `dither`: ``E s^2/12`` with ``s = 2 max|x| / (2^b - 1)`` and ``P(max|x| <= t) = (2 Phi(t) - 1)^n``."""
+    edge = np.linspace(0, 9.0, 4001)
+    square = float(np.sum((1 - (2 * ndtr(edge) - 1) ** n) * 2 * edge) * (edge[1] - edge[0]))
+    return square / (3 * ((1 << bits) - 1) ** 2)
+
+
+@cache
+def qsgd_noise(levels: int, d: int) -> float:
+    """Law of `qsgd`: stochastic rounding of N(0,1) coordinates with scale ``sqrt(d)/levels``."""
+    return _rounding(sqrt(max(d, 1)) / levels, -9.0, 9.0, 2)
 
 
 def _rounding(scale: float, low: float, high: float, bits: int) -> float:

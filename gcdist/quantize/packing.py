@@ -7,18 +7,13 @@ is packed little-endian, coordinate after coordinate, and padded with zero bits 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
 from gcdist.quantize.jit import inlined
-from gcdist.types import U8
-
-U32: TypeAlias = NDArray[np.uint32]
+from gcdist.quantize.lanes import LANES, U32, Words, fill_words, load_words, store_words
+from gcdist.types import F32, U8
 
 BLOCK = 512
-_LANES = 16
 
 
 def packed_bytes(d: int, bits: int) -> int:
@@ -31,44 +26,47 @@ def packed_bytes(d: int, bits: int) -> int:
 
 
 @inlined
-def pack_block(code: U32, words: U32, at: int, bits: int) -> None:
-    """Pack ``code`` (512,) uint32 into ``words[at : at + 16 bits]``."""
-    for w in range(at, at + _LANES * bits):
-        words[w] = 0
-    for m in range(32):
-        word = at + ((m * bits) >> 5) * _LANES
-        shift = np.uint32((m * bits) & 31)
-        for j in range(_LANES):
-            words[word + j] |= np.uint32(code[m * _LANES + j] << shift)
-        if shift + bits > 32:
-            rest = np.uint32(np.uint32(32) - shift)
-            for j in range(_LANES):
-                words[word + _LANES + j] = np.uint32(code[m * _LANES + j] >> rest)
+def copy(source: F32 | U32, start: int, target: F32 | U32, at: int, count: int) -> None:
+    """``target[at : at + count] = source[start : start + count]``."""
+    for i in range(count):
+        target[at + i] = source[start + i]
 
 
 @inlined
-def unpack_block(words: U32, at: int, bits: int, code: U32) -> None:
-    """The inverse of `pack_block`."""
-    mask = np.uint32((1 << bits) - 1)
-    for m in range(32):
-        word = at + ((m * bits) >> 5) * _LANES
-        shift = np.uint32((m * bits) & 31)
-        if shift + bits > 32:
-            rest = np.uint32(np.uint32(32) - shift)
-            for j in range(_LANES):
-                both = np.uint32(words[word + j] >> shift) | np.uint32(words[word + _LANES + j] << rest)
-                code[m * _LANES + j] = np.uint32(both) & mask
-        else:
-            for j in range(_LANES):
-                code[m * _LANES + j] = np.uint32(words[word + j] >> shift) & mask
+def clear(target: F32 | U32, count: int) -> None:
+    """``target[:count] = 0``."""
+    for i in range(count):
+        target[i] = 0
 
 
 @inlined
-def pack_tail(code: U32, count: int, tail: U8, bits: int) -> None:
-    """Pack ``code[:count]`` into the bytes ``tail``."""
+def put(words: U32, at: int, m: int, bits: int, code: Words) -> None:
+    """Write the codes of coordinates ``16 m + j`` of the block at ``words[at:]``; m must rise from 0 to 31."""
+    place, shift = at + ((m * bits) >> 5) * LANES, (m * bits) & 31
+    if shift == 0:
+        store_words(words, place, code)
+        return
+    store_words(words, place, load_words(words, place) | (code << fill_words(np.uint32(shift))))
+    if shift + bits > 32:
+        store_words(words, place + LANES, code >> fill_words(np.uint32(32 - shift)))
+
+
+@inlined
+def get(words: U32, at: int, m: int, bits: int) -> Words:
+    """The codes that `put` wrote."""
+    place, shift = at + ((m * bits) >> 5) * LANES, (m * bits) & 31
+    code = load_words(words, place) >> fill_words(np.uint32(shift))
+    if shift + bits > 32:
+        code = code | (load_words(words, place + LANES) << fill_words(np.uint32(32 - shift)))
+    return code & fill_words(np.uint32((1 << bits) - 1))
+
+
+@inlined
+def put_tail(words: U32, bits: int, count: int, tail: U8) -> None:
+    """Repack the first ``count`` codes of the block ``words`` into the bytes ``tail``."""
     held, full, at = 0, 0, 0
     for i in range(count):
-        held |= int(code[i]) << full
+        held |= _one_code(words, i, bits) << full
         full += bits
         while full >= 8:
             tail[at] = np.uint8(held & 255)
@@ -80,18 +78,31 @@ def pack_tail(code: U32, count: int, tail: U8, bits: int) -> None:
 
 
 @inlined
-def unpack_tail(tail: U8, bits: int, code: U32, count: int) -> None:
-    """The inverse of `pack_tail`."""
+def get_tail(tail: U8, bits: int, count: int, words: U32) -> None:
+    """The inverse of `put_tail`: the block ``words``, with codes 0 after the first ``count``."""
+    clear(words, LANES * bits)
     held, full, at = 0, 0, 0
-    mask = (1 << bits) - 1
     for i in range(count):
         if full < bits:
             held |= int(tail[at]) << full
             full += 8
             at += 1
-        code[i] = np.uint32(held & mask)
+        code = held & ((1 << bits) - 1)
         held >>= bits
         full -= bits
+        place, shift = ((i // LANES * bits) >> 5) * LANES + i % LANES, (i // LANES * bits) & 31
+        words[place] |= np.uint32((code << shift) & 0xFFFFFFFF)
+        if shift + bits > 32:
+            words[place + LANES] |= np.uint32(code >> (32 - shift))
+
+
+@inlined
+def _one_code(words: U32, i: int, bits: int) -> int:
+    place, shift = ((i // LANES * bits) >> 5) * LANES + i % LANES, (i // LANES * bits) & 31
+    code = int(words[place]) >> shift
+    if shift + bits > 32:
+        code |= int(words[place + LANES]) << (32 - shift)
+    return code & ((1 << bits) - 1)
 
 
 def check_padding(tail: U8, count: int, bits: int) -> None:

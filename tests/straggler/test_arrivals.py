@@ -25,8 +25,8 @@ def seen(
     return Seen(row, worker, step, 1.0, seconds, censored, ready, cold)
 
 
-def counted(arrivals: int, misses: int, window: int, deadline: float = 1.0) -> Arrivals:
-    found = Arrivals(1, window)
+def counted(arrivals: int, misses: int, window: int, deadline: float = 1.0, prior_weight: float = 1e-9) -> Arrivals:
+    found = Arrivals(1, window, prior_weight=prior_weight)
     for step in range(arrivals + misses):
         late = step >= arrivals
         found.observe(seen(step, deadline if late else deadline / 2, censored=late))
@@ -53,7 +53,7 @@ def test_without_outcomes_it_is_the_prior() -> None:
 
 @pytest.mark.parametrize(("m", "q"), [(5, 0.3), (20, 0.2), (20, 0.9), (60, 0.05)])
 def test_weights_from_counts_are_nearly_unbiased(m: int, q: float) -> None:
-    # exact: over all counts A of arrivals in a full window; q is the true chance to arrive (math.md section 5)
+    # exact: over all counts A of arrivals, without a prior; q is the true chance to arrive (math.md section 5)
     mean = plug_in = 0.0
     for arrived in range(m + 1):
         chance = math.comb(m, arrived) * q**arrived * (1 - q) ** (m - arrived)
@@ -67,9 +67,11 @@ def test_weights_from_counts_are_nearly_unbiased(m: int, q: float) -> None:
     assert abs(mean - 1) < abs(plug_in - 1) or q**m > 0.01
 
 
-def test_the_prior_fades_as_the_window_fills() -> None:
-    assert counted(2, 2, window=100).miss(1.0, READY)[0] == pytest.approx((2 + 1.92 * 0.1) / (5 + 1.92))
-    assert counted(50, 50, window=100).miss(1.0, READY)[0] == pytest.approx(50 / 101)
+def test_the_prior_fades() -> None:
+    # 2 arrivals of 4, w = 4/6; 50 of 100, w = 4/102
+    assert counted(2, 2, window=200, prior_weight=2.0).miss(1.0, READY)[0] == pytest.approx((2 + 0.2 / 3) / (5 + 2 / 3))
+    p = counted(50, 50, window=200, prior_weight=2.0).miss(1.0, READY)[0]
+    assert p == pytest.approx((50 + 0.4 / 102) / (101 + 4 / 102))
 
 
 def test_p_is_never_0_or_1() -> None:
@@ -88,7 +90,7 @@ def test_it_is_kaplan_meier(outcomes: list[tuple[float, bool]], quarter: int, pr
     for step, (seconds, censored) in enumerate(outcomes):
         found.observe(seen(step, seconds, censored, worker=1))
     deadline = quarter / 4
-    m, w = len(outcomes), 2.0 * (1 - len(outcomes) / 40)
+    m, w = len(outcomes), 4.0 / (2.0 + len(outcomes))
     expected = reference(outcomes, deadline, at_zero=1 + w * (1 - prior_p), never=w * prior_p)
     expected = min(max(expected, 0.5 / (m + 1)), m / (m + 1))
     assert found.miss(deadline, np.ones(2, bool)) == pytest.approx([prior_p, expected])
@@ -160,7 +162,7 @@ def test_a_worker_that_is_not_ready_is_judged_by_such_rounds() -> None:
 
 
 def test_a_closing_just_short_of_the_deadline_is_a_miss() -> None:
-    found = Arrivals(1, window=10)
+    found = Arrivals(1, window=10, prior_weight=1e-9)
     for step in range(10):
         found.observe(seen(step, 0.3 * (1 - 1e-12), censored=True))
     assert found.miss(0.3, READY)[0] == pytest.approx(10 / 11)

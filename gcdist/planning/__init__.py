@@ -1,16 +1,32 @@
 """The only room that joins codes, noise laws and straggler statistics: Problem in, Plan out."""
 
+from gcdist.planning.convergence import Guarantee, advised_step
+from gcdist.planning.decoding import DecodingChoice, best_decoding, predictor_error
+from gcdist.planning.figures import PlanFigures, SchemeFigures, compare, plan_figures
 from gcdist.planning.planner import check_plan, check_problem, make_plan
 from gcdist.planning.report import PlanReport, WorkerReport, describe, noise_ratio, planned_noise, row_noise
+from gcdist.planning.schemes import SchemeError, known_error, scheme_error
 
 __all__ = [
+    "DecodingChoice",
+    "Guarantee",
+    "PlanFigures",
     "PlanReport",
+    "SchemeError",
+    "SchemeFigures",
     "WorkerReport",
+    "advised_step",
+    "best_decoding",
     "check_plan",
     "check_problem",
+    "compare",
     "describe",
+    "known_error",
     "make_plan",
     "noise_ratio",
+    "plan_figures",
     "planned_noise",
+    "predictor_error",
     "row_noise",
+    "scheme_error",
 ]

@@ -36,6 +36,16 @@ def row_gram(plan: Plan, Y_R: F64, zeta2: float) -> F64:
     return np.asarray(agree_RR / k**2 + zeta2 / (k * (k - 1)) * differ_RR, np.float64)
 
 
+def row_norms(plan: Plan, Y_R: F64, zeta2: float) -> F64:
+    """The diagonal of `row_gram`, ``E|v_i|^2`` (R,), without the matrix."""
+    k = plan.A_RK.shape[1]
+    norm_R = (Y_R / k) ** 2
+    if k > 1 and zeta2:
+        squares_R = np.asarray(plan.A_RK.power(2).sum(axis=1)).ravel()
+        norm_R = norm_R + zeta2 / (k * (k - 1)) * np.maximum(squares_R - Y_R**2 / k, 0.0)
+    return np.asarray(norm_R, np.float64)
+
+
 def predictor_error(plan: Plan, p_R: F64, omega_R: F64, v_RD: F64, m_D: F64) -> float:
     """``sum_i p_i/(1-p_i) |v_i - (Y_i/k) m|^2 + omega_i/(1-p_i) |v_i|^2`` for a predicted m, fixed before the step."""
     used = plan.weighted_R()

@@ -1,0 +1,160 @@
+"""The figures of `gcdist plan --json`, and the comparison of schemes at the same problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from gcdist.coding.bits import BitAllocation, allocate_bits
+from gcdist.coding.joint import Joint
+from gcdist.coding.loads import depends_on_load
+from gcdist.coding.registry import WAITING, code_names, get_code
+from gcdist.planning.planner import make_plan
+from gcdist.planning.report import PlanReport, describe, finite
+from gcdist.planning.schemes import known_error, scheme_error
+from gcdist.types import GradientCode, Plan, Problem
+
+DRAWS, SEED = 2000, 0  # of the Monte Carlo where no formula is known
+
+
+class WorkerFigures(TypedDict):
+    """One worker; ``noise`` is None without bits."""
+
+    p: float
+    bits: int
+    noise: float | None
+    row_sum: float
+    load: int
+
+
+class PlanFigures(TypedDict):
+    """What `gcdist plan --json` prints; None stands for infinite.
+
+    ``F`` is that of inverse weights on this plan, ``F_upper`` is certified for every plan at these p, bits and caps
+    (where p depends on the load, row sums are free in the bound but not in the plan: part of the gap cannot be closed).
+    ``noise_ratio`` is the scheme's own E|ghat - g|^2/|g|^2 for partitions that agree: 1/F for inverse weights.
+    """
+
+    scheme: str
+    solver: str
+    n: int
+    k: int
+    F: float | None
+    F_upper: float | None
+    gap: float | None
+    noise_ratio: float | None
+    redundancy: float
+    nonzeros: int
+    bits_used: int
+    workers: list[WorkerFigures]
+
+
+class SchemeFigures(TypedDict):
+    """One line of the comparison; ``note`` says why a scheme has no figure, or what its figure leaves out."""
+
+    scheme: str
+    noise_ratio: float | None
+    standard_error: float  # 0: by formula
+    mean: float | None  # E ghat along g for partitions that agree: below or above 1 is bias
+    redundancy: float | None
+    largest_load: int | None
+    bits_used: int | None
+    waits: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A plan with everything that is printed of it."""
+
+    code: GradientCode
+    plan: Plan
+    report: PlanReport
+    bits: BitAllocation
+    figures: PlanFigures
+
+
+def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> Planned:
+    """Plan and figures; ``solver`` must be the code's own, so that the certificate is of the same solution."""
+    plan = make_plan(code, problem, 0)
+    report = describe(plan, problem)
+    bits = allocate_bits(plan.p_R, problem.noise, problem.bits_total, problem.bits_cap_N, solver)
+    ratio = known_error(code, plan, problem, 0.0)
+    if ratio is None and not code.shifted:
+        ratio = scheme_error(code, plan, problem, 0.0, DRAWS, SEED).ratio
+    F = report["F"] if report["F"] is not None else (np.inf if report["noise_ratio"] == 0 else 0.0)
+    upper = max(bits.F_upper, F)
+    workers = [
+        WorkerFigures(p=w["p"], bits=w["bits"], noise=w["noise"], row_sum=w["row_sum"], load=w["load"])
+        for w in report["workers"]
+    ]
+    figures = PlanFigures(
+        scheme=code.name,
+        solver=_solver(code, problem, bits),
+        n=problem.n,
+        k=problem.k,
+        F=finite(F),
+        F_upper=finite(upper),
+        gap=0.0 if np.isinf(F) else finite(upper - F),
+        noise_ratio=None if ratio is None else finite(ratio),
+        redundancy=report["redundancy"],
+        nonzeros=report["nonzeros"],
+        bits_used=report["bits_used"],
+        workers=workers,
+    )
+    return Planned(code, plan, report, bits, figures)
+
+
+def _solver(code: GradientCode, problem: Problem, bits: BitAllocation) -> str:
+    """How the plan's bits were found: with the loads, by `allocate_bits`, or as an equal split."""
+    if not isinstance(code, Joint):
+        return "equal"
+    with_loads = code.allocation == "chain" and problem.holds_NK is None and depends_on_load(problem)
+    return "loads" if with_loads else bits.solver
+
+
+def compare(problem: Problem, allocation: str, solver: str, zeta2: float) -> list[SchemeFigures]:
+    """Every scheme with the same bits and about the load of `joint` on this allocation, best first."""
+    own = make_plan(get_code("joint", allocation=allocation, solver=solver), problem, 0)
+    r = max(2, round(own.A_RK.nnz / problem.k))
+    options: dict[str, dict[str, object]] = {
+        "frc": {"s": r - 1},
+        "cyclic": {"s": r - 1},
+        "osgc": {"allocation": allocation},
+        **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised")},
+        **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
+    }
+    found = [_line(name, options.get(name, {}), problem, zeta2) for name in code_names()]
+    return sorted(found, key=lambda line: (line["noise_ratio"] is None, line["noise_ratio"] or 0.0))
+
+
+def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float) -> SchemeFigures:
+    waits = name in WAITING
+    line = SchemeFigures(
+        scheme=name, noise_ratio=None, standard_error=0.0, mean=None, redundancy=None, largest_load=None, bits_used=None,
+        waits=waits, note="",
+    )  # fmt: skip
+    try:
+        code = get_code(name, **options)
+        plan = make_plan(code, problem, 0)
+    except ValueError as error:
+        line["note"] = str(error)
+        return line
+    report = describe(plan, problem)
+    line["redundancy"], line["largest_load"] = report["redundancy"], report["largest_load"]
+    line["bits_used"] = report["bits_used"]
+    if code.shifted:
+        line["note"] = "stale: its error depends on how far gradients have moved"
+        return line
+    if waits:
+        line["note"] = "waits until it can decode: stragglers cost time, not noise"
+    ratio = known_error(code, plan, problem, zeta2)
+    if ratio is not None:
+        line["noise_ratio"], line["mean"] = finite(ratio), 1.0
+        return line
+    seen = scheme_error(code, plan, problem, zeta2, DRAWS, SEED)
+    line["noise_ratio"], line["mean"] = finite(seen.ratio), seen.mean
+    line["standard_error"] = seen.error if seen.error > 1e-9 * seen.ratio else 0.0
+    return line

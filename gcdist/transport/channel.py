@@ -2,6 +2,7 @@
 
 Measured facts it is built on: a point-to-point operation ends only through ``wait``; a wait that expires closes the whole
 pair, at both ends; ``abort`` and ``shutdown`` wake nobody; an operation dropped before it ended can wedge the pair.
+The group's own send and recv are used: up to torch 2.6 isend and irecv want a group that init_process_group knows.
 """
 
 from __future__ import annotations
@@ -129,14 +130,14 @@ class Channel:
     def send(self, tensor: torch.Tensor, tag: int) -> Pending:
         """Begin to send; the tensor must not change until done."""
         try:
-            return Pending(dist.isend(tensor, group=self._group, group_dst=self._peer, tag=tag), tensor)
+            return Pending(self._group.send([tensor], self._peer, tag), tensor)
         except RuntimeError as error:
             raise ChannelError(one_line(error)) from None
 
     def receive(self, tensor: torch.Tensor, tag: int) -> Pending:
         """Begin to receive. A message larger than the tensor would abort the process: know its size."""
         try:
-            return Pending(dist.irecv(tensor, group=self._group, group_src=self._peer, tag=tag), tensor)
+            return Pending(self._group.recv([tensor], self._peer, tag), tensor)
         except RuntimeError as error:
             raise ChannelError(one_line(error)) from None
 

@@ -31,6 +31,7 @@ from gcdist.transport.framing import (
 )
 from gcdist.transport.link import GlooLink, LinkSettings
 from gcdist.transport.store import JoinError, StoreSource
+from gcdist.transport.threads import ends_with_process, spawn
 from gcdist.types import U8
 
 POLL_SECONDS = 0.05
@@ -164,13 +165,17 @@ class Acceptor:
             self._master = int(store.add(self._keys + "master", 1))
         except RuntimeError as error:
             raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
-        self._thread = threading.Thread(target=self._accept, args=(store,), name="gcdist-accept", daemon=True)
-        self._thread.start()
+        ends_with_process(self)
+        self._thread = spawn("accept", self._accept, store)
 
     def close(self) -> None:
         """Take no more tickets; links already built stay."""
         self._closed.set()
         self._thread.join()
+
+    def abandon(self) -> None:
+        """Take no more tickets, without waiting."""
+        self._closed.set()
 
     def _accept(self, store: Any) -> None:
         while not self._closed.wait(POLL_SECONDS):
@@ -184,8 +189,7 @@ class Acceptor:
                 continue
             while self._served < newest and self._places.acquire(timeout=POLL_SECONDS) and not self._closed.is_set():
                 self._served += 1
-                name = f"gcdist-join-{self._served}"
-                threading.Thread(target=self._build, args=(self._served,), name=name, daemon=True).start()
+                spawn(f"join-{self._served}", self._build, self._served)
 
     def _build(self, ticket: int) -> None:
         seconds = self._settings.connect_timeout

@@ -43,6 +43,7 @@ from gcdist.transport.framing import (
     fault,
     inline_frame,
 )
+from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.transport.watch import watch
 from gcdist.types import U8
 
@@ -120,7 +121,7 @@ class GlooLink:
         self._dead = False  # the pair is gone
         self._sever_at = float("inf")
         self._running = 0
-        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
         self._bodies: SimpleQueue[Header | None] = SimpleQueue()
         self._body_done = threading.Event()
         self._body_done.set()
@@ -155,9 +156,8 @@ class GlooLink:
         loops = {"read": self._read, "body": self._receive_bodies, "send": self._send_all}
         self._running = len(loops)
         watch.add(self)
-        for what, loop in loops.items():
-            name = f"gcdist-{self.name}-{what}"
-            threading.Thread(target=self._thread, args=(loop,), name=name, daemon=True).start()
+        ends_with_process(self)
+        self._threads = [spawn(f"{self.name}-{what}", self._thread, loop) for what, loop in loops.items()]
 
     def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
         """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
@@ -198,7 +198,7 @@ class GlooLink:
 
     def join(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
-        return self._ended.wait(timeout)
+        return join_all(self._threads, timeout)
 
     def abandon(self) -> None:
         """End the link without a goodbye."""
@@ -234,10 +234,9 @@ class GlooLink:
             self._finish(f"failed at this end: {one_line(error)}")
             raise
         finally:
-            for pending in ahead:  # none may be dropped before its end; the pair closes, so they end
+            while ahead:  # none may be dropped before its end; the pair closes, so they end
                 with suppress(ChannelError):
-                    pending.wait(self.settings.piece_timeout)
-            ahead.clear()
+                    ahead.popleft().wait(self.settings.piece_timeout)
             del channel
             with self._wake:
                 self._running -= 1
@@ -245,7 +244,6 @@ class GlooLink:
             if last:
                 self._channel = None  # frees the descriptor
                 watch.remove(self)
-                self._ended.set()
 
     def _tell(self, event: Event) -> None:
         with self._telling:

@@ -99,14 +99,17 @@ def open_store(host: str, port: int, *, serve: bool, timeout: float = 30.0) -> S
         listener.bind(address)
         listener.listen(1024)
         port = listener.getsockname()[1]
-        server = dist.TCPStore(
-            host,
-            port,
-            is_master=True,
-            timeout=timedelta(seconds=timeout),
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-        )
+        limit = timedelta(seconds=timeout)
+        options = {
+            "is_master": True,
+            "timeout": limit,
+            "wait_for_workers": False,
+            "master_listen_fd": listener.detach(),
+        }
+        try:
+            server = dist.TCPStore(host, port, **options)
+        except NotImplementedError:  # torch 2.6: only its older server takes a listening socket
+            server = dist.TCPStore(host, port, use_libuv=False, **options)
     except (OSError, RuntimeError) as error:
         if listener is not None:
             listener.close()

@@ -5,10 +5,11 @@ A gloo wait cannot be used for it: an expired wait closes the pair, and a large 
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from typing import Protocol
+
+from gcdist.transport.threads import spawn
 
 _LATE = 0.25  # s; waking this much late means that this very process was stopped or busy
 
@@ -18,14 +19,6 @@ class Watched(Protocol):
 
     def judge(self, now: float) -> float:
         """Act on what is due at ``now``; return when to look again."""
-        ...
-
-    def abandon(self) -> None:
-        """The process is ending."""
-        ...
-
-    def join(self, timeout: float) -> bool:
-        """Wait for the end of all threads."""
         ...
 
 
@@ -43,8 +36,7 @@ class _Watch:
         with self._changed:
             self._watched.add(item)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gcdist-watch", daemon=True)
-                self._thread.start()
+                self._thread = spawn("watch", self._run)
             self._stir()
 
     def remove(self, item: Watched) -> None:
@@ -77,16 +69,5 @@ class _Watch:
             if time.monotonic() > due + _LATE:
                 time.sleep(_LATE)  # let the receiving threads say what came meanwhile before anyone is judged
 
-    def abandon(self) -> None:
-        """At the end of the process: close all pairs, or threads blocked in gloo meet a dying interpreter."""
-        with self._changed:
-            items = list(self._watched)
-        for item in items:
-            item.abandon()
-        until = time.monotonic() + 2.0
-        for item in items:
-            item.join(max(0.0, until - time.monotonic()))
-
 
 watch = _Watch()
-atexit.register(watch.abandon)

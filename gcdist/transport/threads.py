@@ -1,0 +1,56 @@
+"""The transport's threads, and their end with the process.
+
+A thread that is inside torch when the interpreter is taken down aborts the process: all are told and joined before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+from weakref import WeakSet
+
+_EXIT_SECONDS = 2.0
+
+
+class Ends(Protocol):
+    """Something whose threads can be told to end."""
+
+    def abandon(self) -> None:
+        """End now, without manners; must not block for long."""
+        ...
+
+
+_threads: WeakSet[threading.Thread] = WeakSet()
+_running: WeakSet[Ends] = WeakSet()
+
+
+def spawn(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
+    """Start a thread of the transport."""
+    thread = threading.Thread(target=target, args=arguments, name=f"gcdist-{name}", daemon=True)
+    _threads.add(thread)
+    thread.start()
+    return thread
+
+
+def ends_with_process(item: Ends) -> None:
+    """Have ``item`` told when the process ends."""
+    _running.add(item)
+
+
+def join_all(threads: list[threading.Thread], timeout: float) -> bool:
+    """Wait for ``threads`` (the calling one excepted), ``timeout`` seconds in all; whether they have ended."""
+    until = time.monotonic() + timeout
+    others = [thread for thread in threads if thread is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, until - time.monotonic()))
+    return not any(thread.is_alive() for thread in others)
+
+
+@atexit.register
+def _end_all() -> None:
+    for item in list(_running):
+        item.abandon()
+    join_all(list(_threads), _EXIT_SECONDS)

@@ -1,4 +1,4 @@
-"""What `osgc` and `joint` share: data allocation for given row costs, sign check, and the three decodings."""
+"""What `osgc` and `joint` share: data allocation for given row costs, and the three decodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scipy.sparse import csr_array
 from gcdist.coding import selfnorm
 from gcdist.coding.allocations import allocate, check_allocation, fitted, masses
 from gcdist.coding.decoders import Predicting, SelfNormalised, Summing, inverse_weights
-from gcdist.coding.errors import spectral_ratio
 from gcdist.coding.flow import held_row_sums
 from gcdist.coding.loads import depends_on_load
 from gcdist.coding.names import unknown
@@ -78,17 +77,10 @@ class Structured:
         return self._weights[key]
 
     def _allocated(self, problem: Problem, p_N: F64, omega_N: F64) -> tuple[csr_array, Mask]:
-        """(alpha, covered_K) with the row sums that are optimal at ``p_N``; refuses signs that amplify."""
+        """(alpha, covered_K) with the row sums that are optimal at ``p_N``."""
         cost_N = row_costs(p_N, omega_N)
         Y_N = row_sums(cost_N, float(problem.k))
-        A_NK, covered_K = allocate(self.allocation, Y_N, np.where(Y_N > 0, cost_N, np.inf), problem)
-        if not self.allow_negative and np.any(A_NK.data < 0):
-            ratio = spectral_ratio(A_NK, cost_N)
-            raise ValueError(
-                f"allocation {self.allocation} has a coefficient of {A_NK.data.min():.3g}: differing partitions can add "
-                f"{ratio:.3g} times the noise of non-negative ones; allow_negative accepts that"
-            )
-        return A_NK, covered_K
+        return allocate(self.allocation, Y_N, np.where(Y_N > 0, cost_N, np.inf), problem)
 
     def _uses_loads(self, problem: Problem) -> bool:
         """Whether p is taken at each design's loads."""

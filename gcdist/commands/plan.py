@@ -201,6 +201,10 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
     print(
         f"redundancy {figures['redundancy']:.3g}, {figures['nonzeros']} coefficients, largest load {report['largest_load']}"
     )
+    print(f"least coefficient {_number(report['smallest_coefficient'])}, worst case over |g_j| <= C: ", end="")
+    print(
+        f"{_number(report['worst_ratio'])} C^2 k^2, lambda_max(M) F/k {_number(report['spectral_ratio'], 'not computed')}"
+    )
     print(f"bits used {figures['bits_used']} of {problem.bits_total:g}")
     if hasattr(planned.code, "decoding") and problem.n <= _ADVISE:
         choice = best_decoding(planned.plan, problem, zeta2)

@@ -85,6 +85,8 @@ def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> 
     if ratio is None and not code.shifted:
         ratio = scheme_error(code, plan, problem, 0.0, DRAWS, SEED).ratio
     F = report["F"] if report["F"] is not None else (np.inf if report["noise_ratio"] == 0 else 0.0)
+    if np.isclose(F, bits.F, rtol=1e-12, atol=0.0):
+        F = bits.F  # the same sum in another order
     upper = max(bits.F_upper, F)
     workers = [
         WorkerFigures(p=w["p"], bits=w["bits"], noise=w["noise"], row_sum=w["row_sum"], load=w["load"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gcdist.coding.errors import spectral_ratio
+from gcdist.coding.optimal import row_costs
+from gcdist.planning.report import row_noise
 from gcdist.types import F64, GradientCode, Plan, Problem
 
 COLUMN_TOLERANCE = 1e-9
@@ -12,7 +15,8 @@ COLUMN_TOLERANCE = 1e-9
 def make_plan(code: GradientCode, problem: Problem, plan_id: int) -> Plan:
     """The plan of ``code`` for ``problem``, validated; ValueError if it breaks an invariant.
 
-    Covered columns sum to 1 for unbiased codes; negative coefficients only from codes that say ``allow_negative``.
+    Covered columns sum to 1 for unbiased codes; signs that amplify (``lambda_max(M) F/k > 1``) only from
+    codes that say ``allow_negative``.
     """
     check_problem(problem)
     plan = code.design(problem, plan_id)
@@ -50,9 +54,12 @@ def check_plan(plan: Plan, problem: Problem, *, unbiased: bool, allow_negative: 
     if not np.all(np.isfinite(A_RK.data)):
         raise ValueError(f"plan {plan.plan_id}: coefficients are not finite")
     if not allow_negative and np.any(A_RK.data < 0):
-        raise ValueError(
-            f"plan {plan.plan_id}: coefficient {A_RK.data.min():g} is negative, which amplifies differences"
-        )
+        ratio = spectral_ratio(A_RK, row_costs(plan.p_R, row_noise(plan, problem)))
+        if ratio > 1 + 1e-9:
+            raise ValueError(
+                f"plan {plan.plan_id}: its signs (least coefficient {A_RK.data.min():.3g}) let differing partitions add "
+                f"{ratio:.3g} times the noise that non-negative ones can; allow_negative accepts that"
+            )
     if unbiased:
         sums_K = column_sums(plan)
         wrong = np.flatnonzero(plan.covered_K & (np.abs(sums_K - 1) > COLUMN_TOLERANCE))

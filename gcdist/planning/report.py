@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TypedDict
 
 import numpy as np
+from scipy.sparse import csr_array, diags_array
 
+from gcdist.coding.errors import spectral_ratio, worst_error
 from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, Plan, Problem
+
+_SPECTRAL = 2000  # rows or partitions up to which lambda_max is computed
 
 
 class WorkerReport(TypedDict):
@@ -34,6 +38,9 @@ class PlanReport(TypedDict):
     nonzeros: int
     bits_used: int
     largest_load: int
+    smallest_coefficient: float | None
+    spectral_ratio: float | None  # lambda_max(M) F/k: above 1, signs amplify differences; None: too large to compute
+    worst_ratio: float | None  # bound of the error over C^2 k^2 for |g_j| <= C C_j
     uncovered: list[int]
     workers: list[WorkerReport]
 
@@ -67,6 +74,11 @@ def noise_ratio(plan: Plan, problem: Problem) -> float:
 def describe(plan: Plan, problem: Problem) -> PlanReport:
     """All figures of a plan, ready for JSON."""
     load_R = np.diff(plan.A_RK.indptr)
+    weighted = csr_array(diags_array(plan.weighted_R().astype(np.float64)) @ plan.A_RK)
+    weighted.eliminate_zeros()
+    mass_K = problem.size_K * (problem.k / problem.size_K.sum())
+    cost_R = row_costs(plan.p_R, row_noise(plan, problem))
+    exact = plan.rows <= _SPECTRAL or problem.k <= _SPECTRAL
     noise_R, Y_R, ratio = row_noise(plan, problem), row_masses(plan, problem), noise_ratio(plan, problem)
     workers = [
         WorkerReport(
@@ -90,6 +102,9 @@ def describe(plan: Plan, problem: Problem) -> PlanReport:
         nonzeros=int(plan.A_RK.nnz),
         bits_used=int(plan.bits_RS.max(axis=1, initial=0).astype(np.int64).sum()),
         largest_load=int(load_R.max(initial=0)),
+        smallest_coefficient=finite(weighted.data.min()) if weighted.nnz else None,
+        spectral_ratio=finite(spectral_ratio(weighted, cost_R)) if exact else None,
+        worst_ratio=finite(worst_error(weighted, cost_R, mass_K) / problem.k**2),
         uncovered=np.flatnonzero(~plan.covered_K).tolist(),
         workers=workers,
     )

@@ -110,7 +110,7 @@ def test_papers_chain_is_two_diagonals_and_signed() -> None:
 def test_signed_allocations_are_refused_unless_asked() -> None:
     p = np.array([0.1, 0.5, 0.3, 0.7])
     for name in ("star", "papers-chain"):
-        with pytest.raises(ValueError, match=r"coefficient of -.* differing partitions"):
+        with pytest.raises(ValueError, match=r"least coefficient -.* differing partitions"):
             make_plan(get_code("osgc", allocation=name), problem(p, 4), 0)
         plan = make_plan(get_code("osgc", allocation=name, allow_negative=True), problem(p, 4), 0)
         cost = row_costs(p)
@@ -180,6 +180,16 @@ def test_spread_error_is_the_mean_over_labellings() -> None:
     deviation = float(np.square(g - total / 5).sum(axis=1).mean())
     aligned = float(total @ total) * float(cost @ (np.asarray(alpha.sum(axis=1)).ravel() / 5) ** 2)
     assert aligned + spread_error(alpha, cost, deviation) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3, 6])
+def test_uniform_rows_add_what_section_4_says(r: int) -> None:
+    n = k = 6
+    p, zeta2 = np.full(n, 0.4), 3.0
+    cost = row_costs(p)
+    support = np.array([[(j - i) % n < r for j in range(k)] for i in range(n)], np.float64) / r
+    expected = zeta2 / total_gain(cost) * (n / r - 1) / (k - 1)
+    assert spread_error(csr_array(support), cost, zeta2 / k**2) == pytest.approx(expected, abs=1e-15)
 
 
 def test_full_is_best_for_every_gram_matrix_and_coefficients_match_a_solver() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from gcdist.coding.optimal import row_costs, row_sums, total_gain
+from gcdist.coding.optimal import dependent_row_sums, row_costs, row_sums, total_gain, weight_from_counts
 
 
 def test_closed_form_equals_a_numerical_optimiser() -> None:
@@ -47,3 +49,37 @@ def test_equal_p_shares_equally_and_one_worker_takes_all() -> None:
 def test_nobody_usable_is_an_error() -> None:
     with pytest.raises(ValueError, match="no worker is usable"):
         row_sums(row_costs(np.ones(3)), 3.0)
+
+
+def test_dependent_arrivals_against_the_closed_form_and_an_optimiser() -> None:
+    rng = np.random.default_rng(1)
+    signs = set()
+    for _ in range(20):
+        n = int(rng.integers(2, 6))
+        x = rng.normal(size=(n, n + 1))
+        C = x @ x.T + 0.1 * np.eye(n)
+        Y, F = dependent_row_sums(C, 4.0)
+        free = np.linalg.solve(C, np.ones(n))
+        signs.add(bool(np.all(free >= 0)))
+        if np.all(free >= 0):
+            np.testing.assert_allclose(Y, 4 * free / free.sum(), atol=1e-9)
+            assert pytest.approx(free.sum()) == F
+        found = minimize(
+            lambda y, C=C: float(y @ C @ y),
+            np.full(n, 4 / n),
+            jac=lambda y, C=C: 2 * C @ y,
+            bounds=[(0, None)] * n,
+            constraints={"type": "eq", "fun": lambda y: y.sum() - 4},
+            method="SLSQP",
+            options={"ftol": 1e-15},
+        )
+        assert pytest.approx(found.fun, rel=1e-7) == Y @ C @ Y
+    assert signs == {True, False}
+
+
+def test_weights_from_counts() -> None:
+    p, m = 0.8, 20
+    mean = sum(comb(m, a) * (1 - p) ** a * p ** (m - a) * weight_from_counts(a, m) for a in range(m + 1))
+    assert mean * (1 - p) == pytest.approx(1 - p ** (m + 1))
+    with pytest.raises(ValueError, match="5 arrivals in 4 rounds"):
+        weight_from_counts(5, 4)

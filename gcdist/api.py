@@ -15,6 +15,7 @@ from gcdist.runtime.driver import Say
 from gcdist.runtime.real import real_master, serve
 from gcdist.runtime.session import Session
 from gcdist.runtime.simulator import simulated
+from gcdist.runtime.warm import warm_kernels
 from gcdist.tasks import Task
 from gcdist.transport import JoinError, StoreSource
 
@@ -71,6 +72,7 @@ def connect(
     if world < 2:
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     session = Session.build(task, config, world - 1, own=rank > 0)
+    warm_kernels(session.quantizer)
     try:
         source = StoreSource.from_env()
         if rank > 0:

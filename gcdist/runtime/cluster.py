@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gcdist.config import ConfigError, dump_config
-from gcdist.observe import RunFolder, Summary, Trace, WorkerArrivals
+from gcdist.observe import RunFolder, Summary, WorkerArrivals
 from gcdist.planning import PlanReport
 from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observed, noise_planned
 from gcdist.runtime.driver import MasterDriver, RoundResult
@@ -112,7 +112,6 @@ class Cluster:
         self._scheme = session.scheme(self._planned)
         self._omega = noise_by_bits(session.quantizer, session.state.layout.d)
         self._on_close = on_close
-        self._trace = Trace(folder.path / "trace.json")
         self._began: float | None = None
         self._step_seconds = 0.0
         self._next = 0
@@ -154,7 +153,7 @@ class Cluster:
         self._write(info)
         in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
         missing = tuple(seen.worker + 1 for seen in result.seen if seen.step == number and seen.censored)
-        self._trace.step(number, info.seconds - result.seconds, result.seconds, in_time, missing)
+        self.folder.trace.step(number, info.seconds - result.seconds, result.seconds, in_time, missing)
         return info
 
     def check_waiting(self, steps: int, on_step: Callable[[int], None] | None = None) -> tuple[float, float] | None:
@@ -219,7 +218,6 @@ class Cluster:
         if self._on_close is not None:
             self._on_close()
         self.folder.close()
-        self._trace.close()
 
     def __enter__(self) -> Cluster:
         return self

@@ -159,3 +159,7 @@ class RowMaker:
     def shift_of(self, row: int) -> F32 | None:
         """h_row (d,), or None while it is zero; for tests."""
         return self._h.get(row)
+
+    def awaits_verdict(self, row: int) -> bool:
+        """Whether a sent message of this row has neither been committed nor discarded; for tests."""
+        return row in self._pending

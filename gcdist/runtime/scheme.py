@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gcdist.planning import PlanReport
 from gcdist.runtime.plans import PlanMaker
-from gcdist.straggler import ArrivalRule
+from gcdist.straggler import ArrivalRule, WaitForAll
 from gcdist.types import GradientCode, Mask, Plan
 
 
@@ -35,7 +35,7 @@ class Scheme:
     def plan_for(self, live_N: Mask) -> Plan:
         """The plan of the next step, given who is live; ValueError if there is none."""
         warming = self.rule.warming
-        due = self._age >= self.replan_every and not self.rule.waits
+        due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
         if self._plan is None or self.outdated or due or warming != self._warm:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))

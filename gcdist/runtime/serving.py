@@ -204,7 +204,7 @@ class WorkerDriver:
 
     def _text(self, error: Exception) -> str:
         text = str(error) if isinstance(error, UserCodeError) else "".join(traceback.format_exception_only(error))
-        return f"worker {self.worker}: {text.strip()}"
+        return f"worker {self.worker + 1}: {text.strip()}"
 
 
 def _encoded(at: float, step: int, row: int, body: Message) -> EncodedRow:

@@ -84,7 +84,9 @@ def estimates(settings: gcdist.Config, folder: Path, change: Callable[[Session],
         for step in cluster.steps(ROUNDS):
             step.backward()
             grads = [p.grad for p in session.task.model.parameters()]
-            flat = [torch.zeros_like(p) if g is None else g for p, g in zip(session.state.parameters, grads, strict=True)]
+            flat = [
+                torch.zeros_like(p) if g is None else g for p, g in zip(session.state.parameters, grads, strict=True)
+            ]
             rows.append(torch.cat([f.reshape(-1) for f in flat]).double().numpy().copy())
     return np.stack(rows)
 
@@ -212,5 +214,3 @@ def test_wrong_arrival_rates_are_seen(tmp_path: Path) -> None:
             step.backward()
         assert np.abs(cluster.arrivals.sigmas()).argmax() == 3
         assert np.abs(cluster.arrivals.sigmas()).max() > 4
-
-

@@ -1,0 +1,97 @@
+"""Real processes for tests: one master and n workers of one script, ended by process id whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tests share two cores with the processes they start
+
+
+@dataclass
+class Cluster:
+    """The processes of one run, by rank; their output is in one file each."""
+
+    folder: Path
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def output(self, rank: int) -> str:
+        return (self.folder / f"out{rank}").read_text()
+
+    def wait(self, seconds: float, ranks: list[int] | None = None) -> list[int]:
+        """Exit codes; fails with everybody's output if somebody takes longer."""
+        until = time.monotonic() + seconds
+        wanted = range(len(self.processes)) if ranks is None else ranks
+        codes = []
+        for rank in wanted:
+            try:
+                codes.append(self.processes[rank].wait(max(0.1, until - time.monotonic())))
+            except subprocess.TimeoutExpired:
+                outputs = "\n".join(f"--- rank {r}\n{self.output(r)}" for r in range(len(self.processes)))
+                pytest.fail(f"rank {rank} still runs after {seconds} s\n{outputs}")
+        return codes
+
+    def wait_for(self, text: str, rank: int, seconds: float) -> None:
+        """Wait until a process has printed ``text``."""
+        until = time.monotonic() + seconds
+        while text not in self.output(rank):
+            if time.monotonic() > until or self.processes[rank].poll() is not None:
+                pytest.fail(f"rank {rank} never printed {text!r}:\n{self.output(rank)}")
+            time.sleep(0.05)
+
+    def end(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Start = Callable[..., Cluster]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """``start(["script.py", "argument"], ranks=5)`` starts the processes as a launcher would."""
+    running: list[Cluster] = []
+
+    def go(arguments: list[str], ranks: int, env: dict[str, str] | None = None) -> Cluster:
+        folder = tmp_path / f"processes{len(running)}"
+        folder.mkdir()
+        cluster = Cluster(folder)
+        running.append(cluster)
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+        limits = {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        for rank in range(ranks):
+            with (folder / f"out{rank}").open("wb") as out:
+                cluster.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, *arguments],
+                        stdout=out,
+                        stderr=subprocess.STDOUT,
+                        stdin=subprocess.DEVNULL,
+                        env={**os.environ, **place, **limits, **(env or {}), "RANK": str(rank)},
+                        cwd=tmp_path,
+                    )
+                )
+        return cluster
+
+    yield go
+    for cluster in running:
+        cluster.end()

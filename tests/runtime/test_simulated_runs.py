@@ -1,0 +1,171 @@
+"""Runs on the virtual clock: every code learns, equal seeds give equal runs, losses and re-joins are survived."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gcdist
+from gcdist.observe import RunFolder
+from gcdist.runtime.cluster import Cluster, StepInfo
+from gcdist.runtime.session import Session
+from gcdist.runtime.simulator import Network, simulated
+from gcdist.tasks import digits
+
+
+def config(out: Path, scheme: str = "osgc", **more: object) -> gcdist.Config:
+    settings: dict[str, object] = {
+        "out": out,
+        "cluster": {"workers": 4, "join_timeout": 30.0},
+        "code": {"scheme": scheme},
+        "inject": {"model": "shifted-exponential", "shift": 0.2, "mean": (0.05, 0.1, 0.2, 0.5)},
+        "straggler": {"deadline": 0.5},
+    }
+    return gcdist.Config(**{**settings, **more})
+
+
+def train(cluster: Cluster, steps: int, lr: float = 0.1) -> list[StepInfo]:
+    optimizer = torch.optim.SGD(cluster.session.task.model.parameters(), lr=lr, momentum=0.8)
+    infos = []
+    for step in cluster.steps(steps):
+        infos.append(step.backward())
+        optimizer.step()
+    return infos
+
+
+def quiet(kind: str, text: str) -> None:
+    """The log is not wanted."""
+
+
+@pytest.mark.parametrize("scheme", ["osgc", "sync", "memory", "ignore-rescaled"])
+def test_every_code_learns(tmp_path: Path, scheme: str) -> None:
+    task = digits.build(model="mlp")
+    with gcdist.simulate(task, config(tmp_path, scheme), say=quiet) as cluster:
+        infos = train(cluster, 40)
+    assert infos[0].loss is not None
+    assert infos[-1].loss is not None
+    assert infos[-1].loss < 0.5 * infos[0].loss
+    assert task.evaluate is not None
+    assert task.evaluate(task.model)["test_accuracy"] > 0.85
+
+
+def test_equal_seeds_give_equal_runs(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        with gcdist.simulate(digits.build(model="mlp"), config(tmp_path, name=name), say=quiet) as cluster:
+            runs.append(train(cluster, 12))
+    assert runs[0] == runs[1]
+
+
+def test_steps_end_by_their_deadline(tmp_path: Path) -> None:
+    with gcdist.simulate(digits.build(model="mlp"), config(tmp_path), say=quiet) as cluster:
+        infos = train(cluster, 30)
+    late = [i for i in infos if i.deadline == 0.5]
+    assert len(late) > 20
+    assert all(i.step_seconds <= 0.5 + 1e-9 for i in late)
+    assert any(i.why == "deadline" for i in late)
+    assert {i.why for i in late} <= {"deadline", "complete"}
+
+
+def with_network(out: Path, **more: object) -> tuple[Cluster, Network]:
+    session = Session.build(digits.build(model="mlp"), config(out, **more), 4, own=False)
+    driver, network = simulated(session, quiet)
+    return Cluster(session, driver, RunFolder(out / "run")), network
+
+
+@pytest.mark.parametrize("scheme", ["osgc", "memory"])
+def test_a_killed_worker_comes_back_and_is_planned_for(tmp_path: Path, scheme: str) -> None:
+    cluster, network = with_network(tmp_path, code={"scheme": scheme})
+    with cluster:
+        train(cluster, 10)
+        network.workers[1].kill()
+        assert min(info.live for info in train(cluster, 2)) == 3  # the news takes its latency
+        back = train(cluster, 10)
+        assert back[-1].live == 4
+        assert any(2 in info.arrived for info in back)
+
+
+def test_shift_vectors_stay_equal_at_both_ends(tmp_path: Path) -> None:
+    cluster, network = with_network(tmp_path, code={"scheme": "memory"})
+    with cluster:
+        train(cluster, 8)
+        network.workers[2].kill()
+        train(cluster, 8)
+        aggregator = cluster.driver.aggregator
+        compared = 0
+        for slot, worker in network.workers.items():
+            mine, theirs = aggregator.shift_of(slot), worker.rows.shift_of(slot)
+            if mine is None or theirs is None:
+                continue
+            pending = worker.rows.awaits_verdict(slot)
+            assert pending or np.array_equal(mine, theirs), f"worker {slot}"
+            compared += not pending
+        assert compared >= 1
+
+
+def test_a_worker_that_leaves_costs_no_deadline(tmp_path: Path) -> None:
+    cluster, network = with_network(tmp_path, straggler={"deadline": "wait"}, code={"scheme": "sync"})
+    with cluster:
+        train(cluster, 2)
+        network.workers[3].terminate()
+        infos = train(cluster, 3)
+    assert [i.live for i in infos[1:]] == [3, 3]  # the news takes its latency
+    assert all(i.step_seconds < 10 for i in infos)
+
+
+def test_too_few_workers_end_the_run_with_a_line(tmp_path: Path) -> None:
+    settings = {"workers": 4, "min_workers": 4, "join_timeout": 5.0, "retry_first": 100.0, "retry_most": 100.0}
+    cluster, network = with_network(tmp_path, cluster=settings)
+    with cluster:
+        train(cluster, 3)
+        network.workers[0].kill()
+        with pytest.raises(gcdist.RunHaltedError, match="3 of at least 4 workers"):
+            train(cluster, 2)
+
+
+class Broken(digits.Digits):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == 7:
+            raise OSError("disk on fire")
+        return super().__getitem__(index)
+
+
+def test_a_user_error_halts_the_run_with_its_text(tmp_path: Path) -> None:
+    images, labels = digits.arrays()
+    good = digits.build(model="mlp")
+    task = gcdist.Task(good.model, Broken(images[:64], labels[:64]), good.loss_fn, batch_size=64)
+    with (
+        gcdist.simulate(task, config(tmp_path), say=quiet) as cluster,
+        pytest.raises(gcdist.RunHaltedError, match=r"partition 0 failed 3 times[\s\S]*disk on fire"),
+    ):
+        train(cluster, 20)
+
+
+def test_the_summary_says_what_waiting_for_all_would_have_taken(tmp_path: Path) -> None:
+    with gcdist.simulate(digits.build(model="mlp"), config(tmp_path), say=quiet) as cluster:
+        train(cluster, 15)
+        check = cluster.check_waiting(10)
+        summary = cluster.summary()
+    assert check is not None
+    taken, estimated = check
+    assert estimated == pytest.approx(taken, rel=0.05)
+    assert summary.waiting_seconds is not None
+    assert summary.waiting_seconds > summary.wall_seconds * 0.9
+    assert summary.steps == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"code": {"scheme": "ogsc"}}, "code: .*ogsc.*osgc"),
+        ({"quantizer": {"name": "buket"}}, "quantizer: .*buket.*bucket"),
+        ({"code": {"partitions": 5000}}, "task: .*5000"),
+        ({"inject": {"model": "shifted-exponential", "shift": (0.1, 0.2)}}, "inject.shift"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_clear_line(tmp_path: Path, change: dict[str, object], line: str) -> None:
+    with pytest.raises(gcdist.ConfigError, match=line):
+        gcdist.simulate(digits.build(model="mlp"), config(tmp_path, **change), say=quiet)

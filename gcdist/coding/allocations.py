@@ -8,8 +8,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.coding.flow import capped_row_sums, held_row_sums
+from gcdist.coding.loads import best_loads
 from gcdist.coding.names import unknown
-from gcdist.coding.supports import chain, normalised
+from gcdist.coding.supports import chain, dealt, normalised
 from gcdist.types import F64, Mask, Problem
 
 ALLOCATIONS = ("chain", "star", "papers-chain", "full", "replicated:R")
@@ -126,7 +127,20 @@ def _capped_chain(Y_N: F64, cost_N: F64, problem: Problem, C_K: F64) -> csr_arra
         # an interval as long as the (cap - 1) smallest partitions meets at most cap of them
         room = np.minimum(np.maximum(np.floor(np.minimum(cap_N, problem.k)) - 1, 0), problem.k).astype(np.int64)
         limit_N = np.where(over, smallest[room], limit_N)
+        if limit_N[np.isfinite(cost_N)].sum() < problem.k:
+            return _whole(cost_N, problem)
         alpha = chain(capped_row_sums(np.where(limit_N > 0, cost_N, np.inf), float(problem.k), limit_N), C_K)
+
+
+def _whole(cost_N: F64, problem: Problem) -> csr_array:
+    """The best whole loads within tight caps, where cutting partitions would need more room than there is."""
+    k = problem.k
+    cap_N = np.where(np.isfinite(cost_N), np.minimum(np.floor(problem.load_cap_N), k), 0).astype(np.int64)
+    if cap_N.sum() < k:
+        raise ValueError(f"load caps allow {cap_N.sum()} of the {k} partitions")
+    load_L = np.arange(int(cap_N.max()) + 1, dtype=np.float64)
+    h_NL = np.where(np.isfinite(cost_N), cost_N, 0.0)[:, None] * load_L**2
+    return dealt(best_loads(np.where(load_L <= cap_N[:, None], h_NL, np.inf), k), problem.size_K)
 
 
 def _held(kind: str, replicas: int, cost_N: F64, problem: Problem, C_K: F64) -> tuple[csr_array, Mask]:

@@ -80,7 +80,7 @@ class Structured:
         """(alpha, covered_K) with the row sums that are optimal at ``p_N``."""
         cost_N = row_costs(p_N, omega_N)
         Y_N = row_sums(cost_N, float(problem.k))
-        return allocate(self.allocation, Y_N, np.where(Y_N > 0, cost_N, np.inf), problem)
+        return allocate(self.allocation, Y_N, cost_N, problem)
 
     def _uses_loads(self, problem: Problem) -> bool:
         """Whether p is taken at each design's loads."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse.csgraph import maximum_flow
 
 from gcdist.coding.supports import dealt
 from gcdist.types import F64, I64, Mask, Plan, Problem
@@ -58,8 +59,8 @@ def equal_bits(problem: Problem, active_N: Mask) -> I64:
 def deal(problem: Problem, p_N: F64) -> tuple[csr_array, Mask]:
     """Every partition whole on one usable worker, loads balanced within caps; (A_RK, covered_K).
 
-    Contiguous blocks where everybody can read everything (the k most reliable workers if k is smaller), else each
-    partition, scarcest first, goes to its least loaded holder. ValueError if the load caps do not suffice.
+    Contiguous blocks where everybody can read everything (the k most reliable workers if k is smaller), else any
+    assignment to holders with the smallest largest load. ValueError if the load caps do not suffice.
     """
     n, k = problem.n, problem.k
     usable = (p_N < 1) & (problem.load_cap_N >= 1)
@@ -70,18 +71,38 @@ def deal(problem: Problem, p_N: F64) -> tuple[csr_array, Mask]:
     holds_NK = problem.holds_NK.toarray() != 0
     able_NK = holds_NK & usable[:, None]
     covered_K: Mask = able_NK.any(axis=0)
-    load_N, owner_K = np.zeros(n), np.full(k, -1)
-    for j in np.argsort(able_NK.sum(axis=0), kind="stable"):
-        if not covered_K[j]:
-            continue
-        room = able_NK[:, j] & (load_N + 1 <= problem.load_cap_N)
-        if not room.any():
-            raise ValueError(f"partition {j} finds no holder below its load cap")
-        owner = int(np.argmin(np.where(room, load_N, np.inf)))
-        owner_K[j] = owner
-        load_N[owner] += 1
     col = np.flatnonzero(covered_K)
-    return csr_array((np.ones(col.size), (owner_K[col], col)), shape=(n, k)), covered_K
+    if not col.size:
+        raise ValueError("no usable worker can read any partition")
+    owner = _assigned(csr_array(able_NK[:, col]), np.where(usable, np.minimum(np.floor(problem.load_cap_N), k), 0))
+    return csr_array((np.ones(col.size), (owner, col)), shape=(n, k)), covered_K
+
+
+def _assigned(able_NK: csr_array, cap_N: F64) -> I64:
+    """An owner for every column (K,) with the smallest largest load within caps: maximum flows, bisection on the level."""
+    n, k = able_NK.shape
+    source, sink, at = n + k, n + k + 1, able_NK.tocoo()
+    row = np.concatenate([np.full(n, source), at.row, n + np.arange(k)])
+    col = np.concatenate([np.arange(n), n + at.col, np.full(k, sink)])
+
+    def flow(level: int) -> csr_array | None:
+        limit = np.concatenate([np.minimum(cap_N, level), np.ones(at.nnz + k)]).astype(np.int32)
+        kept = limit > 0
+        size = (n + k + 2, n + k + 2)
+        found = maximum_flow(csr_matrix((limit[kept], (row[kept], col[kept])), shape=size), source, sink)
+        return csr_array(found.flow[:n, n : n + k]) if found.flow_value == k else None
+
+    low, high, best = 0, k, flow(k)
+    if best is None:
+        raise ValueError("load caps and holders allow no assignment of every partition")
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = flow(middle)
+        low, high, best = (middle, high, best) if found is None else (low, middle, found)
+    taken = best.tocoo()
+    owner_K = np.zeros(k, np.int64)
+    owner_K[taken.col[taken.data > 0]] = taken.row[taken.data > 0]
+    return owner_K
 
 
 def _balanced(problem: Problem, usable: Mask, p_N: F64) -> I64:

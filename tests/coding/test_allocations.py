@@ -22,7 +22,7 @@ from gcdist.coding.errors import (
 )
 from gcdist.coding.flow import capped_row_sums, held_row_sums
 from gcdist.coding.optimal import row_costs, row_sums, total_gain
-from gcdist.planning import make_plan
+from gcdist.planning import make_plan, noise_ratio
 from gcdist.types import F64, Problem
 
 SPREAD = ("chain", "full", "replicated:2", "replicated:3")
@@ -227,6 +227,43 @@ def test_load_caps_hold_and_cost_as_little_as_they_must() -> None:
         make_plan(get_code("osgc"), problem(p, 20, load_cap_N=np.full(4, 4.0)), 0)
     with pytest.raises(ValueError, match="a load cap is below"):
         make_plan(get_code("osgc", allocation="full"), task, 0)
+
+
+def test_caps_of_one_give_whole_partitions() -> None:
+    p = np.array([0.05, 0.3, 0.5, 0.4, 0.9])
+    for name in ("osgc", "joint"):
+        plan = make_plan(get_code(name), problem(p, 4, load_cap_N=np.ones(5)), 0)
+        assert np.diff(plan.A_RK.indptr).tolist() == [1, 1, 1, 1, 0]
+
+
+def test_joint_under_caps_and_holders_is_near_a_direct_optimum() -> None:
+    rng = np.random.default_rng(8)
+    noise = np.append(np.inf, 1.0 / (2.0 ** np.arange(1, 6) - 1) ** 2)
+    for _ in range(4):
+        p = rng.uniform(0.05, 0.8, 3)
+        able = rng.random((3, 4)) < 0.6
+        able[rng.integers(0, 3, 4), np.arange(4)] = True
+        task = problem(
+            p, 4, holds_NK=csr_array(able.astype(float)), noise=noise, bits_total=8.0, bits_cap_N=np.full(3, 5)
+        )
+        plan = make_plan(get_code("joint"), task, 0)
+        assert plan.covered_K.all()
+        assert plan.bits_RS.sum() <= 8
+        best = np.inf
+        for bits in np.ndindex(6, 6, 6):
+            cost = row_costs(p, noise[list(bits)])
+            ok = able & np.isfinite(cost)[:, None]
+            if sum(bits) <= 8 and ok.any(axis=0).all():
+                Y, _ = held_row_sums(cost, csr_array(ok), np.ones(4))
+                best = min(best, float(cost[Y > 0] @ Y[Y > 0] ** 2))
+        assert 16 * noise_ratio(plan, task) <= 1.1 * best  # alternating: not certified
+
+
+def test_perfect_workers_do_not_orphan_the_partitions_of_others() -> None:
+    holds = csr_array(np.array([[1, 1, 0, 0], [0, 1, 1, 1]], np.float64))
+    plan = make_plan(get_code("osgc"), problem(np.array([0.0, 0.3]), 4, holds_NK=holds), 0)
+    assert plan.covered_K.all()
+    np.testing.assert_allclose(plan.A_RK.toarray(), [[1, 1, 0, 0], [0, 0, 1, 1]], atol=1e-6)
 
 
 def test_capped_row_sums_against_an_optimiser() -> None:

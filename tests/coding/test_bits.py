@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gcdist.coding.bits import allocate_bits, gains
+from gcdist.coding.bits_dp import dynamic_programme
+from gcdist.coding.bits_envelope import envelope
 from gcdist.types import F64, I64
 
 
@@ -43,6 +45,35 @@ def test_solvers_agree_with_brute_force_and_the_gap_holds() -> None:
                 assert pytest.approx(best, rel=1e-12) == found.F
                 assert found.gap == 0
                 assert found.solver == "dp"
+
+
+def test_the_certificate_holds_at_every_budget() -> None:
+    rng, cap_N = np.random.default_rng(4), np.full(50, 16)
+    for budget in range(1, 400, 7):
+        p_N, noise = papers_setting(rng)
+        exact, fast = (allocate_bits(p_N, noise, budget, cap_N, solver) for solver in ("dp", "envelope"))
+        assert fast.F <= exact.F * (1 + 1e-12) <= fast.F_upper * (1 + 2e-12)
+
+
+def test_any_table_and_costs() -> None:
+    # gains that fall with bits (p grows with upload time), and widths that cost overhead
+    rng = np.random.default_rng(5)
+    for _ in range(500):
+        n, widths = int(rng.integers(1, 5)), int(rng.integers(2, 5))
+        gain_NW = np.hstack([np.zeros((n, 1)), rng.normal(1, 1, (n, widths))])
+        cost_W = np.append(0, 1 + rng.integers(1, 3, widths).cumsum())
+        budget = int(rng.integers(1, 20))
+        best = max(
+            sum(gain_NW[i, w] for i, w in enumerate(at))
+            for at in itertools.product(range(widths + 1), repeat=n)
+            if sum(cost_W[w] for w in at) <= budget
+        )
+        at = np.arange(n)
+        exact = gain_NW[at, np.searchsorted(cost_W, dynamic_programme(gain_NW, cost_W, budget))].sum()
+        bits, upper = envelope(gain_NW, cost_W, budget)
+        assert bits.sum() <= budget
+        assert exact == pytest.approx(best, abs=1e-12)
+        assert gain_NW[at, np.searchsorted(cost_W, bits)].sum() <= best + 1e-12 <= upper + 2e-12
 
 
 def test_the_envelope_s_rest_is_spent_exactly_from_where_it_stands() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from gcdist.coding import code_names, get_code
 from gcdist.coding.supports import chain
@@ -88,6 +89,31 @@ def test_holders_are_respected_and_orphans_are_not_covered() -> None:
     plan = make_plan(get_code("sync"), problem([0.1, 0.1, 1.0], 4, holds_NK=holds), 0)
     assert plan.covered_K.tolist() == [True, True, True, False]
     assert np.asarray(plan.A_RK.sum(axis=0)).tolist() == [1, 1, 1, 0]
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 10))
+def test_holders_share_as_evenly_as_a_matching_can(seed: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    able = rng.random((n, k)) < 0.4
+    cap = rng.integers(1, 5, n).astype(np.float64)
+    task = problem(np.full(n, 0.2), k, bits=8.0 * n, holds_NK=csr_array(able.astype(np.float64)), load_cap_N=cap)
+    reached = able.any(axis=0)
+
+    def possible(level: int) -> bool:
+        slots = [i for i in range(n) for _ in range(int(min(cap[i], level)))]
+        match = maximum_bipartite_matching(csr_matrix(able[slots][:, reached].astype(np.int8)), perm_type="row")
+        return len(slots) > 0 and int((match >= 0).sum()) == int(reached.sum())
+
+    if not reached.any() or not possible(k):
+        with pytest.raises(ValueError, match=r"allow no assignment|gets no bits|no usable worker"):
+            make_plan(get_code("sync"), task, 0)
+        return
+    plan = make_plan(get_code("sync"), task, 0)
+    assert np.array_equal(plan.covered_K, reached)
+    assert not np.any(plan.A_RK.toarray()[~able])
+    largest = int(np.diff(plan.A_RK.indptr).max())
+    assert not possible(largest - 1)
 
 
 def test_nobody_there_is_one_clear_line() -> None:

@@ -111,6 +111,7 @@ class Session:
                 prior_weight=straggler.prior_weight,
                 window=straggler.window,
                 delays=self.delays,
+                noise_most=straggler.noise_most,
             ),
         )
         return self._scheme(self.code, rule, on_plan)

@@ -161,7 +161,8 @@ class AutoDeadline(ArrivalRule):
     """The deadline that minimises ``E[min(tau, time until all are in)] (1 + 1/F(tau))`` (math.md section 8).
 
     That is the wall clock to a given accuracy for aligned or interpolating gradients, with ``F = sum (1-p_i)/(p_i+omega_i)``
-    and independent arrivals. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It
+    and independent arrivals, if the step size follows the noise. The user's step size is fixed, so ``noise_most`` bounds how
+    much larger than for waiting the noise ratio 1/F may become. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It
     is chosen only in `retune`, first after the warm-up, during which the rule waits for all. Beyond it nothing would be seen
     any more, so one step in 25 has twice the deadline, with its own p. When a row of steps without any arrival had, by
     their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
@@ -174,10 +175,14 @@ class AutoDeadline(ArrivalRule):
         warmup_steps: int,
         p: Literal["measured", "model"] = "measured",
         delays: DelayModel | None = None,
+        noise_most: float = 0.1,
     ) -> None:
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
+        if not noise_most > 0:
+            raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
+        self._noise_most = noise_most
         self._deadline = max_wait
         # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
         self._promised = self._promised_last = self._doubt = 0.0
@@ -234,7 +239,8 @@ class AutoDeadline(ArrivalRule):
         """``E[min(tau, time until all are in)] (1 + 1/F(tau))`` of each of the ascending ``tau_G``, seconds.
 
         A tau of ``max_wait`` stands for waiting for all, with its p. A tau that less than one arrival is expected by costs
-        inf: without a least delay the formula would take it to 0, where every step is overhead.
+        inf (without a least delay the formula would take it to 0, where every step is overhead), and so does one whose noise
+        is too large.
         """
         out_NG = self.arrivals.survival(tau_G)
         open_G = 1.0 - np.prod(1.0 - out_NG[live_N], axis=0)  # P(somebody is still out)
@@ -246,8 +252,11 @@ class AutoDeadline(ArrivalRule):
         p_NG = self._p_NG(tau_G, out_NG)[live_N]
         p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
         F_G = np.sum((1 - p_NG) / (p_NG + omega_N[live_N, None]), axis=0)
-        cost_G: F64 = seconds_G * (1 + 1 / np.maximum(F_G, 1e-12))
-        return np.where((np.sum(1 - p_NG, axis=0) >= 1) | (tau_G >= self.max_wait), cost_G, math.inf)
+        noise_G = 1 / np.maximum(F_G, 1e-12)
+        p_wait_N = self._waiting_N()[live_N]
+        noise_wait = 1 / max(1e-12, float(np.sum((1 - p_wait_N) / (p_wait_N + omega_N[live_N]))))
+        allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
+        return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
 
     def _p_NG(self, tau_G: F64, out_NG: F64) -> F64:
         if self._delays is None:
@@ -271,6 +280,7 @@ def make_stop_rule(
     prior_weight: float = 2.0,
     window: int = 200,
     delays: DelayModel | None = None,
+    noise_most: float = 0.1,
 ) -> ArrivalRule:
     """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
 
@@ -283,5 +293,5 @@ def make_stop_rule(
     if deadline == "auto":
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays)
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

@@ -1,0 +1,66 @@
+# Commands of a checkout; `make help` lists them. They need Linux, make and Python 3.11 to 3.13: the rest goes into .venv.
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+PACKAGE = $(shell find gcdist -name __pycache__ -prune -o -print)  # folders too: they change when a file goes
+
+# scripts and processes import the installed gcdist, never the folder that they are started in
+export PYTHONSAFEPATH = 1
+
+.DEFAULT_GOAL = help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow lint format types check clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/gcdist ## train the embedded task with 1 master and 8 workers, two minutes (installs into .venv first)
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node=9 --no-python $(BIN)/gcdist train examples/digits.toml
+
+test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel (ARGS="-k link" for some)
+	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
+
+test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take longer than a minute
+	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m slow $(ARGS)
+
+lint: $(VENV)/dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/dev ## ruff: mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/dev ## mypy, strict, on source and tests
+	$(BIN)/mypy
+
+check: lint types test ## what CI runs
+
+clean: ## remove .venv and everything that was built; runs/ stays
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- installation: each file marks a step that is done ---
+
+$(VENV)/dependencies: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  (3, 11) <= v <= (3, 13) or sys.exit("gcdist needs Python 3.11, 3.12 or 3.13; $(PYTHON) is %d.%d: give another with make PYTHON=..." % v)'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "installing pinned packages into $(VENV) (PyTorch is large: some minutes)"
+	@$(PIP) install -c constraints.txt hatchling
+	@$(PIP) install -c constraints.txt --no-build-isolation .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/dependencies
+	@echo "installing the pinned development tools into $(VENV)"
+	@$(PIP) install -c constraints.txt --no-build-isolation '.[dev]'
+	@touch $@
+
+$(VENV)/gcdist: $(VENV)/dependencies $(PACKAGE) README.md LICENSE
+	@rm -rf dist
+	@$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@$(PIP) install --no-deps --force-reinstall dist/*.whl
+	@touch $@

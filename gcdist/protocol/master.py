@@ -402,7 +402,7 @@ class MasterMachine:
         assert opened is not None
         self._open = None
         deadline = opened.event.terms.deadline
-        elapsed = min(at - opened.event.at, deadline)
+        elapsed = max(0.0, min(at - opened.event.at, deadline))  # a loss may be stamped just before OpenStep
         for worker, assignment in self._assignments.items():
             if worker not in opened.present:
                 continue

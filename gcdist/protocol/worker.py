@@ -47,6 +47,11 @@ _Phase: TypeAlias = Literal["idle", "computing", "encoding", "sending"]
 REFUSED_EXIT = 2  # the user must change something: same code as for bad input
 
 
+def _fits(new: Round, work: Assignment) -> bool:
+    """Whether a round says one thing of each row."""
+    return len({len(new.shift), len(new.beta), *(len(each) for each in work)}) == 1
+
+
 @dataclass(slots=True)
 class _Work:
     """The round in hand."""
@@ -181,11 +186,12 @@ class WorkerMachine:
                 if held.version or held.pending:
                     self._out.append(Zero(row))
         work = self._assignment
-        if work is None or new.plan_id != self._plan_id or len(new.shift) != len(work.rows) or self._work is not None:
+        if work is None or new.plan_id != self._plan_id or self._work is not None or not _fits(new, work):
             self._out.append(Exit(1, f"round {new.step} of plan {new.plan_id} does not fit: the master is not ours"))
             return
         for row, version, beta in zip(work.rows, new.shift, new.beta, strict=True):
-            self._settle(row, version, beta)
+            if not self._settle(row, version, beta):
+                return
         self._work = _Work(
             new,
             deque((row, j, a) for row, parts in zip(work.rows, work.parts, strict=True) for j, a in parts),
@@ -199,8 +205,8 @@ class WorkerMachine:
         self._out.append(Prefetch(new.step, tuple(j for _, j, _ in self._work.todo)))
         self._next_part()
 
-    def _settle(self, row: int, version: int, beta: float) -> None:
-        """The master's version says what became of the pending message of this row."""
+    def _settle(self, row: int, version: int, beta: float) -> bool:
+        """The master's version says what became of the pending message of this row; False if it cannot be."""
         held = self._held.setdefault(row, _Held())
         if version == held.version + 1 and held.pending:
             self._out.append(Commit(row, beta))
@@ -213,7 +219,9 @@ class WorkerMachine:
             self._out.append(
                 Exit(1, f"the master holds version {version} of the shift of row {row}, this worker {held.version}")
             )
+            return False
         held.version, held.pending = version, False
+        return True
 
     def _next_part(self) -> None:
         work = self._work

@@ -1,0 +1,136 @@
+"""Messages survive their bytes; other bytes raise CodecError and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gcdist.protocol import Assignment, Head, Hello, Round
+from gcdist.protocol.codec import (
+    CodecError,
+    Kind,
+    pack_credit,
+    pack_failed,
+    pack_head,
+    pack_hello,
+    pack_round,
+    pack_step,
+    unpack_credit,
+    unpack_failed,
+    unpack_head,
+    unpack_hello,
+    unpack_round,
+    unpack_step,
+)
+from gcdist.protocol.messages import CreditWhy
+
+exactly = settings(derandomize=True, deadline=None, max_examples=200)
+int64 = st.integers(-(2**63), 2**63 - 1)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+text = st.text(st.characters(exclude_categories=["Cs"]))
+assignments = st.builds(
+    Assignment,
+    st.lists(int64).map(tuple),
+    st.lists(st.lists(st.tuples(int64, finite)).map(tuple)).map(tuple),
+    st.lists(st.lists(st.integers(0, 32)).map(tuple)).map(tuple),
+)
+rounds = st.builds(
+    Round,
+    int64,
+    int64,
+    int64,
+    st.none() | int64,
+    st.lists(int64).map(tuple),
+    st.lists(finite).map(tuple),
+    st.none() | assignments,
+)
+hellos = st.builds(Hello, text, int64, text, text, int64, text, text, st.none() | st.lists(int64).map(tuple))
+UNPACK: list[Callable[[bytes], Any]] = [
+    unpack_head,
+    unpack_credit,
+    unpack_step,
+    unpack_failed,
+    unpack_round,
+    unpack_hello,
+]
+
+
+@exactly
+@given(st.builds(Head, *[int64] * 6))
+def test_heads(head: Head) -> None:
+    raw = pack_head(head)
+    assert len(raw) == 48
+    assert unpack_head(raw) == head
+
+
+@exactly
+@given(int64, st.sampled_from(get_args(CreditWhy)))
+def test_credits(step: int, why: CreditWhy) -> None:
+    assert unpack_credit(pack_credit(step, why)) == (step, why)
+
+
+@exactly
+@given(int64, int64)
+def test_steps_and_failures(step: int, partition: int) -> None:
+    assert unpack_step(pack_step(step)) == step
+    assert unpack_failed(pack_failed(step, partition)) == (step, partition)
+
+
+@exactly
+@given(rounds)
+def test_rounds_keep_every_bit(sent: Round) -> None:
+    back = unpack_round(pack_round(sent))
+    assert back == sent
+    assert [b.hex() for b in back.beta] == [b.hex() for b in sent.beta]  # -0.0 == 0.0, but not here
+
+
+@exactly
+@given(hellos)
+def test_hellos(hello: Hello) -> None:
+    assert unpack_hello(pack_hello(hello)) == hello
+
+
+@pytest.mark.parametrize("unpack", UNPACK, ids=lambda f: f.__name__)
+@exactly
+@given(raw=st.binary(max_size=80) | st.text().map(lambda s: s.encode(errors="replace")))
+def test_garbage_is_a_codec_error(unpack: Callable[[bytes], Any], raw: bytes) -> None:
+    with contextlib.suppress(CodecError):
+        unpack(raw)
+
+
+@exactly
+@given(rounds, st.data())
+def test_a_damaged_round_is_a_round_or_a_codec_error(sent: Round, data: st.DataObject) -> None:
+    raw = bytearray(pack_round(sent))
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    del raw[data.draw(st.integers(0, len(raw))) :]
+    with contextlib.suppress(CodecError):
+        unpack_round(bytes(raw))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b"1e999", b'{"step": 1' + b"0" * 5000 + b"}"],
+    ids=range(8),
+)
+@pytest.mark.parametrize("unpack", UNPACK, ids=lambda f: f.__name__)
+def test_hostile_bytes(unpack: Callable[[bytes], Any], raw: bytes) -> None:
+    with pytest.raises(CodecError):
+        unpack(raw)
+
+
+def test_what_is_wrong_is_said() -> None:
+    with pytest.raises(CodecError, match="message head: 3 bytes, must be 48"):
+        unpack_head(b"abc")
+    with pytest.raises(CodecError, match="credit: reason 4, must be below 4"):
+        unpack_credit(pack_step(1) + b"\x04")
+
+
+def test_kinds_leave_room_for_the_transport() -> None:
+    assert all(kind < 240 for kind in Kind)

@@ -1,0 +1,387 @@
+"""The master machine, event by event."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gcdist.protocol import Assignment, Head, MasterMachine, Peer, Round
+from gcdist.protocol.master_io import (
+    Accumulate,
+    Admit,
+    Announce,
+    Arrived,
+    CloseLink,
+    CloseStep,
+    Credit,
+    Drop,
+    Failed,
+    Halt,
+    Joined,
+    Keep,
+    Leave,
+    Leaving,
+    Lost,
+    Observe,
+    OpenStep,
+    Refuse,
+    Replan,
+    SendRound,
+    Silent,
+    Stop,
+    TakeOut,
+)
+from gcdist.protocol.messages import Tick, Wake
+from gcdist.types import Closing, Plan, Seen, StepTerms, Use
+from tests.protocol.plans import HELLO, Rows, Weighing, make_plan
+
+A, B = Peer(0, 1), Peer(1, 2)
+TWO: Rows = [(0, 4, {0: 1.0}), (1, 4, {1: 0.5, 2: 0.5})]
+
+
+def master(*peers: Peer, workers: int = 2) -> MasterMachine:
+    """A machine to which these peers have joined and given credit."""
+    machine = MasterMachine(workers, HELLO)
+    for peer in peers:
+        machine.handle(Joined(0.0, peer, HELLO))
+        machine.handle(Credit(0.0, peer, -1, "fresh"))
+    return machine
+
+
+def opening(
+    step: int,
+    plan: Plan,
+    at: float = 1.0,
+    deadline: float = 1.0,
+    count: int | None = None,
+    beta: float = 0.0,
+    late_beta: float = 0.0,
+    keep: tuple[int, ...] = (),
+) -> OpenStep:
+    n = plan.rows
+    decoder = Weighing(np.full(n, 2.0), plan.weighted_R(), np.full(n, beta), late_beta, frozenset(keep))
+    return OpenStep(at, step, step, plan, StepTerms(deadline, np.full(n, 0.5), count), decoder)
+
+
+def arrived(
+    at: float, peer: Peer, step: int, row: int, plan: int = 0, shift: int = 0, fault: str | None = None
+) -> Arrived:
+    return Arrived(at, peer, Head(step, plan, row, 0, shift, 8), f"m{row}", fault)
+
+
+def only(out: list[Any], *kinds: type[Any]) -> list[Any]:
+    return [told for told in out if isinstance(told, kinds)]
+
+
+def test_join_and_credit() -> None:
+    machine = MasterMachine(2, HELLO)
+    assert machine.handle(Joined(0.0, A, HELLO)) == [Admit(A), Replan("worker 0 joined")]
+    assert machine.live().tolist() == [True, False]
+    assert machine.ready().tolist() == [False, False]
+    assert machine.handle(Credit(0.1, A, -1, "fresh")) == []
+    assert machine.ready().tolist() == [True, False]
+    assert machine.peers() == (A,)
+
+
+def test_open_announces_to_all_and_sends_against_credit() -> None:
+    machine = master(A)
+    machine.handle(Joined(0.0, B, HELLO))
+    plan = make_plan(0, TWO)
+    first = Assignment((0,), (((0, 1.0),),), ((4,),))
+    assert machine.handle(opening(0, plan)) == [
+        Wake(2.0),
+        Announce(A, 0),
+        Announce(B, 0),
+        SendRound(A, Round(0, 0, 0, None, (0,), (0.0,), first)),
+    ]
+    second = Assignment((1,), (((1, 0.5), (2, 0.5)),), ((4,),))
+    assert machine.handle(Credit(1.5, B, -1, "fresh")) == [
+        SendRound(B, Round(0, 0, 0, None, (0,), (0.0,), second)),
+    ]
+
+
+def test_arrivals_count_until_the_step_is_complete() -> None:
+    machine = master(A, B)
+    machine.handle(opening(3, make_plan(0, TWO)))
+    assert machine.handle(arrived(1.25, B, 3, 1)) == [
+        Observe(Seen(1, 1, 3, 2.0, 0.25, False, True, True)),
+        Accumulate(3, 1, "m1", Use(2.0), late=False),
+    ]
+    assert machine.handle(Credit(1.3, B, 3, "sent")) == []
+    assert machine.handle(arrived(1.5, A, 3, 0)) == [
+        Observe(Seen(0, 0, 3, 1.0, 0.5, False, True, True)),
+        Accumulate(3, 0, "m0", Use(2.0), late=False),
+        CloseStep(3, Closing(), (1, 0), "complete"),
+    ]
+    machine.handle(Credit(1.6, A, 3, "sent"))
+    out = machine.handle(opening(4, make_plan(0, TWO), at=2.0))
+    assert [t.round.assignment for t in only(out, SendRound)] == [None, None]  # they have been sent plan 0
+
+
+def test_kept_rows_get_their_weight_at_the_close() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), keep=(0,)))
+    assert only(machine.handle(arrived(1.1, A, 0, 0)), Keep) == [Keep(0, 0, "m0", Use(None))]
+    out = machine.handle(arrived(1.2, B, 0, 1))
+    assert out[-1] == CloseStep(0, Closing(kept=((0, 2.0),)), (0, 1), "complete")
+
+
+def test_the_deadline_closes_and_what_was_missing_is_seen_censored() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    machine.handle(arrived(1.1, A, 0, 0))
+    assert machine.handle(Tick(1.9)) == []
+    assert machine.handle(Tick(2.25)) == [
+        Observe(Seen(1, 1, 0, 2.0, 1.0, True, True, True)),
+        CloseStep(0, Closing(), (0,), "deadline"),
+    ]
+
+
+def test_a_message_counts_by_its_stamp() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    assert only(machine.handle(arrived(2.0, A, 0, 0)), Accumulate)  # at the deadline, before the Tick
+    out = machine.handle(arrived(2.001, B, 0, 1))  # stamped later: closes the step first
+    assert only(out, CloseStep) == [CloseStep(0, Closing(), (0,), "deadline")]
+    assert out[-1] == Drop(B, 0, "late")
+
+
+def test_a_count_closes() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), deadline=inf, count=1))
+    assert machine.handle(arrived(1.1, A, 0, 0))[-1] == CloseStep(0, Closing(), (0,), "count")
+
+
+def test_stop_closes_and_releases() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    out = machine.handle(Stop(1.2, "SIGTERM"))
+    assert only(out, CloseStep, Leave) == [CloseStep(0, Closing(), (), "stop"), Leave(A), Leave(B)]
+    assert not machine.live().any()
+    assert machine.handle(Joined(1.3, Peer(0, 9), HELLO)) == [Leave(Peer(0, 9))]
+    assert machine.handle(Lost(1.4, A, "gone")) == []
+
+
+def test_a_late_message_moves_the_shift_once() -> None:
+    machine = master(A, B)
+    plan = make_plan(0, TWO)
+    machine.handle(opening(0, plan, beta=1.0, late_beta=0.5))
+    machine.handle(Tick(2.0))
+    out = machine.handle(arrived(2.5, A, 0, 0))
+    assert out[-1] == Accumulate(0, 0, "m0", Use(0.0, 0.5), late=True)
+    machine.handle(Credit(2.6, A, 0, "sent"))
+    out = machine.handle(opening(1, plan, at=3.0, beta=1.0, late_beta=0.5))
+    assert [(t.round.shift, t.round.beta) for t in only(out, SendRound)] == [((1,), (0.5,))]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        arrived(1.1, A, 1, 0),
+        arrived(1.1, A, 0, 1),
+        arrived(1.1, A, 0, 0, plan=1),
+        arrived(1.1, A, 0, 0, shift=1),
+        arrived(1.1, A, 0, 0, fault="bad checksum"),
+    ],
+    ids=["step", "row", "plan", "shift", "fault"],
+)
+def test_a_message_that_was_not_asked_for_closes_its_link_alone(message: Arrived) -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    out = machine.handle(message)
+    reason = message.fault or out[0].reason  # type: ignore[union-attr]
+    assert out == [
+        Drop(A, message.head.step, reason),
+        CloseLink(A, reason),
+        Replan(f"worker 0 closed: {reason}"),
+    ]
+    assert machine.live().tolist() == [False, True]
+    assert machine.handle(arrived(1.2, A, 0, 0)) == [Drop(A, 0, "its link is closed")]
+    assert machine.handle(arrived(1.3, B, 0, 1))[-1] == CloseStep(0, Closing(), (1,), "complete")
+
+
+def test_a_duplicate_closes_the_link() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    machine.handle(arrived(1.1, A, 0, 0))
+    assert only(machine.handle(arrived(1.2, A, 0, 0)), CloseLink, Accumulate) != []
+    assert machine.live().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("step", "why"), [(0, "fresh"), (-1, "fresh"), (1, "stale"), (0, "sent")], ids=["fresh", "again", "step", "unsent"]
+)
+def test_a_credit_out_of_turn_closes_the_link(step: int, why: Any) -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    assert [t.peer for t in only(machine.handle(Credit(1.1, A, step, why)), CloseLink)] == [A]
+
+
+def test_two_credits_close_the_link() -> None:
+    machine = master(A)
+    assert only(machine.handle(Credit(0.1, A, -1, "fresh")), CloseLink)
+
+
+def test_a_credit_without_its_message_writes_the_row_off() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), deadline=inf))
+    machine.handle(arrived(1.1, A, 0, 0))
+    out = machine.handle(Credit(1.2, B, 0, "stale"))
+    assert out[0] == Drop(B, 0, "stale")
+    assert out[-1] == CloseStep(0, Closing(), (0,), "complete")
+
+
+def test_strangers_change_nothing() -> None:
+    machine = master(A)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    stranger = Peer(0, 99)
+    assert machine.handle(Credit(1.1, stranger, -1, "fresh")) == []
+    assert machine.handle(Lost(1.1, stranger, "gone")) == []
+    assert machine.handle(Leaving(1.1, stranger)) == []
+    assert machine.handle(Silent(1.1, stranger, 5.0)) == []
+    assert machine.handle(Failed(1.1, stranger, 0, 0, "boom")) == []
+    assert machine.handle(arrived(1.1, stranger, 0, 0)) == [Drop(stranger, 0, "its link is closed")]
+    assert machine.live().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("protocol", 2, "protocol number: 2, the master has 1"),
+        ("version", "0.2", "gcdist version: '0.2'"),
+        ("fingerprint", "other", "model"),
+        ("samples", 99, "number of samples in the data set: 99, the master has 100"),
+        ("config", "else", "config"),
+    ],
+)
+def test_a_hello_that_differs_is_refused_by_name(key: str, value: Any, word: str) -> None:
+    out = MasterMachine(2, HELLO).handle(Joined(0.0, A, HELLO._replace(**{key: value})))
+    assert [type(t) for t in out] == [Refuse]
+    assert f"worker 0 differs in its {word}" in out[0].reason  # type: ignore[union-attr]
+
+
+def test_a_worker_without_a_place_is_refused() -> None:
+    [refuse] = MasterMachine(2, HELLO).handle(Joined(0.0, Peer(2, 1), HELLO))
+    assert refuse == Refuse(Peer(2, 1), "worker 2 has no place: this run has workers 0 to 1")
+
+
+def test_an_older_incarnation_is_refused_even_after_the_newer_is_gone() -> None:
+    machine = master(Peer(0, 5))
+    machine.handle(Lost(0.1, Peer(0, 5), "gone"))
+    assert machine.handle(Joined(0.2, Peer(0, 4), HELLO)) == [Refuse(Peer(0, 4), "worker 0 has a newer link already")]
+
+
+def test_a_newer_link_replaces_the_old_one() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    newer = Peer(0, 7)
+    assert machine.handle(Joined(1.1, newer, HELLO)) == [
+        CloseLink(A, "replaced by a newer link of the same worker"),
+        Replan("worker 0 joined again"),
+        Admit(newer),
+        Replan("worker 0 joined"),
+        Announce(newer, 0),
+    ]
+    assert machine.handle(Credit(1.2, newer, -1, "fresh")) == []  # its row of step 0 is written off
+    assert machine.handle(Lost(1.3, A, "gone")) == []
+    out = machine.handle(opening(1, make_plan(0, TWO), at=3.0))
+    sent = {t.peer: t.round for t in only(out, SendRound)}
+    assert sent[newer].assignment is not None
+
+
+def test_a_loss_writes_rows_off_and_takes_shifts_out() -> None:
+    machine = master(A, B)
+    plan = make_plan(0, TWO)
+    machine.handle(opening(0, plan, beta=1.0))
+    machine.handle(arrived(1.1, A, 0, 0))
+    machine.handle(Tick(2.0))
+    assert machine.handle(Lost(2.1, A, "no beat")) == [TakeOut(0), Replan("worker 0 lost: no beat")]
+    out = machine.handle(opening(1, plan, at=3.0, deadline=inf, beta=1.0))
+    assert not only(out, CloseStep)
+    assert machine.handle(Lost(3.5, B, "no beat"))[-1] == CloseStep(1, Closing(), (), "complete")
+
+
+def test_a_loss_stamped_before_the_opening_takes_no_negative_time() -> None:
+    machine = master(A)
+    machine.handle(opening(0, make_plan(0, TWO), at=1.0, deadline=inf))
+    out = machine.handle(Lost(0.9, A, "no beat"))
+    assert [t.seen.seconds for t in only(out, Observe)] == [0.0]
+
+
+def test_leaving_is_released_at_once() -> None:
+    machine = master(A, B)
+    assert machine.handle(Leaving(0.5, A)) == [Leave(A), Replan("worker 0 is leaving")]
+    assert machine.handle(Credit(0.6, A, -1, "stale")) == []
+
+
+def test_a_silent_worker_is_not_ready_but_still_live() -> None:
+    machine = master(A)
+    assert machine.handle(Silent(0.5, A, 6.0)) == []
+    assert (machine.live()[0], machine.ready()[0]) == (True, False)
+    out = machine.handle(opening(0, make_plan(0, TWO)))
+    assert [t.peer for t in only(out, SendRound)] == [A]
+    machine.handle(Silent(1.2, A, 0.0))
+    seen = only(machine.handle(arrived(1.3, A, 0, 0)), Observe)[0].seen
+    assert not seen.ready  # as it was at the opening
+
+
+def test_three_failures_of_one_partition_halt() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    assert machine.handle(Failed(1.1, A, 0, 0, "boom")) == [Drop(A, 0, "user error in partition 0: boom")]
+    machine.handle(Failed(1.2, A, 0, 0, "boom"))
+    machine.handle(arrived(1.3, B, 0, 1))
+    out = machine.handle(Failed(1.4, A, 0, 0, "boom"))
+    assert out[-1] == Halt("partition 0 failed 3 times in a row: boom")
+
+
+def test_an_arrival_forgives_failures() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    for at in (1.1, 1.2):
+        machine.handle(Failed(at, B, 0, 1, "boom"))
+    machine.handle(arrived(1.3, B, 0, 1))
+    assert not only(machine.handle(Failed(1.4, B, 0, 1, "boom")), Halt)
+
+
+def test_a_moved_row_is_taken_out_and_a_probe_is_only_timed() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), beta=1.0))
+    machine.handle(arrived(1.1, A, 0, 0))
+    machine.handle(Credit(1.2, A, 0, "sent"))
+    machine.handle(Tick(2.0))
+    moved = make_plan(1, [(1, 4, {0: 1.0}), (0, 0, {0: 1.0})])
+    out = machine.handle(opening(1, moved, at=3.0, beta=1.0))
+    assert only(out, TakeOut) == [TakeOut(0)]
+    [sent] = [t.round for t in only(out, SendRound)]
+    assert (sent.assignment.rows, sent.assignment.bits, sent.shift) == ((1,), ((0,),), (0,))
+    [seen] = machine.handle(arrived(3.1, A, 1, 1, plan=1))
+    assert isinstance(seen, Observe)
+    assert not seen.seen.censored
+
+
+def test_a_late_message_of_a_row_that_moved_is_dropped() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), late_beta=1.0))
+    machine.handle(Tick(2.0))
+    machine.handle(opening(1, make_plan(1, [(1, 4, {0: 1.0}), (0, 4, {1: 1.0})]), at=3.0, late_beta=1.0))
+    assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(A, 0, "late")
+
+
+def test_a_step_with_nobody_closes_at_once() -> None:
+    machine = MasterMachine(2, HELLO)
+    out = machine.handle(opening(0, make_plan(0, TWO), deadline=inf))
+    assert out == [CloseStep(0, Closing(), (), "complete")]
+
+
+def test_steps_are_opened_in_turn() -> None:
+    machine = master(A)
+    machine.handle(opening(3, make_plan(0, TWO)))
+    with pytest.raises(ValueError, match="step 4 opened while step 3 is open"):
+        machine.handle(opening(4, make_plan(0, TWO)))
+    machine.handle(Tick(9.0))
+    with pytest.raises(ValueError, match="step 3 opened after step 3"):
+        machine.handle(opening(3, make_plan(0, TWO)))

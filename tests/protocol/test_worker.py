@@ -1,0 +1,274 @@
+"""The worker machine, event by event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gcdist.protocol import Assignment, Head, Round, WorkerMachine
+from gcdist.protocol.messages import Tick, Wake
+from gcdist.protocol.worker_io import (
+    Abort,
+    Aborted,
+    Announced,
+    Commit,
+    Compute,
+    Connect,
+    Discard,
+    Encode,
+    EncodedRow,
+    Exit,
+    Linked,
+    LinkLost,
+    Load,
+    PartDone,
+    Prefetch,
+    Refused,
+    Released,
+    RoundIn,
+    Send,
+    SendCredit,
+    SendFailed,
+    SendLeaving,
+    SentRow,
+    Sigterm,
+    UserError,
+    Zero,
+)
+
+PLAN = Assignment((2,), (((0, 1.0), (3, 0.5)),), ((4,),))
+
+
+def sent(step: int, shift: int = 0, beta: float = 0.0, plan: int = 0, assignment: Assignment | None = None) -> RoundIn:
+    return RoundIn(float(step), Round(step, plan, step, None, (shift,), (beta,), assignment), "theta")
+
+
+def linked() -> WorkerMachine:
+    machine = WorkerMachine()
+    assert machine.handle(Linked(0.0, 1)) == [SendCredit(-1, "fresh")]
+    return machine
+
+
+def at_phase(phase: str, step: int = 0) -> WorkerMachine:
+    """A machine with the round of ``step`` in hand."""
+    machine = linked()
+    machine.handle(sent(step, assignment=PLAN))
+    if phase in ("encoding", "sending"):
+        machine.handle(PartDone(1.0, step, 0))
+        machine.handle(PartDone(2.0, step, 3))
+    if phase == "sending":
+        machine.handle(EncodedRow(3.0, step, 2, 8, "m"))
+    return machine
+
+
+def finish(machine: WorkerMachine, step: int) -> None:
+    for event in (
+        PartDone(1.0, step, 0),
+        PartDone(1.0, step, 3),
+        EncodedRow(1.0, step, 2, 8, "m"),
+        SentRow(1.0, step, 2),
+    ):
+        last = machine.handle(event)
+    assert last == [SendCredit(step, "sent")]
+
+
+def test_a_round_from_load_to_credit() -> None:
+    machine = linked()
+    round_in = sent(5, assignment=PLAN)
+    assert machine.handle(round_in) == [
+        Load(round_in.round, "theta"),
+        Prefetch(5, (0, 3)),
+        Compute(5, 2, 0, 1.0),
+    ]
+    assert machine.handle(PartDone(5.1, 5, 0)) == [Compute(5, 2, 3, 0.5)]
+    assert machine.handle(PartDone(5.2, 5, 3)) == [Encode(5, 2)]
+    assert machine.handle(EncodedRow(5.3, 5, 2, 8, "m")) == [Send(Head(5, 0, 2, 0, 0, 8), "m")]
+    assert machine.handle(SentRow(5.4, 5, 2)) == [SendCredit(5, "sent")]
+
+
+def test_rows_go_one_after_the_other() -> None:
+    machine = linked()
+    both = Assignment((0, 1), (((0, 1.0),), ((1, 1.0),)), ((4,), (4,)))
+    machine.handle(RoundIn(0.0, Round(0, 0, 0, None, (0, 0), (0.0, 0.0), both), "theta"))
+    assert machine.handle(PartDone(0.1, 0, 0)) == [Encode(0, 0)]
+    assert isinstance(machine.handle(EncodedRow(0.2, 0, 0, 8, "m"))[0], Send)
+    assert machine.handle(SentRow(0.3, 0, 0)) == [Compute(0, 1, 1, 1.0)]
+    assert machine.handle(PartDone(0.4, 0, 1)) == [Encode(0, 1)]
+    assert isinstance(machine.handle(EncodedRow(0.5, 0, 1, 8, "m"))[0], Send)
+    assert machine.handle(SentRow(0.6, 0, 1)) == [SendCredit(0, "sent")]
+
+
+def test_newest_wins_while_computing() -> None:
+    machine = at_phase("computing")
+    assert machine.handle(Announced(0.5, 0)) == []
+    assert machine.handle(Announced(0.6, 1)) == [Abort(0)]
+    assert machine.handle(PartDone(1.0, 0, 0)) == [SendCredit(0, "stale")]
+    assert machine.handle(PartDone(1.1, 0, 3)) == []
+
+
+def test_newest_wins_inside_a_partition() -> None:
+    machine = at_phase("computing")
+    machine.handle(Announced(0.6, 1))
+    assert machine.handle(Aborted(0.7, 0)) == [SendCredit(0, "stale")]
+
+
+def test_newest_wins_while_encoding() -> None:
+    machine = at_phase("encoding")
+    assert machine.handle(Announced(2.5, 1)) == [Abort(0), SendCredit(0, "stale")]
+    assert machine.handle(EncodedRow(2.6, 0, 2, 8, "m")) == []
+
+
+def test_what_is_being_sent_is_sent() -> None:
+    machine = at_phase("sending")
+    assert machine.handle(Announced(3.5, 1)) == []
+    assert machine.handle(SentRow(3.6, 0, 2)) == [SendCredit(0, "sent")]
+
+
+def test_a_round_that_is_stale_when_it_comes_is_not_begun() -> None:
+    machine = linked()
+    machine.handle(Announced(0.5, 4))
+    assert machine.handle(sent(3, assignment=PLAN)) == [SendCredit(3, "stale")]
+
+
+def test_older_announcements_change_nothing() -> None:
+    machine = at_phase("computing", step=5)
+    assert machine.handle(Announced(0.5, 3)) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "beta", "verdict"),
+    [(1, 0.7, [Commit(2, 0.7)]), (0, 0.0, [Discard(2)])],
+)
+def test_the_version_settles_the_pending_message(shift: int, beta: float, verdict: list[Any]) -> None:
+    machine = at_phase("sending")
+    machine.handle(SentRow(1.0, 0, 2))
+    out = machine.handle(sent(1, shift, beta))
+    assert out[:-3] == verdict
+    assert isinstance(out[-3], Load)
+
+
+def test_zero_when_the_master_has_started_anew() -> None:
+    machine = at_phase("sending")
+    machine.handle(SentRow(1.0, 0, 2))
+    machine.handle(sent(1, 1, 1.0))
+    finish(machine, 1)
+    assert machine.handle(sent(2, 0))[0] == Zero(2)
+    finish(machine, 2)
+    assert machine.handle(sent(3, 0))[0] == Discard(2)
+
+
+def test_nothing_pending_nothing_to_settle() -> None:
+    machine = at_phase("computing")
+    machine.handle(Announced(0.5, 1))
+    machine.handle(PartDone(0.6, 0, 0))
+    assert isinstance(machine.handle(sent(1))[0], Load)
+
+
+def test_a_version_that_cannot_be_ends_the_process() -> None:
+    machine = at_phase("sending")
+    machine.handle(SentRow(1.0, 0, 2))
+    [told] = machine.handle(sent(1, 5, 1.0))
+    assert told == Exit(1, "the master holds version 5 of the shift of row 2, this worker 0")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        sent(1),
+        sent(1, plan=3),
+        RoundIn(1.0, Round(1, 0, 1, None, (0, 0), (0.0,), PLAN), "theta"),
+        RoundIn(1.0, Round(1, 0, 1, None, (0,), (), PLAN), "theta"),
+        RoundIn(1.0, Round(1, 0, 1, None, (0,), (0.0,), PLAN._replace(bits=())), "theta"),
+    ],
+    ids=["no plan", "other plan", "shift", "beta", "bits"],
+)
+def test_a_round_that_does_not_fit_ends_the_process(wrong: RoundIn) -> None:
+    [told] = linked().handle(wrong)
+    assert isinstance(told, Exit)
+    assert told.code == 1
+
+
+def test_a_round_while_one_is_in_hand_ends_the_process() -> None:
+    assert [type(t) for t in at_phase("computing").handle(sent(1))] == [Exit]
+
+
+def test_a_row_that_moved_away_is_zeroed() -> None:
+    machine = at_phase("sending")
+    machine.handle(SentRow(1.0, 0, 2))
+    other = Assignment((4,), (((0, 1.0),),), ((4,),))
+    out = machine.handle(sent(1, plan=1, assignment=other))
+    assert out[0] == Zero(2)
+    assert out[-1] == Compute(1, 4, 0, 1.0)
+
+
+def test_a_lost_link_zeroes_what_was_shifted_and_forgets_the_plan() -> None:
+    machine = at_phase("sending")
+    assert machine.handle(LinkLost(3.5, "reset")) == [Zero(2), Connect(0.5)]
+    assert machine.handle(SentRow(3.6, 0, 2)) == []
+    machine.handle(Linked(4.0, 2))
+    [told] = machine.handle(sent(1))
+    assert isinstance(told, Exit)  # a new life must be sent the plan again
+
+
+@pytest.mark.parametrize("phase", ["computing", "encoding"])
+def test_a_lost_link_aborts_work(phase: str) -> None:
+    machine = at_phase(phase)
+    assert machine.handle(LinkLost(3.5, "reset")) == [Abort(0), Connect(0.5)]
+    assert machine.handle(PartDone(3.6, 0, 0)) == []
+
+
+def test_back_off_doubles_to_the_cap_and_starts_again_after_a_link() -> None:
+    machine = WorkerMachine(retry_first=0.5, retry_most=3.0)
+    waits = [machine.handle(LinkLost(0.0, "no answer")) for _ in range(5)]
+    assert waits == [[Connect(0.5)], [Connect(1.0)], [Connect(2.0)], [Connect(3.0)], [Connect(3.0)]]
+    machine.handle(Linked(1.0, 1))
+    assert machine.handle(LinkLost(2.0, "reset")) == [Connect(0.5)]
+
+
+def test_refused_exits_with_2() -> None:
+    assert linked().handle(Refused(1.0, "other model")) == [Exit(2, "the master refused this worker: other model")]
+
+
+def test_released_exits_with_0() -> None:
+    assert linked().handle(Released(1.0)) == [Exit(0, "released by the master")]
+
+
+def test_sigterm_without_a_link_exits() -> None:
+    assert WorkerMachine().handle(Sigterm(1.0)) == [Exit(0, "asked to end")]
+
+
+def test_sigterm_asks_to_be_released_and_has_patience() -> None:
+    machine = at_phase("computing")
+    assert machine.handle(Sigterm(1.0)) == [SendLeaving(), Wake(6.0)]
+    assert machine.handle(Sigterm(1.1)) == []
+    assert machine.handle(PartDone(1.2, 0, 0)) == [SendCredit(0, "stale")]
+    assert machine.handle(Tick(5.9)) == []
+    assert machine.handle(Tick(6.0)) == [Exit(0, "asked to end; the master did not answer")]
+
+
+def test_sigterm_and_then_no_link() -> None:
+    machine = linked()
+    machine.handle(Sigterm(1.0))
+    assert machine.handle(LinkLost(1.5, "reset")) == [Exit(0, "asked to end; the link is gone (reset)")]
+
+
+@pytest.mark.parametrize("phase", ["computing", "encoding"])
+def test_a_user_error_is_told_and_the_worker_goes_on(phase: str) -> None:
+    machine = at_phase(phase)
+    assert machine.handle(UserError(2.5, 0, 3, "boom")) == [SendFailed(0, 3, "boom"), SendCredit(0, "failed")]
+    assert isinstance(machine.handle(sent(1))[0], Load)
+
+
+def test_answers_of_dropped_work_are_ignored() -> None:
+    machine = at_phase("sending", step=7)
+    for event in (
+        PartDone(4.0, 7, 0),
+        PartDone(4.0, 6, 0),
+        Aborted(4.0, 7),
+        EncodedRow(4.0, 7, 2, 8, "m"),
+        SentRow(4.0, 6, 2),
+        SentRow(4.0, 7, 9),
+        UserError(4.0, 7, 0, "boom"),
+    ):
+        assert machine.handle(event) == []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from gcdist.config import Config, ConfigError
+from gcdist.config import Config, ConfigError, floor_warnings
 from gcdist.observe import RunFolder
 from gcdist.runtime.cluster import Cluster, Step, new_folder
 from gcdist.runtime.driver import Say
@@ -82,6 +82,8 @@ def connect(
             _leave(rank, ended.code, ended.reason)
         run = new_folder(session, Path(folder) if folder else None)
         log = _into(run, say)
+        for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
+            log("warning", line)
         driver, close = real_master(session, source, log)
     except JoinError as error:
         raise ConfigError(str(error)) from None

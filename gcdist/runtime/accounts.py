@@ -13,9 +13,14 @@ from gcdist.types import F64, DelayModel, Plan
 
 @dataclass(slots=True, eq=False)
 class ArrivalTally:
-    """Counted rows of each worker against the promises; only steps with a promise about a deadline."""
+    """Counted rows of each worker against the promises; only steps with a promise about a deadline.
+
+    A code that ends steps before its promised deadline with rows outstanding (`frc`, `erasurehead`, ...) cannot be compared:
+    then nothing is.
+    """
 
     workers: int
+    early: bool = False
     planned_N: F64 = field(init=False)
     observed_N: F64 = field(init=False)
     variance_N: F64 = field(init=False)
@@ -30,6 +35,13 @@ class ArrivalTally:
             return
         plan, p_R = result.plan, result.terms.p_R
         rows = np.flatnonzero(plan.weighted_R() & result.live_N[plan.worker_R])
+        lost = {seen.row for seen in result.seen if seen.step == result.step and seen.seconds >= result.terms.deadline}
+        if result.why in ("complete", "count") and len(result.counted) + len(lost) < len(rows):
+            self.early = True
+        if self.early:
+            for array in (self.planned_N, self.observed_N, self.variance_N, self.steps_N):
+                array.fill(0.0)
+            return
         owner = plan.worker_R[rows]
         np.add.at(self.planned_N, owner, 1 - p_R[rows])
         np.add.at(self.variance_N, owner, p_R[rows] * (1 - p_R[rows]))

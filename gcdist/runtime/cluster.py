@@ -18,6 +18,7 @@ from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observe
 from gcdist.runtime.driver import MasterDriver, RoundResult
 from gcdist.runtime.plans import noise_by_bits
 from gcdist.runtime.session import Session
+from gcdist.straggler import ArrivalRule
 from gcdist.types import U8, Plan
 
 
@@ -118,6 +119,16 @@ class Cluster:
         self._saved_bytes = 0  # float32 payloads minus the packed ones
         self._last: StepInfo | None = None
         self._sync_check: tuple[float, float] | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the last step; None before the first."""
+        return self._scheme.plan
+
+    @property
+    def rule(self) -> ArrivalRule:
+        """The stop rule with its arrival statistics."""
+        return self._scheme.rule
 
     def steps(self, count: int) -> Iterator[Step]:
         """The next ``count`` steps."""

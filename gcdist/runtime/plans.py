@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from gcdist.planning import PlanReport, describe, make_plan
 from gcdist.types import F64, I64, GradientCode, Layout, Mask, Plan, Problem, Quantizer, StopRule
@@ -80,9 +81,29 @@ class PlanMaker:
             bits_cap_N=caps,
             load_cap_N=np.full(n, np.inf),
         )
-        plan = make_plan(code or self.code, problem, self._next_id)
+        plan = _with_probes(make_plan(code or self.code, problem, self._next_id), live_N)
         if plan.bits_RS.shape[1] != self._layout.segments:
             bits_RS = np.repeat(plan.bits_RS[:, :1], self._layout.segments, axis=1)
             plan = Plan(plan.plan_id, plan.A_RK, plan.worker_R, bits_RS, plan.p_R, plan.covered_K)
         self._next_id += 1
         return plan, describe(plan, problem)
+
+
+def _with_probes(plan: Plan, live_N: Mask) -> Plan:
+    """Give every live worker without a row one partition to compute and time, with coefficient 0 and no bits.
+
+    Without it nothing would be seen of the worker, and it could never come back into the plan.
+    """
+    idle = np.flatnonzero((np.diff(plan.A_RK.indptr) == 0) & live_N[plan.worker_R])
+    if idle.size == 0:
+        return plan
+    k = plan.A_RK.shape[1]
+    A_RK = plan.A_RK.tocoo()
+    rows = np.concatenate([A_RK.row, idle])
+    columns = np.concatenate([A_RK.col, (idle + plan.plan_id) % k])
+    values = np.concatenate([A_RK.data, np.zeros(idle.size)])
+    # rows in order: a csr array built from sorted triples keeps the explicit zeros
+    order = np.lexsort((columns, rows))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=plan.rows))])
+    A_RK = csr_array((values[order], columns[order], indptr), shape=plan.A_RK.shape)
+    return Plan(plan.plan_id, A_RK, plan.worker_R, plan.bits_RS, plan.p_R, plan.covered_K)

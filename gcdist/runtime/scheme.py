@@ -23,7 +23,7 @@ class Scheme:
     replan_every: int
     on_plan: Callable[[Plan, PlanReport, float], None]
     outdated: bool = True
-    _plan: Plan | None = None
+    plan: Plan | None = None
     _age: int = 0
     _warm: bool = True
 
@@ -36,11 +36,11 @@ class Scheme:
         """The plan of the next step, given who is live; ValueError if there is none."""
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
-        if self._plan is None or self.outdated or due or warming != self._warm:
+        if self.plan is None or self.outdated or due or warming != self._warm:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
-            self._plan, report = self.maker.make(live_N, self.code)
+            self.plan, report = self.maker.make(live_N, self.code)
             self.outdated, self._age, self._warm = False, 0, warming
-            self.on_plan(self._plan, report, self.rule.deadline)
+            self.on_plan(self.plan, report, self.rule.deadline)
         self._age += 1
-        return self._plan
+        return self.plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from gcdist.runtime.simulator import Network, simulated
 from gcdist.tasks import digits
 
 
-def config(out: Path, scheme: str = "osgc", **more: object) -> gcdist.Config:
+def config(out: Path, scheme: str = "osgc", **more: Any) -> gcdist.Config:
     settings: dict[str, object] = {
         "out": out,
         "cluster": {"workers": 4, "join_timeout": 30.0},
@@ -70,7 +71,7 @@ def test_steps_end_by_their_deadline(tmp_path: Path) -> None:
     assert {i.why for i in late} <= {"deadline", "complete"}
 
 
-def with_network(out: Path, **more: object) -> tuple[Cluster, Network]:
+def with_network(out: Path, **more: Any) -> tuple[Cluster, Network]:
     session = Session.build(digits.build(model="mlp"), config(out, **more), 4, own=False)
     driver, network = simulated(session, quiet)
     return Cluster(session, driver, RunFolder(out / "run")), network
@@ -169,3 +170,33 @@ def test_the_summary_says_what_waiting_for_all_would_have_taken(tmp_path: Path) 
 def test_settings_that_do_not_fit_are_one_clear_line(tmp_path: Path, change: dict[str, object], line: str) -> None:
     with pytest.raises(gcdist.ConfigError, match=line):
         gcdist.simulate(digits.build(model="mlp"), config(tmp_path, **change), say=quiet)
+
+
+def test_a_worker_without_weight_is_probed(tmp_path: Path) -> None:
+    hopeless = {"model": "shifted-exponential", "shift": (0.2, 0.2, 0.2, 0.45), "mean": (0.01, 0.01, 0.01, 0.5)}
+    cluster, _ = with_network(
+        tmp_path,
+        code={"scheme": "joint"},
+        inject=hopeless,
+        quantizer={"bits": 1},
+        straggler={"deadline": 0.5, "window": 50},
+    )
+    with cluster:
+        infos = train(cluster, 60)
+        plan = cluster.plan
+        assert plan is not None
+        weighted = plan.weighted_R()
+        assert weighted[0]
+        assert not weighted[3]
+        assert len(plan.parts(3)) == 1
+        assert plan.parts(3)[0][1] == 0.0
+        outcomes = cluster.rule.arrivals.count_N()
+    assert outcomes[3] >= 45  # it is still asked and still timed
+    assert not any(4 in info.arrived for info in infos[-20:])
+
+
+def test_codes_that_end_steps_early_are_not_compared(tmp_path: Path) -> None:
+    with gcdist.simulate(digits.build(model="mlp"), config(tmp_path, "erasurehead"), say=quiet) as cluster:
+        train(cluster, 30)
+        assert cluster.arrivals.early
+        assert cluster.arrivals.steps_N.max() == 0

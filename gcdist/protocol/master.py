@@ -111,11 +111,11 @@ class MasterMachine:
                 self._joined(event.at, peer, hello)
             case Lost(peer=peer, reason=reason):
                 if self._known(peer) is not None:
-                    self._gone(event.at, peer, f"worker {peer.worker} lost: {reason}")
+                    self._gone(event.at, peer, f"worker {peer.rank} lost: {reason}")
             case Leaving(peer=peer):
                 if self._known(peer) is not None:
                     self._out.append(Leave(peer))
-                    self._gone(event.at, peer, f"worker {peer.worker} is leaving")
+                    self._gone(event.at, peer, f"worker {peer.rank} is leaving")
             case Silent(peer=peer, seconds=seconds):
                 state = self._known(peer)
                 if state is not None:
@@ -143,20 +143,20 @@ class MasterMachine:
         old = self._peers.get(peer.worker)
         if old is not None:
             self._out.append(CloseLink(old.peer, "replaced by a newer link of the same worker"))
-            self._gone(at, old.peer, f"worker {peer.worker} joined again")
+            self._gone(at, old.peer, f"worker {peer.rank} joined again")
         self._newest[peer.worker] = peer.inc
         self._peers[peer.worker] = PeerState(peer)
-        self._out += [Admit(peer), Replan(f"worker {peer.worker} joined")]
+        self._out += [Admit(peer), Replan(f"worker {peer.rank} joined")]
         if self._open is not None:
             self._out.append(Announce(peer, self._open.event.step))
 
     def _why_refuse(self, peer: Peer, hello: Hello) -> str | None:
         if not 0 <= peer.worker < self.workers:
-            return f"worker {peer.worker} has no place: this run has workers 0 to {self.workers - 1}"
+            return f"worker {peer.rank} has no place: this run has workers 1 to {self.workers}"
         if peer.inc <= self._newest.get(peer.worker, -1):
-            return f"worker {peer.worker} has a newer link already"
+            return f"worker {peer.rank} has a newer link already"
         difference = self._expected.difference(hello)
-        return f"worker {peer.worker} differs in its {difference}" if difference else None
+        return f"worker {peer.rank} differs in its {difference}" if difference else None
 
     def _gone(self, at: float, peer: Peer, reason: str) -> None:
         """A peer's link is over: its rows cannot arrive, and its shifts have lost their other end."""
@@ -187,7 +187,7 @@ class MasterMachine:
     def _break(self, at: float, peer: Peer, step: int, reason: str) -> None:
         """A peer broke the protocol: drop what it sent, close its link alone."""
         self._out += [Drop(peer, step, reason), CloseLink(peer, reason)]
-        self._gone(at, peer, f"worker {peer.worker} closed: {reason}")
+        self._gone(at, peer, f"worker {peer.rank} closed: {reason}")
 
     # --- rounds ---
 

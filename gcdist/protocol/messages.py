@@ -21,6 +21,11 @@ class Peer(NamedTuple):
     worker: int  # slot 0..n-1, stable (the worker's name maps to it)
     inc: int  # incarnation ticket; larger is newer
 
+    @property
+    def rank(self) -> int:
+        """How texts for people count workers: 1..n, the master is 0."""
+        return self.worker + 1
+
 
 class Hello(NamedTuple):
     """What a worker says of itself when it joins; the master refuses a mismatch and names the difference."""

@@ -281,7 +281,7 @@ class MasterDriver:
                 self._wake = when
             case Drop(peer=peer, step=step, reason=reason):
                 if reason not in ("stale", "late"):
-                    self.say("drop", f"worker {peer.worker}, step {step}: {reason}")
+                    self.say("drop", f"worker {peer.rank}, step {step}: {reason}")
             case Replan(reason=reason):
                 if self._scheme is not None:
                     self._scheme.outdated = True

@@ -216,7 +216,7 @@ class MasterLinks:
                 try:
                     make = self._translated(peer, frame, fault)
                 except CodecError as error:
-                    link.close(f"worker {peer.worker} sent bytes that are no message: {error}")
+                    link.close(f"worker {peer.rank} sent bytes that are no message: {error}")
                     return
                 self.inbox.put(make)
             case Silent(seconds=seconds):

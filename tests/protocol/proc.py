@@ -169,7 +169,8 @@ class Proc:
         world, r, wire = self.world, self.world.rng, self.wire
         if wire is None:
             return
-        fault, copies = None, 1
+        fault, copies, step, row = None, 1, head.step, head.row
+        own = self.machine._assignment.rows if self.machine._assignment else ()
         if r.random() < world.p_cheat:
             world.cheaters.add(wire.peer)
             match r.randrange(6):
@@ -180,7 +181,7 @@ class Proc:
                 case 2:
                     head = head._replace(step=head.step + r.choice((-1, 1)))
                 case 3:
-                    head = head._replace(row=r.choice((head.row + 1, 99, -1)))
+                    head = head._replace(row=r.choice([q for q in range(-1, 9) if q not in own]))
                 case 4:
                     head = head._replace(shift=head.shift + r.choice((-1, 1)))
                 case 5:
@@ -192,7 +193,7 @@ class Proc:
 
         def sent() -> None:
             if self.wire is wire and left < wire.cut_down:
-                self.put(w.SentRow(world.now, head.step, head.row))
+                self.put(w.SentRow(world.now, step, row))
 
         world.at(left, sent)
 

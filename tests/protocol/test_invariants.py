@@ -19,7 +19,7 @@ from tests.protocol.book import SEEN
 from tests.protocol.plans import HELLO, Weighing
 from tests.protocol.spec import failures
 
-SCHEDULES = 3000
+SCHEDULES = 2000
 TEETH = 400  # schedules in which a broken machine must be found out
 
 Found = tuple[dict[int, list[str]], Counter[str]]

@@ -78,7 +78,7 @@ def only(out: list[Any], *kinds: type[Any]) -> list[Any]:
 
 def test_join_and_credit() -> None:
     machine = MasterMachine(2, HELLO)
-    assert machine.handle(Joined(0.0, A, HELLO)) == [Admit(A), Replan("worker 0 joined")]
+    assert machine.handle(Joined(0.0, A, HELLO)) == [Admit(A), Replan("worker 1 joined")]
     assert machine.live().tolist() == [True, False]
     assert machine.ready().tolist() == [False, False]
     assert machine.handle(Credit(0.1, A, -1, "fresh")) == []
@@ -196,7 +196,7 @@ def test_a_message_that_was_not_asked_for_closes_its_link_alone(message: Arrived
     assert out == [
         Drop(A, message.head.step, reason),
         CloseLink(A, reason),
-        Replan(f"worker 0 closed: {reason}"),
+        Replan(f"worker 1 closed: {reason}"),
     ]
     assert machine.live().tolist() == [False, True]
     assert machine.handle(arrived(1.2, A, 0, 0)) == [Drop(A, 0, "its link is closed")]
@@ -260,18 +260,18 @@ def test_strangers_change_nothing() -> None:
 def test_a_hello_that_differs_is_refused_by_name(key: str, value: Any, word: str) -> None:
     out = MasterMachine(2, HELLO).handle(Joined(0.0, A, HELLO._replace(**{key: value})))
     assert [type(t) for t in out] == [Refuse]
-    assert f"worker 0 differs in its {word}" in out[0].reason  # type: ignore[union-attr]
+    assert f"worker 1 differs in its {word}" in out[0].reason  # type: ignore[union-attr]
 
 
 def test_a_worker_without_a_place_is_refused() -> None:
     [refuse] = MasterMachine(2, HELLO).handle(Joined(0.0, Peer(2, 1), HELLO))
-    assert refuse == Refuse(Peer(2, 1), "worker 2 has no place: this run has workers 0 to 1")
+    assert refuse == Refuse(Peer(2, 1), "worker 3 has no place: this run has workers 1 to 2")
 
 
 def test_an_older_incarnation_is_refused_even_after_the_newer_is_gone() -> None:
     machine = master(Peer(0, 5))
     machine.handle(Lost(0.1, Peer(0, 5), "gone"))
-    assert machine.handle(Joined(0.2, Peer(0, 4), HELLO)) == [Refuse(Peer(0, 4), "worker 0 has a newer link already")]
+    assert machine.handle(Joined(0.2, Peer(0, 4), HELLO)) == [Refuse(Peer(0, 4), "worker 1 has a newer link already")]
 
 
 def test_a_newer_link_replaces_the_old_one() -> None:
@@ -280,9 +280,9 @@ def test_a_newer_link_replaces_the_old_one() -> None:
     newer = Peer(0, 7)
     assert machine.handle(Joined(1.1, newer, HELLO)) == [
         CloseLink(A, "replaced by a newer link of the same worker"),
-        Replan("worker 0 joined again"),
+        Replan("worker 1 joined again"),
         Admit(newer),
-        Replan("worker 0 joined"),
+        Replan("worker 1 joined"),
         Announce(newer, 0),
     ]
     assert machine.handle(Credit(1.2, newer, -1, "fresh")) == []  # its row of step 0 is written off
@@ -298,7 +298,7 @@ def test_a_loss_writes_rows_off_and_takes_shifts_out() -> None:
     machine.handle(opening(0, plan, beta=1.0))
     machine.handle(arrived(1.1, A, 0, 0))
     machine.handle(Tick(2.0))
-    assert machine.handle(Lost(2.1, A, "no beat")) == [TakeOut(0), Replan("worker 0 lost: no beat")]
+    assert machine.handle(Lost(2.1, A, "no beat")) == [TakeOut(0), Replan("worker 1 lost: no beat")]
     out = machine.handle(opening(1, plan, at=3.0, deadline=inf, beta=1.0))
     assert not only(out, CloseStep)
     assert machine.handle(Lost(3.5, B, "no beat"))[-1] == CloseStep(1, Closing(), (), "complete")
@@ -313,7 +313,7 @@ def test_a_loss_stamped_before_the_opening_takes_no_negative_time() -> None:
 
 def test_leaving_is_released_at_once() -> None:
     machine = master(A, B)
-    assert machine.handle(Leaving(0.5, A)) == [Leave(A), Replan("worker 0 is leaving")]
+    assert machine.handle(Leaving(0.5, A)) == [Leave(A), Replan("worker 1 is leaving")]
     assert machine.handle(Credit(0.6, A, -1, "stale")) == []
 
 

@@ -13,9 +13,13 @@ from torch import nn
 
 import gcdist
 from gcdist.protocol.master_io import SendRound
+from gcdist.runtime.cluster import Cluster, new_folder
 from gcdist.runtime.real import real_master
 from gcdist.runtime.session import Session
 from gcdist.transport import StoreSource
+
+sys.path.append(str(Path(__file__).parents[2]))  # behind the installed gcdist, for the tests' own modules
+from tests.runtime.test_replay import Record, replay
 
 SLOW_RANK, STEPS, DEADLINE = 2, 40, 0.1
 
@@ -49,10 +53,8 @@ def main(out: Path) -> None:
         with gcdist.connect(task, config):
             raise AssertionError("a worker does not come here")
     # what gcdist.connect does at the master, with the events recorded
-    from gcdist.runtime.cluster import Cluster, new_folder
-
     session = Session.build(task, config, int(os.environ["WORLD_SIZE"]) - 1, own=False)
-    record: list = []
+    record: Record = []
     driver, close = real_master(session, StoreSource.from_env(), lambda kind, text: None, record)
     with Cluster(session, driver, new_folder(session, out / "run"), on_close=close) as cluster:
         seconds = [step.backward().step_seconds for step in cluster.steps(STEPS)]
@@ -61,7 +63,8 @@ def main(out: Path) -> None:
         for told in instructions:
             if isinstance(told, SendRound):
                 sent.setdefault(told.peer.worker, []).append(told.round.step)
-    (out / "result.json").write_text(json.dumps({"seconds": seconds, "sent": sent}))
+    replayed = replay(record, session.workers, session.hello("master"), session.code)
+    (out / "result.json").write_text(json.dumps({"seconds": seconds, "sent": sent, "replayed": replayed}))
 
 
 main(Path(sys.argv[1]))

@@ -167,7 +167,7 @@ def test_the_summary_says_what_waiting_for_all_would_have_taken(tmp_path: Path) 
         ({"inject": {"model": "shifted-exponential", "shift": (0.1, 0.2)}}, "inject.shift"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_clear_line(tmp_path: Path, change: dict[str, object], line: str) -> None:
+def test_settings_that_do_not_fit_are_one_clear_line(tmp_path: Path, change: dict[str, Any], line: str) -> None:
     with pytest.raises(gcdist.ConfigError, match=line):
         gcdist.simulate(digits.build(model="mlp"), config(tmp_path, **change), say=quiet)
 

@@ -69,10 +69,10 @@ def config(out: Path, scheme: str = "osgc", p: object = "model", bits: int = 3) 
 
 
 def true_gradient(of: gcdist.Task) -> F64:
-    loss_fn(of.model, (of.dataset.x, of.dataset.y)).backward()
+    torch.autograd.backward(loss_fn(of.model, (of.dataset.x, of.dataset.y)))
     g = torch.cat([p.grad.reshape(-1) for p in of.model.parameters() if p.grad is not None])
     of.model.zero_grad()
-    return g.double().numpy()
+    return np.asarray(g.numpy(), np.float64)
 
 
 def estimates(settings: gcdist.Config, folder: Path, change: Callable[[Session], Session] = lambda s: s) -> F64:
@@ -94,8 +94,9 @@ def estimates(settings: gcdist.Config, folder: Path, change: Callable[[Session],
 def z_scores(ghat_TD: F64, g_D: F64) -> F64:
     """z of the mean error along g and of every coordinate, (1 + d,)."""
     error = ghat_TD - g_D
-    columns = np.column_stack([error @ g_D, error])
-    return columns.mean(axis=0) / (columns.std(axis=0) / np.sqrt(len(columns)) + 1e-12)
+    columns: F64 = np.column_stack([error @ g_D, error])
+    z: F64 = columns.mean(axis=0) / (columns.std(axis=0) / np.sqrt(len(columns)) + 1e-12)
+    return z
 
 
 def test_decoded_gradient_is_unbiased(tmp_path: Path) -> None:

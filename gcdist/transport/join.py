@@ -31,11 +31,13 @@ from gcdist.transport.framing import (
 )
 from gcdist.transport.link import GlooLink, LinkSettings
 from gcdist.transport.store import JoinError, StoreSource
-from gcdist.transport.threads import ends_with_process, spawn
+from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.types import U8
 
 POLL_SECONDS = 0.05
-MOST_AT_ONCE = 64  # links being built at one time
+# links being built at one time: with 64, torch 2.13 spent 10 s looking up the address of some store clients
+MOST_AT_ONCE = 8
+PATIENCE = 3.0  # connect timeouts a worker waits for its turn
 
 OnJoin = Callable[[GlooLink, int, bytes], None]
 
@@ -69,15 +71,20 @@ def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
     return header.kind, header.head, b"" if frame.meta is None else frame.meta.tobytes()
 
 
-def _meet(store: Any, run_id: str, master: int, ticket: int, rank: int, address: str, seconds: float) -> Channel:
-    """The channel of a ticket. Both ends first say that they are there: gloo's own waiting is noisy and hard to bound."""
+def _meet(
+    store: Any, run_id: str, master: int, ticket: int, rank: int, address: str, seconds: float, patience: float
+) -> Channel:
+    """The channel of a ticket, if the other end comes within ``patience`` and connects within ``seconds``.
+
+    Both ends first say that they are there: gloo's own waiting is noisy and hard to bound.
+    """
     key = f"gcdist/{run_id}/link/{master}/{ticket}"
-    until, pause = time.monotonic() + seconds, 0.002
+    until, pause = time.monotonic() + patience, 0.002
     try:
         store.set(f"{key}/here/{rank}", "")
         while not store.check([f"{key}/here/{1 - rank}"]):
             if time.monotonic() > until:
-                raise ChannelError(f"nobody came within {seconds:g} s")
+                raise ChannelError(f"nobody came within {patience:g} s")
             time.sleep(pause)
             pause = min(POLL_SECONDS, 1.5 * pause)
     except RuntimeError as error:
@@ -118,9 +125,10 @@ def join(
         raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
     try:
         address = route_to(source.host, source.port)
-        channel = _meet(store, source.run_id, master, ticket, 1, address, settings.connect_timeout)
-        _send(channel, HELLO, proof(secret, source.run_id, ticket, hello), hello, settings.connect_timeout)
-        kind, _, text = _receive(channel, settings.connect_timeout)
+        seconds = settings.connect_timeout
+        channel = _meet(store, source.run_id, master, ticket, 1, address, seconds, PATIENCE * seconds)
+        _send(channel, HELLO, proof(secret, source.run_id, ticket, hello), hello, seconds)
+        kind, _, text = _receive(channel, seconds)
     except (ChannelError, FrameError, OSError) as error:
         raise JoinError(f"no link to the master (ticket {ticket}): {error}") from None
     if kind != WELCOME:
@@ -171,7 +179,7 @@ class Acceptor:
     def close(self) -> None:
         """Take no more tickets; links already built stay."""
         self._closed.set()
-        self._thread.join()
+        join_all([self._thread], 1.0)  # it may hang in a store that does not answer
 
     def abandon(self) -> None:
         """Take no more tickets, without waiting."""
@@ -181,7 +189,7 @@ class Acceptor:
         while not self._closed.wait(POLL_SECONDS):
             try:
                 if store is None:
-                    store = self._source.client()
+                    store = self._source.client(timeout=1.0)
                 newest = int(store.add(self._keys + "tickets", 0))
             except (RuntimeError, JoinError):
                 store = None  # the store is away: links live on, nobody can join
@@ -196,7 +204,7 @@ class Acceptor:
         try:
             try:
                 store = self._source.client()
-                channel = _meet(store, self._source.run_id, self._master, ticket, 0, self._address, seconds)
+                channel = _meet(store, self._source.run_id, self._master, ticket, 0, self._address, seconds, seconds)
                 kind, given, hello = _receive(channel, seconds)
                 if kind != HELLO:
                     raise FrameError(f"first frame is of kind {kind}, not a hello")

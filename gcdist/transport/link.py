@@ -122,6 +122,7 @@ class GlooLink:
         self._sever_at = float("inf")
         self._running = 0
         self._threads: list[threading.Thread] = []
+        self._started = threading.Event()
         self._bodies: SimpleQueue[Header | None] = SimpleQueue()
         self._body_done = threading.Event()
         self._body_done.set()
@@ -158,6 +159,7 @@ class GlooLink:
         watch.add(self)
         ends_with_process(self)
         self._threads = [spawn(f"{self.name}-{what}", self._thread, loop) for what, loop in loops.items()]
+        self._started.set()
 
     def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
         """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
@@ -198,7 +200,8 @@ class GlooLink:
 
     def join(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
-        return join_all(self._threads, timeout)
+        until = time.monotonic() + timeout
+        return self._started.wait(timeout) and join_all(self._threads, until - time.monotonic())
 
     def abandon(self) -> None:
         """End the link without a goodbye."""
@@ -303,25 +306,24 @@ class GlooLink:
             header = decode(message, self.settings.max_bytes)
             frame, wrong = inline_frame(header, message) if header.inline else (None, None)
             self._in_headers += HEADER_BYTES + (header.body if header.inline else 0)
+            self._hear()
+            if header.kind != BEAT:
+                self._body_done.wait()
+                if header.kind == BYE and frame is not None:
+                    reason = b"" if frame.meta is None else frame.meta.tobytes()
+                    self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
+                    return
+                if header.kind >= FIRST_INTERNAL:
+                    raise FrameError(f"unexpected frame of kind {header.kind}")
+                if frame is None:
+                    self._body_done.clear()
+                    self._bodies.put(header)
+                else:
+                    self._data_in += header.data_bytes or 0
+                    self._tell(In(self, frame, wrong))
+                del frame  # the consumer's now
             message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
             ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
-            self._hear()
-            if header.kind == BEAT:
-                continue
-            self._body_done.wait()
-            if header.kind == BYE and frame is not None:
-                reason = b"" if frame.meta is None else frame.meta.tobytes()
-                self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
-                return
-            if header.kind >= FIRST_INTERNAL:
-                raise FrameError(f"unexpected frame of kind {header.kind}")
-            if frame is None:
-                self._body_done.clear()
-                self._bodies.put(header)
-            else:
-                self._data_in += header.data_bytes or 0
-                self._tell(In(self, frame, wrong))
-            del frame  # the consumer's now
 
     # body
 

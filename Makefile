@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint format types check clean
+.PHONY: help demo test lint format types check bench-links bench-planner clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -22,9 +22,6 @@ demo: $(VENV)/gcdist ## train the embedded task with 1 master and 8 workers, two
 
 test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel (ARGS="-k link" for some)
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
-
-test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take longer than a minute
-	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m slow $(ARGS)
 
 lint: $(VENV)/dev ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -38,6 +35,12 @@ types: $(VENV)/dev ## mypy, strict, on source and tests
 	$(BIN)/mypy
 
 check: lint types test ## what CI runs
+
+bench-links: $(VENV)/dev $(VENV)/gcdist ## throughput and round trip of a link against a plain socket
+	$(BIN)/python benchmarks/links.py $(ARGS)
+
+bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")
+	$(BIN)/python benchmarks/planner.py $(ARGS)
 
 clean: ## remove .venv and everything that was built; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

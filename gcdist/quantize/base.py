@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numba import float32, types
 
-from gcdist.quantize.jit import FLOATS_IN, FLOATS_OUT, kernel
+from gcdist.quantize.jit import FLOATS_OUT, kernel
 from gcdist.quantize.lanes import U32
 from gcdist.quantize.packing import BLOCK, check_padding, packed_bytes
 from gcdist.types import F32, U8, Accumulator, Encoded, Key, NonFiniteError
@@ -120,30 +120,6 @@ def drain(sum_D: F32, scale: np.float32, out: F32) -> None:
     for i in range(len(sum_D)):
         out[i] += scale * sum_D[i]
         sum_D[i] = 0
-
-
-@kernel(types.int64, FLOATS_IN)
-def first_nonfinite(x: F32) -> int:
-    """Index of the first coordinate that is NaN or infinite, or -1."""
-    for i in range(len(x)):
-        if not np.isfinite(x[i]):
-            return i
-    return -1
-
-
-@kernel(types.float64, FLOATS_IN)
-def energy_of(x: F32) -> float:
-    """``|x|^2`` in float64, for any float32 without overflow."""
-    a, b, c, d = 0.0, 0.0, 0.0, 0.0
-    even = len(x) // 4 * 4
-    for i in range(0, even, 4):
-        a += np.float64(x[i]) * np.float64(x[i])
-        b += np.float64(x[i + 1]) * np.float64(x[i + 1])
-        c += np.float64(x[i + 2]) * np.float64(x[i + 2])
-        d += np.float64(x[i + 3]) * np.float64(x[i + 3])
-    for i in range(even, len(x)):
-        a += np.float64(x[i]) * np.float64(x[i])
-    return (a + b) + (c + d)
 
 
 def require(what: str, array: Any, dtype: type, length: int | None) -> None:

@@ -36,17 +36,19 @@ class Bucket(Direct):
         return blockwise(grid_noise, bits, d)
 
     def bound(self, bits: int, d: int) -> float:
-        """``(sqrt(1 + N/L^2) - 1)/2``, ``N = min(512, d) - 1``; for 1 bit N.
+        """``(sqrt(1 + N/A) - 1)/2``, ``N = min(512, d) - 1``, ``A = min((L+1)^2, 2 L^2)``; for 1 bit N.
 
-        Proof, per bucket, in steps of its scale: some coordinate has ``|t| >= L`` and is on a level, without noise. Another,
-        at fraction f beyond a level, adds noise ``f(1-f)`` and energy at least ``f^2``, f measured from zero outwards. So
-        ``omega <= max sum f(1-f) / (L^2 + sum f^2)``; for a given ratio each f solves the same concave problem, so all are
-        equal, and ``f = L (sqrt(L^2 + N) - L)/N`` gives the bound. With 1 bit the noise is ``sum m^2 - x^2`` and the energy
+        Proof, per bucket, in steps t of its scale. Either the larger extreme is on the level L + 1, without noise, with
+        energy ``(L+1)^2``; or the smaller is on the level L and the larger at L + f: energy ``2 L^2`` and at least ``f^2``.
+        Every other coordinate, at f beyond a level, has noise ``f(1-f)`` and energy at least ``f^2``. So
+        ``omega <= max sum f(1-f) / (A + sum f^2)``: for a given ratio each f solves the same concave problem, so all are
+        equal, and ``f = (sqrt(A^2 + N A) - A)/N`` gives the bound. 1 bit: the noise is ``sum m^2 - t^2``, the energy
         at least ``m^2``.
         """
         self._allowed(bits)
         others = max(min(BLOCK, d) - 1, 0)
-        return float(others) if bits == 1 else (sqrt(1 + others / levels(bits) ** 2) - 1) / 2
+        least = min((levels(bits) + 1) ** 2, 2 * levels(bits) ** 2)
+        return float(others) if bits == 1 else (sqrt(1 + others / least) - 1) / 2
 
     def _encode(self, x: F32, bits: int, key: Key, out: U8) -> tuple[int, float, float]:
         return encode_grid(x, bits, stream(key), False, True, *cut(out, len(x), bits, blocks(len(x))), scratch())

@@ -43,6 +43,11 @@ def stream(key: Key, purpose: int = 0, *, shared: bool = False) -> np.uint64:
     return np.uint64(z)
 
 
+def advanced(bits: np.uint64, blocks: int) -> np.uint64:
+    """The stream from block number ``blocks`` on."""
+    return np.uint64((int(bits) + blocks * int(_GOLDEN)) & _MASK)
+
+
 @inlined
 def block_bits(bits: np.uint64, block: int) -> np.uint64:
     """The 64 bits of block number ``block`` of a stream."""

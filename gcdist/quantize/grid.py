@@ -23,7 +23,6 @@ from gcdist.quantize.jit import (
     ENCODED,
     FLOATS_IN,
     FLOATS_OUT,
-    LARGEST,
     SCRATCH,
     WORDS_IN,
     WORDS_OUT,
@@ -246,15 +245,28 @@ def first_outside(x: F32) -> int:
     return -1
 
 
-@kernel(LARGEST, FLOATS_IN)
-def largest(x: F32) -> tuple[int, float]:
-    """The first coordinate that is not finite (or -1), and the largest magnitude."""
-    top = np.float32(0)
-    for i in range(len(x)):
+@kernel(ENCODED, FLOATS_IN)
+def measure(x: F32) -> tuple[int, float, float]:
+    """The first coordinate that is not finite (or -1), ``|x|^2`` and ``max |x|``."""
+    energy, largest = 0.0, np.float32(0)
+    full = len(x) // BLOCK * BLOCK
+    for start in range(0, full, BLOCK):
+        top = find_scale(x, start, 1, False)
+        if np.isnan(top):
+            return start + first_outside(x[start:]), 0.0, 0.0
+        largest = max(largest, top)
+        unit = max(top, np.float32(_SMALL))
+        inverse, part = fill(np.float32(1) / unit), fill(np.float32(0))
+        for i in range(start, start + BLOCK, LANES):
+            value = load(x, i) * inverse
+            part = part + value * value
+        energy += np.float64(total(part)) * np.float64(unit) * np.float64(unit)
+    for i in range(full, len(x)):
         if not abs(x[i]) < LIMIT:
-            return i, 0.0
-        top = max(top, abs(x[i]))
-    return -1, np.float64(top)
+            return i, 0.0, 0.0
+        largest = max(largest, abs(x[i]))
+        energy += np.float64(x[i]) * np.float64(x[i])
+    return -1, energy, np.float64(largest)
 
 
 @kernel(types.void, FLOATS_IN, boolean, WORDS_IN, BYTES_IN, int64, boolean, uint64, float32, FLOATS_OUT, SCRATCH)

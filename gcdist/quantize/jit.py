@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from os import environ
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
@@ -33,42 +34,50 @@ HALVES_OUT = types.Array(types.uint16, 1, "C", aligned=False)
 FLOATS_IN = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
 FLOATS_OUT = types.Array(types.float32, 1, "C", aligned=False)
 SCRATCH = types.Array(types.float32, 1, "C")
-LARGEST = types.Tuple((types.int64, types.float64))  # type: ignore[no-untyped-call]
+SUMS = types.UniTuple(types.float64, 2)  # type: ignore[no-untyped-call]
 # What an encoding returns: first bad coordinate or -1, |x|^2, |Q(x)-x|^2.
 ENCODED = types.Tuple((types.int64, types.float64, types.float64))  # type: ignore[no-untyped-call]
 
 
 @cache
-def cache_folder() -> str:
-    """Folder of the compiled kernels: per user (``NUMBA_CACHE_DIR`` or the XDG cache), one per version of the sources."""
+def cache_folder() -> str | None:
+    """Folder of the compiled kernels, one per state of the sources; None if it cannot be written (the log says so).
+
+    It is per user: in ``NUMBA_CACHE_DIR`` if that is set, else in the XDG cache (``~/.cache``). Without it nothing
+    fails, but every process compiles what it uses.
+    """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     root = environ.get("NUMBA_CACHE_DIR") or environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    return str(Path(root) / "gcdist" / f"kernels-{digest}")
+    folder = Path(root) / "gcdist" / f"kernels-{digest}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except (OSError, RuntimeError) as error:
+        logging.getLogger("gcdist").warning("kernels are compiled anew in this process: no cache (%s)", error)
+        return None
+    return str(folder)
 
 
 def kernel(*signature: object) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Compile for ``signature`` (result, arguments...) at the first call, and keep the machine code on disk.
-
-    If the cache folder cannot be written, the kernel is compiled again in every process and the log says so once: slower to
-    start, never an error.
-    """
+    """Compile for ``signature`` (result, arguments...) at the first call, and keep the machine code in `cache_folder`."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @cache
         def compiled() -> Callable[P, T]:
             result, *arguments = signature
-            typed = cast(Any, result)(*arguments)
-            config: Any = numba.config
-            before = config.CACHE_DIR
-            try:
-                config.CACHE_DIR = cache_folder()
-                return cast(Callable[P, T], numba.njit(typed, cache=True, **_OPTIONS)(function))
-            except (OSError, RuntimeError) as error:
-                _tell_once(str(error))
-                return cast(Callable[P, T], numba.njit(typed, **_OPTIONS)(function))
-            finally:
-                config.CACHE_DIR = before
+            typed, config = cast(Any, result)(*arguments), cast(Any, numba.config)
+            folder, before = cache_folder(), config.CACHE_DIR
+            if folder is not None:
+                try:
+                    config.CACHE_DIR = folder
+                    return cast(Callable[P, T], numba.njit(typed, cache=True, **_OPTIONS)(function))
+                except OSError as error:  # a full disk
+                    logging.getLogger("gcdist").warning("kernel %s is not kept: %s", function.__name__, error)
+                finally:
+                    config.CACHE_DIR = before
+            return cast(Callable[P, T], numba.njit(typed, **_OPTIONS)(function))
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -77,11 +86,6 @@ def kernel(*signature: object) -> Callable[[Callable[P, T]], Callable[P, T]]:
         return call
 
     return decorate
-
-
-@cache
-def _tell_once(reason: str) -> None:
-    logging.getLogger("gcdist").warning("kernels are compiled anew in this process: no cache in %s", reason)
 
 
 def inlined(function: Callable[P, T]) -> Callable[P, T]:

@@ -178,12 +178,32 @@ def _store_halves(context: Any, array: Any, i: Any, value: Any) -> Any:
     return types.void(array, types.intp, _W), generate
 
 
+def _lookup(context: Any, table: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        found = ir.Constant(_IR[_OF[table.dtype]], ir.Undefined)
+        for lane in range(LANES):
+            place = ir.Constant(ir.IntType(32), lane)
+            entry = builder.load(
+                builder.gep(data, [builder.zext(builder.extract_element(values[1], place), ir.IntType(64))])
+            )
+            found = builder.insert_element(found, entry, place)
+        return found
+
+    return _OF[table.dtype](table, _W), generate
+
+
 load: Callable[[F32, int], Floats] = _make.intrinsic(_load)  # 16 entries of a float32 vector
 load_words: Callable[[U32, int], Words] = load  # type: ignore[assignment]  # or of a uint32 vector
 store: Callable[[F32, int, Floats], None] = _make.intrinsic(_store)
 store_words: Callable[[U32, int, Words], None] = store  # type: ignore[assignment]
 load_halves: Callable[[U16, int], Words] = _make.intrinsic(_load_halves)  # of a uint16 vector
 store_halves: Callable[[U16, int, Words], None] = _make.intrinsic(_store_halves)  # the lower halves
+lookup: Callable[[F32, Words], Floats] = _make.intrinsic(_lookup)  # table[index], lane by lane
+lookup_words: Callable[[U32, Words], Words] = lookup  # type: ignore[assignment]
+exceeds: Callable[[Floats, Floats], Words] = _two(  # 1 where a > b, else 0
+    _W, _F, lambda builder, a, b: builder.zext(builder.fcmp_ordered(">", a, b), _IR_W)
+)
 fill: Callable[[Scalar], Floats] = _one(_F, types.float32, _spread)
 fill_words: Callable[[Scalar], Words] = _one(_W, types.uint32, _spread)
 numbered: Callable[[Scalar], Words] = _one(  # a, a + 1, ..., a + 15
@@ -191,6 +211,9 @@ numbered: Callable[[Scalar], Words] = _one(  # a, a + 1, ..., a + 15
 )
 rounded: Callable[[Floats], Words] = _one(  # to the nearest signed integer; |a| < 2^31
     _W, _F, lambda builder, a: builder.fptosi(_llvm("llvm.rint", _IR_F)(builder, a), _IR_W)
+)
+rounded_down: Callable[[Floats], Words] = _one(
+    _W, _F, lambda builder, a: builder.fptosi(_llvm("llvm.floor", _IR_F)(builder, a), _IR_W)
 )
 to_floats: Callable[[Words], Floats] = _one(_F, _W, lambda builder, a: builder.sitofp(a, _IR_F))  # signed
 bits_of: Callable[[Floats], Words] = _one(_W, _F, lambda builder, a: builder.bitcast(a, _IR_W))

@@ -6,9 +6,9 @@ from math import sqrt
 
 import numpy as np
 
-from gcdist.quantize.base import Direct, check_codes, cut, energy_of
+from gcdist.quantize.base import Direct, check_codes, cut
 from gcdist.quantize.counter import stream
-from gcdist.quantize.grid import add_grid, encode_grid, largest, levels, scratch
+from gcdist.quantize.grid import add_grid, encode_grid, levels, measure, scratch
 from gcdist.quantize.laws import qsgd_noise
 from gcdist.quantize.packing import packed_bytes
 from gcdist.types import F32, U8, Key
@@ -47,10 +47,10 @@ class Qsgd(Direct):
 
     def _encode(self, x: F32, bits: int, key: Key, out: U8) -> tuple[int, float, float]:
         scale_S, words, tail = cut(out, len(x), bits, min(len(x), 1))
-        bad, top = largest(x)
+        bad, energy, top = measure(x)
         if bad >= 0:
             return bad, 0.0, 0.0
-        scale_S[:] = np.float32(min(sqrt(energy_of(x)) / levels(bits), float(np.finfo(np.float32).max) / 2**bits))
+        scale_S[:] = np.float32(min(sqrt(energy) / levels(bits), float(np.finfo(np.float32).max) / 2**bits))
         if len(x):  # norms of denormals round down
             scale_S[0] = max(scale_S[0], np.float32(np.ceil(top / levels(bits) / 2.0**-149) * 2.0**-149))
         return encode_grid(x, bits, stream(key), False, False, scale_S, words, tail, scratch())

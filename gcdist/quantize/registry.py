@@ -9,11 +9,13 @@ import numpy as np
 from gcdist.quantize.base import Base
 from gcdist.quantize.bucket import Bucket
 from gcdist.quantize.dither import Dither
+from gcdist.quantize.eden import Eden
 from gcdist.quantize.floats import Bfloat16, Float32
 from gcdist.quantize.qsgd import Qsgd
+from gcdist.quantize.rotated import Rotated
 from gcdist.types import F32, F64, U8, Key, Quantizer
 
-_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd)}
+_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd, Rotated, Eden)}
 
 
 def quantizer_names() -> tuple[str, ...]:
@@ -24,10 +26,10 @@ def quantizer_names() -> tuple[str, ...]:
 def get_quantizer(name: str, **options: object) -> Quantizer:
     """The quantizer called ``name``; ValueError for an unknown name or option.
 
-    >>> get_quantizer("bukcet")
+    >>> get_quantizer("bukcet")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, bfloat16, dither, bucket, qsgd
+    ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, ...
     """
     if name not in _CLASSES:
         close = get_close_matches(name, _CLASSES, n=1)

@@ -11,7 +11,7 @@ import pytest
 from gcdist.quantize import bits_allowed, decode, get_quantizer, quantizer_names
 from gcdist.types import F32, F64, Key, Quantizer
 
-REPEATS = 1500
+REPEATS = 1000
 
 
 def nasty_vectors() -> dict[str, F32]:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from gcdist.api import connect, simulate
+from gcdist.commands.tables import workers_table
 from gcdist.config import Config, load_config
 from gcdist.observe import Progress, Summary, plain, print_summary
 from gcdist.runtime.cluster import Cluster
@@ -19,9 +20,12 @@ from gcdist.runtime.driver import Say
 from gcdist.runtime.session import load_user_task
 from gcdist.tasks import Task
 
-ConfigFile = Annotated[Path, typer.Argument(help="Settings of the run (TOML); examples/reference.toml shows every key.")]
+ConfigFile = Annotated[
+    Path, typer.Argument(help="Settings of the run (TOML); examples/reference.toml shows every key.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set straggler.deadline=0.5")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set straggler.deadline=0.5"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output, nothing else.")]
 
@@ -76,6 +80,10 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
         typer.echo(json.dumps(plain(summary.as_dict())))
     else:
         console.print()
+        report = cluster.plan_report
+        if report is not None:
+            console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}", first=1))
+            console.print()
         print_summary(summary, console)
 
 

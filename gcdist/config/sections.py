@@ -41,6 +41,16 @@ def _p(value: Any) -> Any:
 
 
 PerWorker: TypeAlias = Annotated[float | tuple[float, ...], BeforeValidator(_per_worker)]
+
+
+def _bits_most(value: Any) -> Any:
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if value is not None and not all(type(x) is int and 0 <= x <= 8 for x in items):
+        raise ValueError("should be a whole number from 0 to 8, or a list of them, one for each worker")
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+BitsMost: TypeAlias = Annotated[int | tuple[int, ...] | None, BeforeValidator(_bits_most)]
 Deadline: TypeAlias = Annotated[float | Literal["auto", "wait"], BeforeValidator(_deadline)]
 Misses: TypeAlias = Annotated[Literal["measured", "model"] | tuple[float, ...], BeforeValidator(_p)]
 Positive: TypeAlias = Annotated[float, Field(gt=0)]
@@ -80,33 +90,39 @@ class OptimizerConfig(Section):
 class CodeConfig(Section):
     """The gradient code: who computes what. ``partitions`` absent: twice the workers."""
 
-    scheme: str = "osgc"
+    scheme: str = "joint"
     allocation: str = "chain"
     partitions: Count | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class QuantizerConfig(Section):
-    """Packed bits a coordinate, sign included."""
+WIDE = {"float32": 32, "bfloat16": 16}  # quantizers of one width; the others pack 1 to 8 bits
 
-    name: str = "bucket"
+
+class QuantizerConfig(Section):
+    """Packed bits a coordinate, sign included: ``bits`` on average over the workers, ``bits_most`` for any of them."""
+
+    name: str = "dither"
     bits: int = 4
+    bits_most: BitsMost = None
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def _float32_has_32_bits(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("name") == "float32":
-            return {"bits": 32, **data}
+    def _one_width(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("name") in WIDE:
+            return {"bits": WIDE[data["name"]], **data}
         return data
 
     @model_validator(mode="after")
     def _check(self) -> QuantizerConfig:
-        if self.name == "float32":
-            if self.bits != 32:
-                raise ValueError(f'bits: found {self.bits}; the quantizer "float32" has 32')
-        elif not 1 <= self.bits <= 8:
+        wide = WIDE.get(self.name)
+        if wide is not None and self.bits != wide:
+            raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" has {wide}')
+        if wide is None and not 1 <= self.bits <= 8:
             raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" takes 1 to 8')
+        if wide is not None and self.bits_most is not None:
+            raise ValueError(f'bits_most: found {shown(self.bits_most)}; the quantizer "{self.name}" has {wide} bits')
         return self
 
 
@@ -279,6 +295,8 @@ partitions, options
             lists = {f"inject.{key}": length for key, length in self.inject.lists().items()}
             if isinstance(self.straggler.p, tuple):
                 lists["straggler.p"] = len(self.straggler.p)
+            if isinstance(self.quantizer.bits_most, tuple):
+                lists["quantizer.bits_most"] = len(self.quantizer.bits_most)
             wrong += [
                 f"{key}: found a list of {length}; cluster.workers is {workers}"
                 for key, length in lists.items()

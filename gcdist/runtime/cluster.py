@@ -126,6 +126,11 @@ class Cluster:
         return self._scheme.plan
 
     @property
+    def plan_report(self) -> PlanReport | None:
+        """The figures of that plan."""
+        return self._scheme.report
+
+    @property
     def rule(self) -> ArrivalRule:
         """The stop rule with its arrival statistics."""
         return self._scheme.rule
@@ -253,6 +258,7 @@ class Cluster:
 
     def _account(self, result: RoundResult) -> None:
         self.arrivals.add(result)
+        self._scheme.maker.calibrate([(c.sidecar, result.plan.bits_RS[c.row]) for c in result.counted])
         self.waiting.add(result)
         self._step_seconds += result.seconds
         self._saved_bytes += 4 * self.session.state.layout.d * result.messages - result.payload_bytes

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.planning import PlanReport, describe, make_plan
-from gcdist.types import F64, I64, GradientCode, Layout, Mask, Plan, Problem, Quantizer, StopRule
+from gcdist.runtime.sidecar import Sidecar
+from gcdist.types import F64, I64, U8, GradientCode, Layout, Mask, Plan, Problem, Quantizer, StopRule
 
 WIDEST = 32  # packed bits a coordinate
+FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
 
 
 def noise_by_bits(quantizer: Quantizer, d: int) -> F64:
@@ -33,6 +35,7 @@ class PlanMaker:
         layout: every segment gets its row's bits.
         size_K: (K,) shares of the samples.
         bits: packed bits a coordinate, on average over the workers.
+        bits_cap_N: (N,) most packed bits of each worker.
         rule: gives P(late).
         deadline: what the rule intends now, seconds.
     """
@@ -44,6 +47,7 @@ class PlanMaker:
         layout: Layout,
         size_K: F64,
         bits: int,
+        bits_cap_N: I64,
         rule: StopRule,
         deadline: Callable[[], float],
     ) -> None:
@@ -54,7 +58,24 @@ class PlanMaker:
         self._rule = rule
         self._deadline = deadline
         self._next_id = 0
-        self.noise = noise_by_bits(quantizer, layout.d)
+        self._bits_cap_N = bits_cap_N
+        self._law = noise_by_bits(quantizer, layout.d)
+        self._error = self._expected = 0.0
+
+    @property
+    def noise(self) -> F64:
+        """omega (33,) by packed bits: the quantizer's law times what its errors on this run's gradients came to."""
+        return self._law * (self._error / self._expected if self._error > 0 and self._expected > 0 else 1.0)
+
+    def calibrate(self, counted: Sequence[tuple[Sidecar, U8]]) -> None:
+        """Take in the messages of one step: |Q(x)-x|^2 as made against the law's, for each message and its bits (S,)."""
+        self._error *= FORGET
+        self._expected *= FORGET
+        for sidecar, bits_S in counted:
+            omega = float(self._law[bits_S].mean())
+            if sidecar.energy > 0 and np.isfinite(omega):
+                self._error += sidecar.error / sidecar.energy
+                self._expected += omega
 
     def omega_N(self, workers: int) -> F64:
         """Quantization noise of a message at the average bits, (N,)."""
@@ -66,20 +87,18 @@ class PlanMaker:
         Raises:
             ValueError: nobody is live, or the code has no solution for them.
         """
-        n = len(live_N)
         deadline = self._deadline()
 
         def late(worker: int, load_m: F64) -> F64:
             return self._rule.late(worker, load_m, deadline) if live_N[worker] else np.ones(len(load_m))
 
-        caps: I64 = np.full(n, self._bits if self._bits > 8 else 8, np.int64)
         problem = Problem(
             size_K=self._size_K,
             late=late,
             noise=self.noise,
             bits_total=float(self._bits * int(live_N.sum())),
-            bits_cap_N=caps,
-            load_cap_N=np.full(n, np.inf),
+            bits_cap_N=self._bits_cap_N,
+            load_cap_N=np.full(len(live_N), np.inf),
         )
         plan = _with_probes(make_plan(code or self.code, problem, self._next_id), live_N)
         if plan.bits_RS.shape[1] != self._layout.segments:

@@ -24,6 +24,7 @@ class Scheme:
     on_plan: Callable[[Plan, PlanReport, float], None]
     outdated: bool = True
     plan: Plan | None = None
+    report: PlanReport | None = None
     _age: int = 0
     _warm: bool = True
 
@@ -39,8 +40,8 @@ class Scheme:
         if self.plan is None or self.outdated or due or warming != self._warm:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
-            self.plan, report = self.maker.make(live_N, self.code)
+            self.plan, self.report = self.maker.make(live_N, self.code)
             self.outdated, self._age, self._warm = False, 0, warming
-            self.on_plan(self.plan, report, self.rule.deadline)
+            self.on_plan(self.plan, self.report, self.rule.deadline)
         self._age += 1
         return self.plan

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gcdist.coding import get_code
+from gcdist.coding import WAITING, get_code
 from gcdist.config import Config, ConfigError, shared_fingerprint
 from gcdist.planning import PlanReport
 from gcdist.protocol import PROTOCOL, Hello
@@ -23,9 +23,8 @@ from gcdist.tasks import Task
 from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
 
 T = TypeVar("T")
+ALLOCATED = ("osgc", "joint", "self-normalised")  # schemes that read code.allocation
 OnPlan = Callable[[Plan, PlanReport, float], None]
-
-WAITING_CODES = ("sync", "memory", "ignore-rescaled")  # with deadline "auto" there is no F to tune by
 
 
 def checked(section: str, build: Callable[[], T]) -> T:
@@ -65,7 +64,7 @@ class Session:
         k = config.code.partitions
         assert k is not None
         options = dict(config.code.options)
-        if config.code.scheme == "osgc":
+        if config.code.scheme in ALLOCATED:
             options.setdefault("allocation", config.code.allocation)
         state = checked("task", lambda: ModelState(task.model, own=own))
         quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
@@ -97,8 +96,8 @@ class Session:
         """The configured scheme with its stop rule."""
         straggler = self.config.straggler
         deadline = straggler.deadline
-        if deadline == "auto" and self.code.name in WAITING_CODES:
-            deadline = "wait"
+        if deadline == "auto" and (self.code.name in WAITING or not self.code.unbiased):
+            deadline = "wait"  # there is no F to tune by
         rule = checked(
             "straggler",
             lambda: make_stop_rule(
@@ -128,10 +127,18 @@ class Session:
             self.state.layout,
             self.gradients.sizes_K,
             self.config.quantizer.bits,
+            np.array(self._bits_caps(), np.int64),
             rule,
             lambda: rule.deadline,
         )
         return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
+
+    def _bits_caps(self) -> list[int]:
+        """Most packed bits of each worker: the setting, or the widest packing (wider formats: the bits themselves)."""
+        wanted, bits = self.config.quantizer.bits_most, self.config.quantizer.bits
+        if isinstance(wanted, tuple):
+            return list(wanted)
+        return [max(bits, 8 if wanted is None else wanted)] * self.workers
 
     @property
     def sizes_K(self) -> F64:

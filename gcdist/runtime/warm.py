@@ -14,12 +14,13 @@ from gcdist.types import Quantizer
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Hold the cache folder's lock; where it cannot be made (a read-only home), go on without."""
+    """Hold the cache folder's lock; without one (a read-only home) go on."""
+    folder = cache_folder()
     try:
-        folder = Path(cache_folder())
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (Path(folder) / "lock").open("w") if folder else None
     except OSError:
+        lock = None
+    if lock is None:
         yield
         return
     with lock:

@@ -54,14 +54,16 @@ def task() -> gcdist.Task:
     return gcdist.Task(model, Points(), loss_fn, batch_size=42)  # more than a partition holds: every batch is whole
 
 
-def config(out: Path, scheme: str = "osgc", p: object = "model", bits: int = 3) -> gcdist.Config:
+def config(
+    out: Path, scheme: str = "osgc", p: object = "model", quantizer: dict[str, object] | None = None
+) -> gcdist.Config:
     # the mean of each worker's exponential delay that gives its MISS at the deadline; a network without delay
     means = tuple(float(-DEADLINE / np.log(m)) for m in MISS)
     return gcdist.Config(
         out=out,
         cluster={"workers": WORKERS},
         code={"scheme": scheme, "partitions": PARTITIONS},
-        quantizer={"bits": bits},
+        quantizer=quantizer or {"name": "bucket", "bits": 3},
         inject={"model": "shifted-exponential", "mean": means},
         straggler={"deadline": DEADLINE, "p": p, "replan_every": 10**6, "warmup_steps": 0},
         simulate={"latency": 0.0, "bandwidth": 1e18, "compute_seconds": 0.0},

@@ -48,7 +48,7 @@ def worst_error(A_RK: csr_array, cost_R: F64, limit: float | F64 = 1.0) -> float
     """
     limit_K = np.broadcast_to(np.asarray(limit, np.float64), (A_RK.shape[1],))
     by_sums = float(np.sum(_times(cost_R, (abs(A_RK) @ limit_K) ** 2)))
-    if np.all(A_RK.data >= 0):
+    if np.all(A_RK.data >= 0) or np.isinf(by_sums):
         return by_sums
     scaled = csr_array(A_RK @ diags_array(limit_K))
     return min(by_sums, int(A_RK.shape[1]) * _lambda_max(scaled, cost_R))
@@ -57,9 +57,13 @@ def worst_error(A_RK: csr_array, cost_R: F64, limit: float | F64 = 1.0) -> float
 def spectral_ratio(A_RK: csr_array, cost_R: F64) -> float:
     """``lambda_max(M) F/k`` with ``M = alpha^T diag(c) alpha``: 1 is the optimum, more amplifies differing partitions.
 
-    0 if F is infinite. Non-negative alpha with ``M 1 = (k/F) 1`` has exactly 1 (Perron-Frobenius) and is not iterated.
+    0 if F is infinite, inf if a row with data cannot arrive. Non-negative alpha with ``M 1 = (k/F) 1`` has exactly 1
+    (Perron-Frobenius) and is not iterated.
     """
-    F, k = total_gain(np.where(np.diff(A_RK.indptr) > 0, cost_R, np.inf)), int(A_RK.shape[1])
+    used = np.diff(A_RK.indptr) > 0
+    F, k = total_gain(np.where(used, cost_R, np.inf)), int(A_RK.shape[1])
+    if np.any(np.isinf(cost_R[used])):
+        return np.inf
     if F == 0 or not np.isfinite(F):
         return 0.0
     row_ratio_K = (A_RK.T @ _times(cost_R, np.asarray(A_RK.sum(axis=1)).ravel())) * F / k

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import lstsq
+from scipy.sparse.linalg import lsmr
 
 from gcdist.types import Closing, Mask, Plan, Use
+
+_RANK = 1e-12  # relative size below which a direction counts as missing
+_DENSE = 100_000  # entries up to which the solve is dense
 
 
 class LeastSquares:
@@ -17,6 +22,7 @@ class LeastSquares:
         self._plan = plan
         self._counted: Mask = plan.weighted_R()
         rows = int(self._counted.sum())
+        self._exact = enough is not None  # codes that must be dense: their weights are ill-conditioned
         self._enough = rows if enough is None else min(enough, rows)
         self._rows: list[int] = []
 
@@ -36,9 +42,13 @@ class LeastSquares:
         return self._enough > 0 and len(self._rows) >= self._enough
 
     def close(self) -> Closing:
-        """One dense solve of arrivals by covered partitions."""
+        """One solve of arrivals by covered partitions; large sparse ones by conjugate directions (LSMR)."""
         if not self._rows:
             return Closing()
-        arrived = self._plan.A_RK[np.array(self._rows)].toarray()[:, self._plan.covered_K]
-        weights = np.linalg.lstsq(arrived.T, np.ones(arrived.shape[1]), rcond=None)[0]
+        arrived = self._plan.A_RK[np.array(self._rows)][:, np.flatnonzero(self._plan.covered_K)]
+        target = np.ones(arrived.shape[1])
+        if self._exact or arrived.shape[0] * arrived.shape[1] <= _DENSE:
+            weights = lstsq(arrived.toarray().T, target, cond=_RANK, lapack_driver="gelsy")[0]
+        else:
+            weights = lsmr(arrived.T, target, atol=_RANK, btol=_RANK, conlim=0, maxiter=2 * len(self._rows))[0]
         return Closing(kept=tuple((row, float(w)) for row, w in zip(self._rows, weights, strict=True)))

@@ -17,6 +17,7 @@ from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
 EXACT_LIMIT = 1e9  # n * k * largest load up to which loads are solved by dynamic programming
+_SEARCH_LIMIT = 2e7  # the same while a price of bits is only searched for
 _TIE = 1e-12  # of one unit of cost at load 1: equal designs share the work
 _HALVINGS = 50
 
@@ -90,7 +91,7 @@ def loads_by_derivative(cost_NL: F64, total: int) -> I64:
         high *= 4
         if high > 1e300:
             raise ValueError(f"no loads that sum to {total} leave every used worker a chance to arrive")
-    for _ in range(4 * _HALVINGS):
+    for _ in range(2 * _HALVINGS):
         middle = (low + high) / 2
         low, high = (middle, high) if at(middle).sum() < total else (low, middle)
     load_N, rows = at(low), np.arange(len(cost_NL))
@@ -111,8 +112,8 @@ def load_costs(p_NL: F64, omega_N: F64 | float) -> F64:
     return np.asarray(h_NL, np.float64)
 
 
-def _solve(cost_NL: F64, total: int) -> I64:
-    exact = len(cost_NL) * total * cost_NL.shape[1] <= EXACT_LIMIT
+def _solve(cost_NL: F64, total: int, limit: float = EXACT_LIMIT) -> I64:
+    exact = len(cost_NL) * total * cost_NL.shape[1] <= limit
     return (best_loads if exact else loads_by_derivative)(cost_NL, total)
 
 
@@ -139,22 +140,28 @@ def plan_loads_and_bits(problem: Problem) -> tuple[I64, I64]:
             better = h_NL < best_NL
             best_NL, bits_NL = np.where(better, h_NL, best_NL), np.where(better, b, bits_NL)
         best_NL[:, 0], bits_NL[:, 0] = 0.0, 0
-        load_N = _solve(best_NL, problem.k)
+        load_N = _solve(best_NL, problem.k, _SEARCH_LIMIT)
         return load_N, bits_NL[np.arange(problem.n), load_N]
 
-    low, high = 0.0, 1.0
-    load_N, bits_N = at_price(low)
+    load_N, bits_N = at_price(0.0)
     if bits_N.sum() > problem.bits_total:
-        while at_price(high)[1].sum() > problem.bits_total:
-            high *= 16
+        low = high = 1e-6
+        while True:
+            load_N, bits_N = at_price(high)
+            if bits_N.sum() <= problem.bits_total:
+                break
+            low, high = high, high * 16
             if high > 1e30:
                 raise ValueError(
                     f"bits_total {problem.bits_total:g} pays for too few messages to carry {problem.k} partitions"
                 )
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if at_price(middle)[1].sum() > problem.bits_total else (low, middle)
-        load_N, bits_N = at_price(high)
+        while high > low * 1.02 and bits_N.sum() < problem.bits_total:
+            middle = float(np.sqrt(low * high))
+            found = at_price(middle)
+            if found[1].sum() > problem.bits_total:
+                low = middle
+            else:
+                high, (load_N, bits_N) = middle, found
     return _in_turn(problem, p_NL, load_N, bits_N)
 
 

@@ -12,6 +12,7 @@ from gcdist.types import F64
 
 _STEP = 0.125  # of the trapezoid rule in log s; integrands are analytic, so the rule is exact to rounding
 _SOLVED = 1e-11
+_VANISHED = 1e-12  # a weight this far below the others is on its way to 0: there is no solution
 
 
 def _ratios(a_N: F64, Y_N: F64, p_N: F64) -> tuple[F64, F64, F64]:
@@ -45,8 +46,11 @@ def expectations(a_N: F64, Y_N: F64, p_N: F64, k: float) -> tuple[F64, F64]:
 def solve(Y_N: F64, p_N: F64, k: float, rounds: int = 500) -> F64 | None:
     """The weights a (N,) with ``e_i = 1`` by ``a_i <- a_i/e_i`` from ``1/(1-p_i)``; None if they do not exist.
 
-    They do not if a small row is often alone: then even a -> 0 leaves ``e_i > 1``. Rows must have Y > 0 and p < 1.
+    They do not if a small row is often alone (even a -> 0 leaves ``e_i > 1``) or a row sum is negative. Rows must have p
+    < 1.
     """
+    if np.any(Y_N <= 0):
+        return None
     a_N = 1 / (1 - p_N)
     some = -np.expm1(np.sum(np.log(p_N))) if np.all(p_N > 0) else 1.0
     alone_N = np.array([np.prod(np.delete(p_N, i)) for i in range(len(p_N))]) if len(p_N) < 200 else np.zeros(len(p_N))
@@ -58,6 +62,8 @@ def solve(Y_N: F64, p_N: F64, k: float, rounds: int = 500) -> F64 | None:
         if np.max(np.abs(e_N - 1)) <= _SOLVED:
             return a_N
         a_N = a_N / e_N
+        if a_N.min() < _VANISHED * a_N.max():
+            return None
     return None
 
 

@@ -25,7 +25,11 @@ def nominal_miss(problem: Problem) -> F64:
     present = miss_at(problem, 1.0) < 1
     if not present.any():
         raise ValueError(f"none of the {problem.n} workers is usable: p is 1 for all of them")
-    return miss_at(problem, max(1.0, problem.k / int(present.sum())))
+    load = max(1.0, problem.k / int(present.sum()))
+    p_N = miss_at(problem, load)
+    if not (p_N < 1).any():
+        raise ValueError(f"none of the {problem.n} workers is usable at a load of {load:g}: p is 1 for all of them")
+    return p_N
 
 
 def width_at_most(noise: F64, bits: float) -> int:

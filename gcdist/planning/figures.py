@@ -16,7 +16,7 @@ from gcdist.planning.report import PlanReport, describe, finite
 from gcdist.planning.schemes import known_error, scheme_error
 from gcdist.types import GradientCode, Plan, Problem
 
-DRAWS, SEED = 2000, 0  # of the Monte Carlo where no formula is known
+SEED = 0  # of the Monte Carlo where no formula is known
 
 
 class WorkerFigures(TypedDict):
@@ -83,7 +83,7 @@ def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> 
     bits = allocate_bits(plan.p_R, problem.noise, problem.bits_total, problem.bits_cap_N, solver)
     ratio = known_error(code, plan, problem, 0.0)
     if ratio is None and not code.shifted:
-        ratio = scheme_error(code, plan, problem, 0.0, DRAWS, SEED).ratio
+        ratio = scheme_error(code, plan, problem, 0.0, _draws(code, problem), SEED).ratio
     F = report["F"] if report["F"] is not None else (np.inf if report["noise_ratio"] == 0 else 0.0)
     if np.isclose(F, bits.F, rtol=1e-12, atol=0.0):
         F = bits.F  # the same sum in another order
@@ -115,6 +115,13 @@ def _solver(code: GradientCode, problem: Problem, bits: BitAllocation) -> str:
         return "equal"
     with_loads = code.allocation == "chain" and problem.holds_NK is None and depends_on_load(problem)
     return "loads" if with_loads else bits.solver
+
+
+def _draws(code: GradientCode, problem: Problem) -> int:
+    """2000 steps up to 50 workers, fewer beyond; fewest where each is a dense solve and patterns matter least."""
+    if code.name in WAITING:
+        return min(2000, max(10, 5_000_000 // problem.n**2))
+    return min(2000, max(100, 100_000 // problem.n))
 
 
 def compare(problem: Problem, allocation: str, solver: str, zeta2: float) -> list[SchemeFigures]:
@@ -156,7 +163,7 @@ def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float)
     if ratio is not None:
         line["noise_ratio"], line["mean"] = finite(ratio), 1.0
         return line
-    seen = scheme_error(code, plan, problem, zeta2, DRAWS, SEED)
+    seen = scheme_error(code, plan, problem, zeta2, _draws(code, problem), SEED)
     line["noise_ratio"], line["mean"] = finite(seen.ratio), seen.mean
     line["standard_error"] = seen.error if seen.error > 1e-9 * seen.ratio else 0.0
     return line

@@ -133,6 +133,22 @@ def test_graph_codes_recover_everything_when_all_arrive(name: str) -> None:
     assert code.open(plan, StepTerms(1.0, plan.p_R)).close().kept == ()
 
 
+@pytest.mark.parametrize("name", ["expander", "adjacency"])
+def test_large_least_squares_agrees_with_the_dense_solution(name: str) -> None:
+    rng = np.random.default_rng(10)
+    n = 400
+    code = get_code(name, r=3)
+    plan = make_plan(code, problem(np.full(n, 0.3), n), 0)
+    rows = np.flatnonzero(rng.random(n) >= 0.3)
+    decoder = code.open(plan, StepTerms(1.0, plan.p_R))
+    for row in rows:
+        decoder.arrive(int(row))
+    arrived = plan.A_RK[rows].toarray()
+    best = np.linalg.lstsq(arrived.T, np.ones(n), rcond=None)[0]
+    weights = np.array([weight for _, weight in decoder.close().kept])
+    np.testing.assert_allclose(arrived.T @ weights, arrived.T @ best, atol=1e-6)
+
+
 def test_bgc_leaves_about_exp_minus_r_uncovered() -> None:
     plan = make_plan(get_code("bgc", r=2, seed=1), problem(np.full(50, 0.3), 4000), 0)
     share = 1 - plan.covered_K.mean()

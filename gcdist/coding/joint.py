@@ -49,7 +49,7 @@ class Joint(Structured):
         omega_N = problem.noise[found.bits_N]
         A_NK, covered_K = self._allocated(problem, p_N, omega_N)
         if self._uses_loads(problem):
-            A_NK, p_N = self._refitted(problem, A_NK, omega_N)
+            A_NK, p_N = self._refitted(problem, A_NK, omega_N, p_N)
         return finish(problem, plan_id, A_NK, found.bits_N, p_N, covered_K)
 
     def _constrained(self, problem: Problem, plan_id: int, p_N: F64) -> Plan:
@@ -66,7 +66,7 @@ class Joint(Structured):
             A_NK, covered_K = self._allocated(problem, p_N, problem.noise[bits_N])
             real_N = p_N
             if self._uses_loads(problem):
-                A_NK, real_N = self._refitted(problem, A_NK, problem.noise[bits_N])
+                A_NK, real_N = self._refitted(problem, A_NK, problem.noise[bits_N], p_N)
             square_N = np.asarray(A_NK @ C_K, np.float64) ** 2
             used = square_N > 0
             weight_N = np.zeros(problem.n)

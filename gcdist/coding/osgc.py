@@ -30,5 +30,5 @@ class Osgc(Structured):
         p_N = self._support_miss(problem)
         A_NK, covered_K = self._allocated(problem, p_N, nothing_N)
         if self._uses_loads(problem):
-            A_NK, p_N = self._refitted(problem, A_NK, nothing_N)
+            A_NK, p_N = self._refitted(problem, A_NK, nothing_N, p_N)
         return finish(problem, plan_id, A_NK, equal_bits(problem, loads(A_NK) > 0), p_N, covered_K)

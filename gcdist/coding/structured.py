@@ -96,10 +96,13 @@ class Structured:
         load = {"full": problem.k, "replicated": min(problem.k, replicas * problem.k / problem.n)}.get(kind)
         return nominal_miss(problem) if load is None else miss_at(problem, max(1.0, float(load)))
 
-    def _refitted(self, problem: Problem, A_NK: csr_array, omega_N: F64) -> tuple[csr_array, F64]:
+    def _refitted(self, problem: Problem, A_NK: csr_array, omega_N: F64, p_N: F64) -> tuple[csr_array, F64]:
         """(alpha, p): row sums solved again for p at the real loads; the support, and so p, stays."""
         load_N = loads(A_NK).astype(np.float64)
+        design_N = p_N
         p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)
+        if np.array_equal(p_N[load_N > 0], design_N[load_N > 0]):
+            return A_NK, p_N
         cost_N = np.where(load_N > 0, row_costs(p_N, omega_N), np.inf)
         cols = np.unique(A_NK.indices)
         reachable = np.isin(cols, np.unique(A_NK[np.isfinite(cost_N)].indices))

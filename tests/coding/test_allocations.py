@@ -239,7 +239,7 @@ def test_caps_of_one_give_whole_partitions() -> None:
 def test_joint_under_caps_and_holders_is_near_a_direct_optimum() -> None:
     rng = np.random.default_rng(8)
     noise = np.append(np.inf, 1.0 / (2.0 ** np.arange(1, 6) - 1) ** 2)
-    for _ in range(4):
+    for _ in range(2):
         p = rng.uniform(0.05, 0.8, 3)
         able = rng.random((3, 4)) < 0.6
         able[rng.integers(0, 3, 4), np.arange(4)] = True

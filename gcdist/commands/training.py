@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ from gcdist.commands.tables import workers_table
 from gcdist.config import Config, load_config
 from gcdist.observe import Progress, Summary, plain, print_summary
 from gcdist.runtime.cluster import Cluster
-from gcdist.runtime.driver import Say
+from gcdist.runtime.driver import RunStoppedError, Say
 from gcdist.runtime.session import load_user_task
 from gcdist.tasks import Task
 
@@ -75,7 +76,11 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
         console = Console(quiet=as_json)
         if not as_json:
             console.print(f"run folder: {cluster.folder.path}", soft_wrap=True, highlight=False)
-        summary = train_loop(cluster, task, relay, console)
+        try:
+            summary = train_loop(cluster, task, relay, console)
+        except RunStoppedError as stop:
+            print(f"gcdist: {stop}; what there is of the run is in {cluster.folder.path}", file=sys.stderr)
+            raise
     if as_json:
         typer.echo(json.dumps(plain(summary.as_dict())))
     else:

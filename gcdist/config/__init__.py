@@ -5,7 +5,7 @@ which file, which key, what was found, what is allowed.
 """
 
 from gcdist.config.errors import ConfigError, suggest
-from gcdist.config.files import dump_config, load_config, shared_fingerprint, with_overrides
+from gcdist.config.files import dump_config, load_config, shared_settings, with_overrides
 from gcdist.config.sections import (
     INJECT_KEYS,
     ClusterConfig,
@@ -37,7 +37,7 @@ __all__ = [
     "dump_config",
     "floor_warnings",
     "load_config",
-    "shared_fingerprint",
+    "shared_settings",
     "suggest",
     "with_overrides",
 ]

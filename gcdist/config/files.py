@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,26 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(_without_none(values))
 
 
-def shared_fingerprint(config: Config) -> str:
-    """Hash of the settings that both ends of a link must share: 16 hexadecimal digits.
+def shared_settings(config: Config) -> str:
+    """The settings that both ends of a link must share, one ``key=value`` a line, sorted: equal texts fit together.
 
-    It covers seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
+    They are seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
     """
     shared = config.model_dump(mode="json", include={"seed", "task", "code", "quantizer", "inject"})
     if config.inject.file is not None:
         shared["inject"]["file"] = config.inject.file.name
-    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:16]
+    return "\n".join(sorted(_flat("", shared)))
+
+
+def _flat(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _flat(f"{key}.{name}" if key else str(name), inner)
+    else:
+        text = json.dumps(value, sort_keys=True)
+        if len(text) > 200:  # a list for many workers: its hash tells them apart as well, and Hello stays small
+            text = f"{text[:40]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+        yield f"{key}={text}"
 
 
 def _without_none(value: Any) -> Any:

@@ -35,7 +35,7 @@ class Hello(NamedTuple):
     version: str
     fingerprint: str  # Layout.fingerprint
     samples: int  # length of the data set
-    config: str  # fingerprint of the settings that both ends must share
+    config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
     holds: tuple[int, ...] | None = None  # partitions this worker can read; None = all
 
@@ -46,6 +46,10 @@ class Hello(NamedTuple):
         'number of samples in the data set: 12, the master has 10'
         """
         for key, what in _MUST_AGREE.items():
+            if key == "config" and self.config != theirs.config:
+                mine, other = set(self.config.splitlines()), set(theirs.config.splitlines())
+                odd = sorted(other - mine)[:3], sorted(mine - other)[:3]
+                return f"{what}: {', '.join(odd[0]) or 'nothing'}; the master has {', '.join(odd[1]) or 'nothing'}"
             if getattr(self, key) != getattr(theirs, key):
                 return f"{what}: {getattr(theirs, key)!r}, the master has {getattr(self, key)!r}"
         return None
@@ -56,7 +60,7 @@ _MUST_AGREE = {
     "version": "gcdist version",
     "fingerprint": "model (names, shapes, dtypes, requires_grad or buffers)",
     "samples": "number of samples in the data set",
-    "config": "config (a setting that both ends must share)",
+    "config": "config",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gcdist.coding import WAITING, get_code
-from gcdist.config import Config, ConfigError, shared_fingerprint
+from gcdist.config import Config, ConfigError, shared_settings
 from gcdist.planning import PlanReport
 from gcdist.protocol import PROTOCOL, Hello
 from gcdist.quantize import get_quantizer
@@ -89,7 +89,7 @@ class Session:
             version=version("gcdist"),
             fingerprint=self.state.layout.fingerprint,
             samples=len(self.task.dataset),
-            config=shared_fingerprint(self.config),
+            config=shared_settings(self.config),
         )
 
     def scheme(self, on_plan: OnPlan) -> Scheme:

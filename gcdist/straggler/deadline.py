@@ -162,10 +162,10 @@ class AutoDeadline(ArrivalRule):
 
     That is the wall clock to a given accuracy for aligned or interpolating gradients, with ``F = sum (1-p_i)/(p_i+omega_i)``
     and independent arrivals, if the step size follows the noise. The user's step size is fixed, so ``noise_most`` bounds how
-    much larger than for waiting the noise ratio 1/F may become. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It
-    is chosen only in `retune`, first after the warm-up, during which the rule waits for all. Beyond it nothing would be seen
-    any more, so one step in 25 has twice the deadline, with its own p. When a row of steps without any arrival had, by
-    their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
+    much larger than for waiting the noise ratio 1/F may become. Candidates are quantiles of the arrivals seen, the present
+    deadline, and waiting for all. It is chosen only in `retune`, first after the warm-up, during which the rule waits for
+    all. Beyond it nothing would be seen any more, so one step in 25 has twice the deadline, with its own p. When a row of
+    steps without any arrival had, by their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
     """
 
     def __init__(

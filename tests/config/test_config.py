@@ -12,7 +12,7 @@ from gcdist.config import (
     StragglerConfig,
     dump_config,
     load_config,
-    shared_fingerprint,
+    shared_settings,
     suggest,
     with_overrides,
 )
@@ -159,12 +159,12 @@ def test_resolved_fills_what_depends_on_the_workers() -> None:
 
 
 def test_the_fingerprint_covers_what_both_ends_share(tmp_path: Path) -> None:
-    base = shared_fingerprint(Config())
-    assert base == shared_fingerprint(Config(steps=3, optimizer={"lr": 0.5}, cluster={"beat": 2.0}, out="elsewhere"))
+    base = shared_settings(Config())
+    assert base == shared_settings(Config(steps=3, optimizer={"lr": 0.5}, cluster={"beat": 2.0}, out="elsewhere"))
     for other in ({"seed": 1}, {"task": {"batch_size": 3}}, {"code": {"partitions": 3}}, {"quantizer": {"bits": 3}}):
-        assert shared_fingerprint(Config(**other)) != base
+        assert shared_settings(Config(**other)) != base
     traces = [Config(inject={"model": "trace", "file": folder / "a.csv"}) for folder in (tmp_path, tmp_path / "b")]
-    assert shared_fingerprint(traces[0]) == shared_fingerprint(traces[1]) != base
+    assert shared_settings(traces[0]) == shared_settings(traces[1]) != base
 
 
 def test_overrides(tmp_path: Path) -> None:

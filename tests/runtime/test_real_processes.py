@@ -128,7 +128,7 @@ def test_a_worker_with_other_settings_is_refused_by_name(tmp_path: Path, start: 
     cluster = start([str(script)], ranks=4)
     codes = cluster.wait(LIMIT)
     assert codes[2] == 2, cluster.output(2)
-    assert "config" in cluster.output(2)
+    assert "differs in its config: seed=1; the master has seed=0" in cluster.output(2)
     assert "Traceback" not in cluster.output(2)
     assert codes[0] == 0, cluster.output(0)
 

@@ -12,10 +12,12 @@ from gcdist.quantize.dither import Dither
 from gcdist.quantize.eden import Eden
 from gcdist.quantize.floats import Bfloat16, Float32
 from gcdist.quantize.qsgd import Qsgd
-from gcdist.quantize.rotated import Rotated
+from gcdist.quantize.rotated import Rotated, RotatedDither
 from gcdist.types import F32, F64, U8, Key, Quantizer
 
-_CLASSES: dict[str, type[Base]] = {kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd, Rotated, Eden)}
+_CLASSES: dict[str, type[Base]] = {
+    kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd, Rotated, RotatedDither, Eden)
+}
 
 
 def quantizer_names() -> tuple[str, ...]:

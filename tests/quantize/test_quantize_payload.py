@@ -47,6 +47,7 @@ def test_payload_holds_the_bits_and_the_stated_overhead(name: str, bits: int) ->
         "dither": lambda d: -(-d // 512),
         "qsgd": lambda d: min(d, 1),
         "rotated": lambda d: -(-d // 512),
+        "rotated-dither": lambda d: -(-d // 512),
         "eden": lambda d: -(-d // 4096),
     }
     for d in (0, 1, 7, 511, 512, 513, 4096, 5000, 100_003):

@@ -14,7 +14,7 @@ from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs
 from gcdist.coding.structured import Structured
 from gcdist.coding.supports import dealt
-from gcdist.coding.workers import finish, miss_at, width_at_most
+from gcdist.coding.workers import finish, loads, miss_at, width_at_most
 from gcdist.types import F64, Plan, Problem
 
 
@@ -69,6 +69,11 @@ class Joint(Structured):
                 A_NK, real_N = self._refitted(problem, A_NK, problem.noise[bits_N], p_N)
             square_N = np.asarray(A_NK @ C_K, np.float64) ** 2
             used = square_N > 0
+            lost = np.flatnonzero(used & (real_N >= 1))
+            if lost.size:
+                raise ValueError(
+                    f"worker {lost[0]} cannot arrive with the {loads(A_NK)[lost[0]]} partitions only it can take"
+                )
             weight_N = np.zeros(problem.n)
             weight_N[used] = square_N[used] / (1 - real_N[used])
             bits_N = bits_for_rows(weight_N, problem)

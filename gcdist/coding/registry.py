@@ -11,6 +11,7 @@ from gcdist.coding.groups import ErasureHead, FractionalRepetition
 from gcdist.coding.joint import Joint, SelfNormalisedJoint
 from gcdist.coding.names import unknown
 from gcdist.coding.osgc import Osgc
+from gcdist.coding.shifted import Shifted
 from gcdist.coding.stochastic import Bernoulli, Stochastic
 from gcdist.coding.uncoded import Ignore, IgnoreRescaled, Memory, Sync
 from gcdist.types import GradientCode
@@ -30,6 +31,7 @@ _CODES: dict[str, Callable[..., GradientCode]] = {
     "osgc": Osgc,
     "joint": Joint,
     "self-normalised": SelfNormalisedJoint,
+    "shifted": Shifted,
 }
 # exact once decodable: meant to wait for that, not for a deadline
 WAITING = frozenset({"sync", "frc", "cyclic"})

@@ -84,7 +84,7 @@ def _options(scheme: str, allocation: str, solver: str, allow_negative: bool) ->
     structured: dict[str, object] = {"allocation": allocation, "allow_negative": allow_negative}
     if scheme == "osgc":
         return structured
-    return {**structured, "solver": solver} if scheme in ("joint", "self-normalised") else {}
+    return {**structured, "solver": solver} if scheme in ("joint", "self-normalised", "shifted") else {}
 
 
 def _problem(
@@ -206,7 +206,7 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
         f"{_number(report['worst_ratio'])} C^2 k^2, lambda_max(M) F/k {_number(report['spectral_ratio'], 'not computed')}"
     )
     print(f"bits used {figures['bits_used']} of {problem.bits_total:g}")
-    if hasattr(planned.code, "decoding") and problem.n <= _ADVISE:
+    if hasattr(planned.code, "decoding") and not planned.code.shifted and problem.n <= _ADVISE:
         choice = best_decoding(planned.plan, problem, zeta2)
         print(f"best decoding: {choice.best} ({choice.why})")
         print(f"step size: at most 1/(L + {2 / F:.3g} l)" if F else "step size: that of exact gradients")

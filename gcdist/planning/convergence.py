@@ -109,6 +109,26 @@ def strongly_convex(
     return Guarantee(step, (1 - step * mu) ** t * distance2 + 2 * step / mu * noise_at_best, "E|x_t - x*|^2")
 
 
+def shifted(L: float, Lambda: float, mu: float, used_R: F64, start: float, steps: int, theta: float = 2.0) -> Guarantee:
+    """Shifted coding, section 6: ``E V_t <= max(1 - gamma mu, 1 - (1 - 1/theta) min_i r_i)^t V_0`` with no noise floor.
+
+    ``gamma = 1/(L + (1 + sqrt theta)^2 Lambda)``; ``used_R`` is ``r_i = P(message moves h_i) beta_i`` of the rows with
+    data, with ``beta_i (1 + omega_i) <= 1``; ``start = V_0``, weighted by `shifted_weights`. Partitions convex, f
+    mu-strongly convex.
+    """
+    if not theta > 1:
+        raise ValueError(f"theta is {theta}: it must be above 1")
+    step = 1 / (L + (1 + np.sqrt(theta)) ** 2 * Lambda)
+    rate = max(1 - step * mu, 1 - (1 - 1 / theta) * float(used_R.min()))
+    t = np.arange(steps + 1, dtype=np.float64)
+    return Guarantee(float(step), start * rate**t, "E V_t")
+
+
+def shifted_weights(cost_R: F64, used_R: F64, theta: float = 2.0) -> F64:
+    """``a_i = theta (1 + theta^-1/2) c_i/r_i`` of ``V = |x - x*|^2 + gamma^2 sum_i a_i |h_i - y_i(x*)|^2``."""
+    return np.asarray(theta * (1 + theta**-0.5) * cost_R / used_R, np.float64)
+
+
 def advised_step(L: float, F: float, partition_L: float) -> float:
     """``1/(L + 2 l/F)`` with l the largest Lipschitz constant of a partition's grad f_j: safe however partitions differ.
 

@@ -82,7 +82,7 @@ def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> 
     report = describe(plan, problem)
     bits = allocate_bits(plan.p_R, problem.noise, problem.bits_total, problem.bits_cap_N, solver)
     ratio = known_error(code, plan, problem, 0.0)
-    if ratio is None and not code.shifted:
+    if ratio is None and code.name != "memory":
         ratio = scheme_error(code, plan, problem, 0.0, _draws(code, problem), SEED).ratio
     F = report["F"] if report["F"] is not None else (np.inf if report["noise_ratio"] == 0 else 0.0)
     if np.isclose(F, bits.F, rtol=1e-12, atol=0.0):
@@ -132,7 +132,7 @@ def compare(problem: Problem, allocation: str, solver: str, zeta2: float) -> lis
         "frc": {"s": r - 1},
         "cyclic": {"s": r - 1},
         "osgc": {"allocation": allocation},
-        **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised")},
+        **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised", "shifted")},
         **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
     }
     found = [_line(name, options.get(name, {}), problem, zeta2) for name in code_names()]
@@ -154,9 +154,11 @@ def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float)
     report = describe(plan, problem)
     line["redundancy"], line["largest_load"] = report["redundancy"], report["largest_load"]
     line["bits_used"] = report["bits_used"]
-    if code.shifted:
+    if code.name == "memory":
         line["note"] = "stale: its error depends on how far gradients have moved"
         return line
+    if code.shifted:
+        line["note"] = "with h = 0: its noise falls with |y - h|^2 and has no floor"
     if waits:
         line["note"] = "waits until it can decode: stragglers cost time, not noise"
     ratio = known_error(code, plan, problem, zeta2)

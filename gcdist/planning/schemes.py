@@ -60,10 +60,11 @@ def scheme_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float,
 
 
 def known_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float) -> float | None:
-    """The same E|ghat - g|^2/|g|^2 by its formula, where there is one: fixed unbiased weights, or self-normalised
-    decoding.
+    """The same E|ghat - g|^2/|g|^2 by its formula, where there is one: fixed unbiased weights, or self-normalised decoding.
+
+    For `shifted` it is that of the first step, with h = 0.
     """
-    if not plan.covered_K.all() or code.shifted:
+    if not plan.covered_K.all() or code.name == "memory":
         return None
     used = np.flatnonzero(plan.weighted_R() & (plan.p_R < 1))
     Y_R, omega_R, p_R = row_masses(plan, problem)[used], row_noise(plan, problem)[used], plan.p_R[used]

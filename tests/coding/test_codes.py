@@ -218,3 +218,26 @@ def test_unknown_names_suggest() -> None:
         get_code("osgc", alocation="chain")
     with pytest.raises(ValueError, match="allocation 'chian' is not known"):
         get_code("osgc", allocation="chian")
+
+
+def test_shifted_weights_and_betas() -> None:
+    code, task = get_code("shifted"), problem([0.1, 0.2, 0.4], 3, bits=24.0)
+    assert code.shifted
+    assert code.unbiased
+    plan = make_plan(code, task, 4)
+    decoder = code.open(plan, terms(plan, [0.5, 1.0, 0.2]))
+    beta = (1 / (1 + NOISE[plan.bits_RS[:, 0]])).tolist()
+    assert decoder.arrive(0) == Use(2.0, beta[0])
+    assert decoder.arrive(1) == Use(0.0, beta[1])
+    assert not decoder.complete()
+    assert decoder.late(2, 1) == Use(0.0, beta[2])
+    assert decoder.arrive(2).weight == 1.25
+    assert decoder.complete()
+    assert decoder.close() == Closing()
+    with pytest.raises(ValueError, match="plan 4 was not designed here"):
+        get_code("shifted").open(plan, terms(plan))
+    assert get_code("shifted", beta=0.25).open(plan, terms(plan)).arrive(0).beta == 0.25
+    with pytest.raises(ValueError, match="beta 1 is above"):
+        make_plan(get_code("shifted", beta=1), problem([0.1, 0.2, 0.4], 3, bits=6.0), 0)
+    with pytest.raises(ValueError, match="not for shifted messages"):
+        get_code("shifted", decoding="self-normalised")

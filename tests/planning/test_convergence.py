@@ -93,6 +93,33 @@ def test_smooth_runs_stay_below(seed: int) -> None:
     assert np.all(mean <= promise.bound_T[1:])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_shifted_runs_contract_without_a_floor(seed: int) -> None:
+    task, theta, omega, runs = LeastSquares(seed, strong=True), 2.0, 0.3, 200
+    cost, beta = row_costs(task.p, omega), 1 / (1 + omega)
+    used = (1 - task.p) * beta
+    L_j = np.linalg.eigvalsh(task.H)[:, -1] / task.k
+    Lambda = float(np.max(cost * (task.A @ L_j)))
+    weights = cv.shifted_weights(cost, used, theta)
+    y_best = task.A @ ((task.H @ task.best - task.q) / task.k)
+    rng = np.random.default_rng(seed)
+    x, h = np.tile(task.best + 1.0, (runs, 1)), np.zeros((runs, len(task.p), task.d))
+    step = cv.shifted(task.L, Lambda, task.mu, used, 1.0, 1, theta).step
+    seen = []
+    for _ in range(STEPS + 1):
+        V = np.square(x - task.best).sum(axis=1) + step**2 * np.square(h - y_best).sum(axis=2) @ weights
+        seen.append(V.mean())
+        y = np.einsum("ij,tja->tia", task.A, (np.einsum("jab,tb->tja", task.H, x) - task.q) / task.k)
+        # relative noise of exactly omega
+        message = (y - h) * (1 + np.sqrt(omega) * rng.choice([-1.0, 1.0], (runs, len(task.p), 1)))
+        here = (rng.random((runs, len(task.p))) >= task.p)[:, :, None]
+        x = x - step * (h.sum(axis=1) + (here * message / (1 - task.p)[:, None]).sum(axis=1))
+        h = h + beta * here * message
+    promise = cv.shifted(task.L, Lambda, task.mu, used, seen[0], STEPS, theta)
+    assert promise.step == step
+    assert np.all(np.array(seen) <= promise.bound_T * 1.05)
+
+
 def papers_run(seed: int, step: float, mu: float, strong: bool) -> tuple[F64, F64, F64]:
     """Mean |x|^2, f and |grad f|^2 of f = sum of d_a x_a^2/2 with constant noise sigma2 = 1 added to every gradient."""
     rng = np.random.default_rng(seed)

@@ -59,7 +59,6 @@ _SMALL = 2.0**-100  # below it 1/s could overflow, so x is scaled up first
 _LIFT = np.float32(2.0**64)
 _UNIT = np.float32(2.0**-23)
 _TINY = 2.0**-149  # the spacing of denormals
-_AHEAD = 16  # buckets whose scales are found before they are encoded: hides the latency of the maximum
 
 
 def scratch() -> F32:
@@ -206,33 +205,30 @@ def encode_grid(
     of 2^-23; a coordinate on a level of stochastic rounding stays there.
     """
     energy, error = 0.0, 0.0
-    count = len(x) // BLOCK * BLOCK
     size = LANES * bits
-    for ahead in range(0, len(x), _AHEAD * BLOCK):
-        stop = min(ahead + _AHEAD * BLOCK, len(x))
-        if fit:
-            for start in range(ahead, min(stop, count), BLOCK):
-                scale_S[start // BLOCK] = find_scale(x, start, bits, dithered)
-            if stop > count:
-                clear(scratch, BLOCK)
-                copy(x, count, scratch, 0, stop - count)
-                scale_S[count // BLOCK] = find_scale(scratch, 0, bits, dithered)
-        for start in range(ahead, stop, BLOCK):
-            block = start // BLOCK
-            scale = scale_S[block if fit else 0]
-            if np.isnan(scale):
-                return start + first_outside(x[start:]), 0.0, 0.0
-            if start < count and (scale == 0 or abs(scale) >= _SMALL):
-                a, b = encode_block(x, start, scale, bits, dithered, key_bits, block, words, block * size)
+    for block in range((len(x) + BLOCK - 1) // BLOCK):
+        start = block * BLOCK
+        count = min(BLOCK, len(x) - start)
+        if fit and count == BLOCK:
+            scale_S[block] = find_scale(x, start, bits, dithered)
+        elif fit:
+            clear(scratch, BLOCK)
+            copy(x, start, scratch, 0, count)
+            scale_S[block] = find_scale(scratch, 0, bits, dithered)
+        scale = scale_S[block if fit else 0]
+        if np.isnan(scale):
+            return start + first_outside(x[start:]), 0.0, 0.0
+        if count == BLOCK and (scale == 0 or abs(scale) >= _SMALL):
+            a, b = encode_block(x, start, scale, bits, dithered, key_bits, block, words, block * size)
+        else:
+            a, b = encode_odd(x[start:], count, scale, bits, dithered, key_bits, block, scratch)
+            packed = scratch[2 * BLOCK :].view(np.uint32)
+            if count == BLOCK:
+                copy(packed, 0, words, block * size, size)
             else:
-                a, b = encode_odd(x[start:], min(BLOCK, stop - start), scale, bits, dithered, key_bits, block, scratch)
-                packed = scratch[2 * BLOCK :].view(np.uint32)
-                if start < count:
-                    copy(packed, 0, words, block * size, size)
-                else:
-                    put_tail(packed, bits, stop - start, tail)
-            energy += a
-            error += b
+                put_tail(packed, bits, count, tail)
+        energy += a
+        error += b
     return -1, energy, error
 
 

@@ -105,7 +105,7 @@ def draw(result: dict[str, Any]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(STEPS), figsize=(11, 4), sharey=True)
+    figure, axes = plt.subplots(1, len(STEPS), figsize=(12, 4), sharey=True, layout="constrained")
     for axis, step in zip(axes, STEPS, strict=True):
         for color, name in zip(("C0", "C1", "C2", "C3", "C4", "C5"), PLOTTED, strict=True):
             rows = [row for row in result["noise"] if row["quantizer"] == name]
@@ -116,8 +116,8 @@ def draw(result: dict[str, Any]) -> None:
         axis.set_xlabel("packed bits a coordinate")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("|Q(x) - x|² / |x|²")
-    axes[0].legend(title="measured; dotted: the law", loc="lower left", fontsize=8, title_fontsize=8)
-    figure.tight_layout()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="dotted: the law", loc="outside right upper")
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, dpi=90)
 

@@ -40,11 +40,17 @@ class Counted:
     sidecar: Sidecar
 
 
-class Aggregator:
-    """Weighted sum of one open step, and the shift vectors of all rows.
+PREDICTOR_GAIN = 0.3  # of the newest estimate in the predictor m0, an exponential mean
 
-    Memory: d float32 for the sum, and for shifted codes R*d float32 for every h_row plus d float64 for H = sum h_row (in
-    float64, so that taking a row out again leaves no drift worth naming).
+
+class Aggregator:
+    """Weighted sum of one open step, the shift vectors of all rows, and the predictor.
+
+    The predictor m0 (math section 5) is the exponential mean of the estimates before this step, so it is fixed before the
+    round, as unbiasedness needs.
+
+    Memory: d float32 for the sum; for shifted codes R*d float32 for every h_row plus d float64 for H = sum h_row (in float64,
+    so that taking a row out again leaves no drift worth naming); for decoding with a predictor d float32.
     """
 
     def __init__(self, layout: Layout, quantizer: Quantizer, seed: int) -> None:
@@ -57,6 +63,7 @@ class Aggregator:
         self._H_open: F64 | None = None
         self._kept: dict[int, Message] = {}
         self._counted: dict[int, Counted] = {}
+        self._predictor: F32 | None = None  # from the first step that asks for one
         self._message = np.zeros(0, np.float32)
         self._scratch = np.zeros(0, np.float32)
 
@@ -110,7 +117,8 @@ class Aggregator:
         for row, weight in closing.kept:
             if weight:
                 self._add(self._kept[row], row, weight)
-        if not self._counted and self._H_open is None:
+        predicts = closing.predicted != 0.0 or self._predictor is not None
+        if not self._counted and self._H_open is None and not predicts:
             return None
         out = np.zeros(self.layout.d, np.float32)
         for s, accumulator in enumerate(self._accumulators):
@@ -118,7 +126,17 @@ class Aggregator:
         if self._H_open is not None:
             out += self._H_open.astype(np.float32)
         self._kept.clear()
+        if predicts:
+            if self._predictor is None:
+                self._predictor = np.zeros(self.layout.d, np.float32)
+            out += np.float32(closing.predicted) * self._predictor
+            self._predictor += np.float32(PREDICTOR_GAIN) * (out - self._predictor)
         return out
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an estimate also holds what earlier steps told: a shift or a predictor."""
+        return self._H_open is not None or self._predictor is not None
 
     @property
     def counted(self) -> list[Counted]:

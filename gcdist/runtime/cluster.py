@@ -159,8 +159,8 @@ class Cluster:
         if result.gradient is None:
             state.set_grad(np.zeros(state.layout.d, np.float32), np.zeros(len(state.parameters), bool))
         else:
-            # a shift knows parameters that no arrived partition used
-            state.set_grad(result.gradient, None if self.session.code.shifted else used)
+            # what is remembered knows of parameters that no arrived partition used
+            state.set_grad(result.gradient, None if self.driver.aggregator.remembers else used)
         sidecars = [counted.sidecar for counted in result.counted]
         state.merge_buffers([(s.share, s.float_buffers, s.int_buffers) for s in sidecars if s.share > 0])
         self._account(result)

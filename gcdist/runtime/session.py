@@ -23,7 +23,7 @@ from gcdist.tasks import Task
 from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
 
 T = TypeVar("T")
-ALLOCATED = ("osgc", "joint", "self-normalised")  # schemes that read code.allocation
+ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
 

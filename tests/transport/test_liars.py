@@ -128,7 +128,9 @@ def test_an_end_that_never_takes_anything(source: StoreSource) -> None:
     for i in range(1000):
         liar.end.link.post(Frame(1, b"", None, noise(60)), newest=True)
         liar.end.link.post(Frame(2, i.to_bytes(2), None, noise(60)), newest=True)
-    assert liar.end.until(Down).reason.startswith("nothing heard for 1.")
+    # whichever is noticed first on a busy machine: silence, or a piece that does not move
+    reason = liar.end.until(Down).reason
+    assert reason.startswith(("nothing heard for", "connection lost: no progress"))
     assert liar.end.link.join(WAIT)
 
 

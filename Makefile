@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types check bench-links bench-planner clean
+.PHONY: help demo test lint format types check bench-kernels bench-links bench-planner clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ types: $(VENV)/dev ## mypy, strict, on source and tests
 	$(BIN)/mypy
 
 check: lint types test ## what CI runs
+
+bench-kernels: $(VENV)/dev $(VENV)/gcdist ## quantizers against a memory copy and plain torch, one thread (ARGS=--json)
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
 
 bench-links: $(VENV)/dev $(VENV)/gcdist ## throughput and round trip of a link against a plain socket
 	$(BIN)/python benchmarks/links.py $(ARGS)

@@ -102,7 +102,7 @@ WIDE = {"float32": 32, "bfloat16": 16}  # quantizers of one width; the others pa
 class QuantizerConfig(Section):
     """Packed bits a coordinate, sign included: ``bits`` on average over the workers, ``bits_most`` for any of them."""
 
-    name: str = "dither"
+    name: str = "rotated-dither"
     bits: int = 4
     bits_most: BitsMost = None
     options: dict[str, Any] = Field(default_factory=dict)

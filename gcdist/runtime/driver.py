@@ -98,8 +98,8 @@ class RoundResult:
     plan: Plan
     terms: StepTerms
     live_N: Mask
-    seen: tuple[Seen, ...]  # outcomes observed while it was open, of older steps too
-    messages: int  # that arrived in this step, late and dropped ones too
+    seen: tuple[Seen, ...]  # outcomes observed since the last step was closed, of older steps too
+    messages: int  # that arrived since the last step was closed, late and dropped ones too
     payload_bytes: int  # of these
     promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
 
@@ -155,12 +155,12 @@ class MasterDriver:
             RunStoppedError: Stop was among the events.
         """
         self._scheme, self._state = scheme, state
+        self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
         live_N, ready_N = self.machine.live(), self.machine.ready()
         plan = self._plan = scheme.plan_for(live_N)
         promised = scheme.promises
         terms = scheme.rule.terms(plan, live_N, ready_N)
-        self._current = _Step()
         self.aggregator.open(step)
         opened = self.port.now()
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from gcdist.coding import code_names, get_code
 from gcdist.coding.names import unknown
+from gcdist.commands.tables import workers_table
 from gcdist.config import ConfigError
 from gcdist.planning.decoding import best_decoding
 from gcdist.planning.figures import Planned, SchemeFigures, compare, plan_figures
@@ -182,17 +183,8 @@ def _write(path: Path, planned: Planned) -> None:
 
 def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> None:
     figures, report = planned.figures, planned.report
-    table = Table("worker", "p", "bits", "noise", "row sum", "partitions", "share")
-    for column in table.columns:
-        column.justify = "right"
-    for w in report["workers"]:
-        omega = "inf" if w["noise"] is None else f"{w['noise']:.3g}"
-        table.add_row(
-            str(w["worker"]), f"{w['p']:.4g}", str(w["bits"]), omega, f"{w['row_sum']:.4g}", str(w["load"]),
-            f"{w['share']:.1%}",
-        )  # fmt: skip
     print(f"{figures['scheme']}: {which}")
-    Console().print(table)
+    Console().print(workers_table(report))
     F, gap = figures["F"], figures["gap"]
     print(
         f"F {_number(F)} (at most {_number(figures['F_upper'])}, certified gap {_number(gap)}, bits by {figures['solver']})"

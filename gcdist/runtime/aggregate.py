@@ -49,8 +49,8 @@ class Aggregator:
     The predictor m0 (math section 5) is the exponential mean of the estimates before this step, so it is fixed before the
     round, as unbiasedness needs.
 
-    Memory: d float32 for the sum; for shifted codes R*d float32 for every h_row plus d float64 for H = sum h_row (in float64,
-    so that taking a row out again leaves no drift worth naming); for decoding with a predictor d float32.
+    Memory: d float32 for the sum; for shifted codes R*d float32 for every h_row plus d float64 for H = sum h_row (so that
+    taking a row out again leaves no drift worth naming); for decoding with a predictor d float32.
     """
 
     def __init__(self, layout: Layout, quantizer: Quantizer, seed: int) -> None:

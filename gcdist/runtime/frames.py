@@ -1,0 +1,33 @@
+"""Small things that both ends of a link need: its settings, and text in frames."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gcdist.runtime.session import Session
+from gcdist.transport import Frame, LinkSettings
+from gcdist.types import U8
+
+DRAIN_SECONDS = 5.0  # a last word gets so long to leave a link that closes
+NOTHING: U8 = np.zeros(0, np.uint8)
+
+
+def link_settings(session: Session) -> LinkSettings:
+    """The links' timeouts from the settings."""
+    cluster = session.config.cluster
+    return LinkSettings(
+        beat=cluster.beat,
+        silent_after=cluster.silent_after,
+        lost_after=cluster.lost_after,
+        piece_timeout=cluster.piece_timeout,
+    )
+
+
+def text_of(frame: Frame) -> str:
+    """The text that a frame carries."""
+    return "" if frame.meta is None else frame.meta.tobytes().decode(errors="replace")
+
+
+def bytes_of(text: str | bytes) -> U8:
+    """Text or bytes as a frame carries them."""
+    return np.frombuffer(bytearray(text.encode() if isinstance(text, str) else text), np.uint8)

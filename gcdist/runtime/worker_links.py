@@ -1,0 +1,151 @@
+"""A worker's port to the real master: one link at a time, made anew as often as needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+
+from gcdist.protocol.codec import (
+    CodecError,
+    Kind,
+    pack_credit,
+    pack_failed,
+    pack_head,
+    pack_hello,
+    unpack_round,
+    unpack_step,
+)
+from gcdist.protocol.messages import Head, Tick
+from gcdist.protocol.worker_io import (
+    Announced,
+    Linked,
+    LinkLost,
+    Refused,
+    Released,
+    RoundIn,
+    SendCredit,
+    SendFailed,
+    SendLeaving,
+    SentRow,
+    WorkerEvent,
+)
+from gcdist.runtime.aggregate import Message
+from gcdist.runtime.frames import bytes_of, link_settings, text_of
+from gcdist.runtime.inbox import Inbox
+from gcdist.runtime.session import Session
+from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Sent, StoreSource, join
+
+
+class WorkerLinks:
+    """A worker's port: one link at a time."""
+
+    def __init__(self, session: Session, source: StoreSource, name: str) -> None:
+        self.inbox: Inbox[WorkerEvent] = Inbox(Tick)
+        self.slot = -1
+        self.ever_linked = False
+        self._source = source
+        self._settings = link_settings(session)
+        self._secret = session.config.cluster.shared_secret()
+        self._timeout = session.config.cluster.join_timeout
+        self._hello = pack_hello(session.hello(name))
+        self._link: Link | None = None
+        self._over = threading.Event()
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self.inbox.now()
+
+    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
+        """Deliver at that time."""
+        self.inbox.later(at, make, tag)
+
+    def cancel(self, tag: object) -> None:
+        """Forget what was to be delivered with this tag."""
+        self.inbox.cancel(tag)
+
+    def send(self, head: Head, body: Message) -> None:
+        """Post a message; SentRow comes when its last byte is taken."""
+        frame = Frame(Kind.MESSAGE, pack_head(head), body.sidecar, body.payload)
+        self._post(frame, (head.step, head.row))
+
+    def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:
+        """Post a small message."""
+        match instruction:
+            case SendCredit(step=step, why=why):
+                self._post(Frame(Kind.CREDIT, pack_credit(step, why)))
+            case SendFailed(step=step, partition=partition, text=text):
+                self._post(Frame(Kind.FAILED, pack_failed(step, partition), bytes_of(text)))
+            case SendLeaving():
+                self._post(Frame(Kind.LEAVING))
+
+    def connect(self, after: float) -> None:
+        """Make a new link in a thread of its own."""
+        threading.Thread(target=self._connect, args=(after,), name="gcdist-connect", daemon=True).start()
+
+    def close(self) -> None:
+        """End the link, and any attempt to make one."""
+        self._over.set()
+        link = self._link
+        if link is not None:
+            link.close("the worker ends", 1.0)
+
+    def _post(self, frame: Frame, note: object | None = None) -> None:
+        link = self._link
+        if link is not None:
+            link.post(frame, note=note)
+
+    def _connect(self, after: float) -> None:
+        if self._over.wait(after):
+            return
+        try:
+            join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)
+        except JoinError as error:
+            reason = str(error)
+            refused = reason.startswith("refused")
+            self.inbox.put(lambda at: Refused(at, reason) if refused else LinkLost(at, reason))
+
+    def _emit(self, event: Event) -> None:
+        if self._link is None:  # the first event of a new link may come before join() returns
+            self._link = event.link
+        if event.link is not self._link:
+            return
+        match event:
+            case In(link=link, frame=frame, fault=fault):
+                try:
+                    if fault is not None:
+                        raise CodecError(fault)
+                    make = self._translated(frame)
+                except CodecError as error:
+                    link.close(f"the master's bytes are no message: {error}")
+                    return
+                self.inbox.put(make)
+            case Sent(note=(int() as step, int() as row)):
+                self.inbox.put(lambda at: SentRow(at, step, row))
+            case Down(reason=reason):
+                self._link = None
+                self.inbox.put(lambda at: LinkLost(at, reason))
+
+    def _translated(self, frame: Frame) -> Callable[[float], WorkerEvent]:
+        match frame.kind:
+            case Kind.ANNOUNCE:
+                step = unpack_step(frame.head)
+                return lambda at: Announced(at, step)
+            case Kind.ROUND:
+                if frame.meta is None or frame.data is None:
+                    raise CodecError("a round without its parameters")
+                sent = unpack_round(frame.meta.tobytes())
+                return lambda at: RoundIn(at, sent, frame.data)
+            case Kind.WELCOME:
+                try:
+                    said = json.loads(text_of(frame))
+                    self.slot, inc = int(said["worker"]), int(said["inc"])
+                except (ValueError, KeyError, TypeError):
+                    raise CodecError("a welcome without worker and inc") from None
+                self.ever_linked = True
+                return lambda at: Linked(at, inc)
+            case Kind.REFUSE:
+                return lambda at: Refused(at, text_of(frame))
+            case Kind.RELEASE:
+                return Released
+        raise CodecError(f"kind {frame.kind} is not for a worker")

@@ -16,7 +16,6 @@ from gcdist.observe import RunFolder, Summary, WorkerArrivals
 from gcdist.planning import PlanReport
 from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observed, noise_planned
 from gcdist.runtime.driver import MasterDriver, RoundResult
-from gcdist.runtime.plans import noise_by_bits
 from gcdist.runtime.session import Session
 from gcdist.straggler import ArrivalRule
 from gcdist.types import U8, Plan
@@ -111,11 +110,12 @@ class Cluster:
         self.waiting = WaitForAllClock(session.delays, self.config.seed, session.workers, len(session.sizes_K))
         self.finished = False
         self._scheme = session.scheme(self._planned)
-        self._omega = noise_by_bits(session.quantizer, session.state.layout.d)
         self._on_close = on_close
         self._began: float | None = None
         self._step_seconds = 0.0
         self._next = 0
+        self._traffic = (0, 0)  # bytes up and down when the last step had ended
+        self._bytes_up = self._bytes_down = 0  # in the steps, without the check of waiting
         self._saved_bytes = 0  # float32 payloads minus the packed ones
         self._last: StepInfo | None = None
         self._sync_check: tuple[float, float] | None = None
@@ -147,10 +147,11 @@ class Cluster:
         if number != self._next:
             raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {self._next}")
         state = self.session.state
-        up, down = self.driver.port.bytes_up, self.driver.port.bytes_down
+        port = self.driver.port
         if self._began is None:
             self.driver.gather()
-            self._began = self.driver.port.now()
+            self._began = port.now()
+            self._traffic = port.bytes_up, port.bytes_down
         result = self.driver.run_round(number, self._snapshot(), self._scheme)
         self._next += 1
         used = np.zeros(len(state.parameters), bool)
@@ -164,8 +165,9 @@ class Cluster:
         sidecars = [counted.sidecar for counted in result.counted]
         state.merge_buffers([(s.share, s.float_buffers, s.int_buffers) for s in sidecars if s.share > 0])
         self._account(result)
-        port = self.driver.port
-        info = self._info(result, port.now() - self._began, port.bytes_up - up, port.bytes_down - down)
+        before, self._traffic = self._traffic, (port.bytes_up, port.bytes_down)
+        up, down = (now - then for now, then in zip(self._traffic, before, strict=True))
+        info = self._info(result, port.now() - self._began, up, down)
         self._write(info)
         in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
         missing = tuple(seen.worker + 1 for seen in result.seen if seen.step == number and seen.censored)
@@ -198,7 +200,6 @@ class Cluster:
         tally, last = self.arrivals, self._last
         wall = last.seconds if last else 0.0
         total = self.waiting.total() if self.config.inject.model != "none" else None
-        port = self.driver.port
         workers = [
             WorkerArrivals(
                 rank=i + 1,
@@ -213,7 +214,7 @@ class Cluster:
             scheme=self.session.code.name,
             quantizer=f"{self.session.quantizer.name}, {self.config.quantizer.bits} bits",
             workers=self.session.workers,
-            steps=self._next if self._sync_check is None else last.step + 1 if last else 0,
+            steps=last.step + 1 if last else 0,
             metrics=dict(metrics or {}),
             wall_seconds=wall,
             waiting_seconds=None if total is None else total + max(0.0, wall - self._step_seconds),
@@ -221,7 +222,7 @@ class Cluster:
             arrivals=workers,
             bytes_up=self._bytes_up,
             bytes_up_float32=self._bytes_up + self._saved_bytes,
-            bytes_down=self._bytes_down if last else port.bytes_down,
+            bytes_down=self._bytes_down,
             folder=self.folder.path,
         )
 
@@ -245,9 +246,6 @@ class Cluster:
 
     # --- accounts ---
 
-    _bytes_up = 0
-    _bytes_down = 0
-
     def _snapshot(self) -> U8:
         return self.session.state.snapshot()
 
@@ -264,6 +262,7 @@ class Cluster:
         self._saved_bytes += 4 * self.session.state.layout.d * result.messages - result.payload_bytes
 
     def _info(self, result: RoundResult, seconds: float, up: int, down: int) -> StepInfo:
+        omega_by_bits = self._scheme.maker.noise
         parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
         weight = sum(share for _, share in parts.values())
         self._bytes_up += up
@@ -280,8 +279,8 @@ class Cluster:
             deadline=result.terms.deadline,
             why=result.why,
             plan_id=result.plan.plan_id,
-            noise_planned=noise_planned(result.plan, result.terms.p_R, self._omega, self.session.sizes_K),
-            noise_observed=noise_observed(result, self._omega),
+            noise_planned=noise_planned(result.plan, result.terms.p_R, omega_by_bits, self.session.sizes_K),
+            noise_observed=noise_observed(result, omega_by_bits),
             estimated=result.gradient is not None,
         )
 

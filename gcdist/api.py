@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def connect(
     """Join the run that this process was started for.
 
     Rank 0 becomes the master and gets its `Cluster`. Every other rank serves as a worker inside this call and then ends its
-    process; with ``on_worker="return"`` (tests, notebooks) it gets a cluster without steps instead.
+    process; with ``on_worker="return"`` (tests, notebooks) it gets a `WorkerDone` instead: a cluster without steps.
 
     Args:
         task: model, data set and loss: the same on every rank.
@@ -73,6 +74,8 @@ def connect(
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     session = Session.build(task, config, world - 1, own=rank > 0)
     warm_kernels(session.quantizer)
+    if session.config.cluster.interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", session.config.cluster.interface)
     try:
         source = StoreSource.from_env()
         if rank > 0:
@@ -87,7 +90,14 @@ def connect(
         driver, close = real_master(session, source, log)
     except JoinError as error:
         raise ConfigError(str(error)) from None
-    return Cluster(session, driver, run, on_close=close)
+    try:
+        cluster = Cluster(session, driver, run, on_close=close)
+    except BaseException:
+        driver.stop("the master could not start")
+        close()
+        raise
+    atexit.register(cluster.close)  # for scripts without a with block; closing twice does nothing
+    return cluster
 
 
 def simulate(
@@ -117,8 +127,8 @@ def _place() -> tuple[int, int]:
     for name, value in found.items():
         if not value.isdecimal():
             raise ConfigError(
-                f"{name}: found {value!r} in the environment; start the script with torchrun "
-                "(torchrun --standalone --nproc-per-node=9 script.py), or use gcdist.simulate"
+                f"{name}: found {value!r} in the environment; start with torchrun (torchrun --standalone "
+                "--nproc-per-node=9 script.py, or --no-python gcdist train FILE.toml), or simulate"
             )
     return int(found["RANK"]), int(found["WORLD_SIZE"])
 

@@ -88,11 +88,15 @@ class OptimizerConfig(Section):
 
 
 class CodeConfig(Section):
-    """The gradient code: who computes what. ``partitions`` absent: twice the workers."""
+    """The gradient code: who computes what. ``partitions`` absent: twice the workers.
+
+    ``load_most``: with the allocation "chain", no worker computes more than this multiple of its even share.
+    """
 
     scheme: str = "joint"
     allocation: str = "chain"
     partitions: Count | None = None
+    load_most: Annotated[float, Field(ge=1)] = 2.0
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -208,6 +212,7 @@ class ClusterConfig(Section):
     workers: Count | None = None
     min_workers: Count | None = None
     join_timeout: Positive = 120.0
+    rejoin_timeout: Positive = 600.0
     beat: Positive = 1.0
     silent_after: Positive = 5.0
     lost_after: Positive = 20.0
@@ -223,9 +228,11 @@ class ClusterConfig(Section):
         wrong = []
         if self.workers is not None and self.min_workers is not None and self.min_workers > self.workers:
             wrong.append(f"min_workers: found {self.min_workers}; should be at most workers = {self.workers}")
-        for low, high in (("beat", "silent_after"), ("silent_after", "lost_after"), ("retry_first", "retry_most")):
-            if getattr(self, low) > getattr(self, high):
-                wrong.append(f"{high}: found {getattr(self, high)}; should be at least {low} = {getattr(self, low)}")
+        for low, high in (("beat", "silent_after"), ("silent_after", "lost_after")):
+            if getattr(self, low) >= getattr(self, high):
+                wrong.append(f"{high}: found {getattr(self, high)}; should be above {low} = {getattr(self, low)}")
+        if self.retry_first > self.retry_most:
+            wrong.append(f"retry_most: found {self.retry_most}; should be at least retry_first = {self.retry_first}")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -313,7 +320,7 @@ partitions, options
         where they are absent. ConfigError if the settings name another number of workers.
         """
         if self.cluster.workers not in (None, workers):
-            raise ConfigError(f"cluster.workers: found {self.cluster.workers}; {workers} workers were started")
+            raise ConfigError(f"cluster.workers: found {self.cluster.workers}; {workers} were started (and the master)")
         cluster = {
             "workers": workers,
             "min_workers": self.cluster.min_workers or (workers + 1) // 2,

@@ -171,11 +171,12 @@ class MasterMachine:
     def _failed(self, event: Failed) -> None:
         if self._known(event.peer) is None:
             return
-        self._out.append(Drop(event.peer, event.step, f"user error in partition {event.partition}: {event.text}"))
+        where = f"partition {event.partition}" if event.partition >= 0 else "the coded sum"
+        self._out.append(Drop(event.peer, event.step, f"user error in {where}: {event.text}"))
         count = self._failures.get(event.partition, 0) + 1
         self._failures[event.partition] = count
         if count >= FAILURES_TO_HALT:
-            self._out.append(Halt(f"partition {event.partition} failed {count} times in a row: {event.text}"))
+            self._out.append(Halt(f"{where} failed {count} times in a row: {event.text}"))
 
     def _stop(self, event: Stop) -> None:
         self._stopped = True
@@ -337,6 +338,7 @@ class MasterMachine:
         opened.hopeful -= 1
         opened.counted.append(row)
         if self._failures and self._plan is not None:
+            self._failures.pop(-1, None)
             for partition, _ in self._plan.parts(row):
                 self._failures.pop(partition, None)
         use = opened.event.decoder.arrive(row)

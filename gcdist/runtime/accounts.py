@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -68,12 +69,18 @@ class WaitForAllClock:
         self._workers = workers
         base, more = divmod(partitions, workers)
         self._sync_load = [float(base + (i < more)) for i in range(workers)]
-        self._overheads: list[float] = []
-        self._floors: list[float] = []
+        self._overheads: deque[float] = deque(maxlen=200)
+        self._floors = 0.0
+        self._steps = 0
 
     def add(self, result: RoundResult) -> None:
         """Take in one step."""
-        self._floors.append(self.floor(result.step))
+        self._floors += self.floor(result.step)
+        self._steps += 1
+        self.measure(result)
+
+    def measure(self, result: RoundResult) -> None:
+        """Learn the overhead, if this step had everybody."""
         rows = np.flatnonzero(result.plan.weighted_R())
         if len(result.counted) == len(rows) and not any(seen.cold for seen in result.seen):
             load = np.diff(result.plan.A_RK.indptr)
@@ -99,11 +106,11 @@ class WaitForAllClock:
 
     def total(self) -> float | None:
         """Seconds that waiting for all would have taken in the steps so far, None if unknown."""
-        return self.of(self._floors)
+        return self.of(self._floors, self._steps)
 
-    def of(self, floors: list[float]) -> float | None:
-        """Seconds of steps with these largest delays."""
-        return None if self.overhead is None else sum(floors) + self.overhead * len(floors)
+    def of(self, floors: float, steps: int) -> float | None:
+        """Seconds of so many steps whose largest delays sum to ``floors``."""
+        return None if self.overhead is None else floors + self.overhead * steps
 
 
 def noise_planned(plan: Plan, p_R: F64, omega_by_bits: F64, size_K: F64) -> float:

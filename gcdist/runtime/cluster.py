@@ -181,17 +181,19 @@ class Cluster:
             Seconds taken and seconds estimated, without what happens between rounds; None if there is no estimate.
         """
         scheme = self.session.wait_for_all(self._planned)
-        taken, floors = 0.0, []
+        taken = floors = 0.0
         first = self._next + 1  # the round before it brings the new plan, and is not timed
         for number in range(self._next, first + steps):
             result = self.driver.run_round(number, self._snapshot(), scheme)
             if number >= first:
                 taken += result.seconds
-                floors.append(self.waiting.floor(number))
+                floors += self.waiting.floor(number)
+            elif self.waiting.overhead is None:  # no step of the run had everybody: the untimed one tells
+                self.waiting.measure(result)
             if on_step is not None:
                 on_step(number - first + 1)
         self._next = first + steps
-        expected = self.waiting.of(floors)
+        expected = self.waiting.of(floors, steps)
         self._sync_check = None if expected is None else (taken, expected)
         return self._sync_check
 

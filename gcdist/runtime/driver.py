@@ -38,6 +38,7 @@ from gcdist.runtime.aggregate import Aggregator, Counted, Message
 from gcdist.runtime.scheme import Scheme
 from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
+TELL_SECONDS = 10.0  # between two lines that say who is waited for
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 
 
@@ -99,7 +100,7 @@ class RoundResult:
     terms: StepTerms
     live_N: Mask
     seen: tuple[Seen, ...]  # outcomes observed since the last step was closed, of older steps too
-    messages: int  # that arrived since the last step was closed, late and dropped ones too
+    messages: int  # with a gradient, that arrived since the last step was closed, late and dropped ones too
     payload_bytes: int  # of these
     promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
 
@@ -208,7 +209,7 @@ class MasterDriver:
         self.drain()
         need = self.min_workers if self._started else self.start_workers
         give_up = self.port.now() + self.join_timeout
-        told = False
+        tell = self.port.now() + (0.0 if self._started else TELL_SECONDS)
         while int(self.machine.live().sum()) < need:
             self._raise_if_over()
             if self.port.now() >= give_up:
@@ -216,13 +217,17 @@ class MasterDriver:
                 if here >= self.min_workers:
                     self.say("join", f"starting with {here} of {self.start_workers} workers")
                     break
-                text = f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting"
+                text = (
+                    f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "
+                    "(cluster.min_workers, cluster.join_timeout)"
+                )
                 self.stop(text)
                 raise RunHaltedError(text)
-            if not told and self._started:
-                self.say("join", f"waiting for workers: {need} are needed (cluster.min_workers)")
-                told = True
-            self._feed(self.port.next(give_up))
+            if self.port.now() >= tell:
+                ranks = sorted(peer.rank for peer in self.machine.peers())
+                self.say("join", f"waiting for {need} workers; here are ranks {ranks or 'none'}")
+                tell = self.port.now() + TELL_SECONDS
+            self._feed(self.port.next(min(give_up, tell)))
         self._started = True
         self._raise_if_over()
 
@@ -249,8 +254,8 @@ class MasterDriver:
 
     def _inspected(self, event: Arrived) -> Arrived:
         """Check a message's bytes against the plan that its sender works by, before the machine counts it."""
-        self._current.messages += 1
         body: Message = event.body
+        self._current.messages += len(body.payload) > 0  # probes carry no gradient
         self._current.payload_bytes += len(body.payload)
         plan = self._sent.get(event.peer)
         if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
@@ -280,8 +285,8 @@ class MasterDriver:
             case Wake(at=when):
                 self._wake = when
             case Drop(peer=peer, step=step, reason=reason):
-                if reason not in ("stale", "late"):
-                    self.say("drop", f"worker {peer.rank}, step {step}: {reason}")
+                if reason not in ("stale", "late", "failed"):
+                    self.say("drop", f"worker {peer.rank}, step {step}: {reason.splitlines()[0]}")
             case Replan(reason=reason):
                 if self._scheme is not None:
                     self._scheme.outdated = True

@@ -110,7 +110,7 @@ class MasterLinks:
 
     def close(self) -> None:
         """Take nobody in any more and wait for the last words to leave."""
-        self._acceptor.close()
+        self._acceptor.close(over=True)
         give_up = time.monotonic() + DRAIN_SECONDS + 1.0
         while self._links and time.monotonic() < give_up:
             self.inbox.get(time.monotonic() + 0.05)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.planning import PlanReport, describe, make_plan
 from gcdist.runtime.sidecar import Sidecar
-from gcdist.types import F64, I64, U8, GradientCode, Layout, Mask, Plan, Problem, Quantizer, StopRule
+from gcdist.straggler import ArrivalRule
+from gcdist.types import F64, I64, U8, GradientCode, Layout, Mask, Plan, Problem, Quantizer
 
 WIDEST = 32  # packed bits a coordinate
+P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
+NEARLY = 1.1  # sizes of partitions within this factor
 FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
 
 
@@ -36,8 +40,10 @@ class PlanMaker:
         size_K: (K,) shares of the samples.
         bits: packed bits a coordinate, on average over the workers.
         bits_cap_N: (N,) most packed bits of each worker.
-        rule: gives P(late).
-        deadline: what the rule intends now, seconds.
+        rule: gives P(late) and its intended deadline.
+        ids: numbers of plans, shared by all that plan for one run.
+        load_most: most partitions of a worker, as a multiple of its even share; inf = none.
+        exact_p: p is known, not measured: no floor once the rule promises a deadline.
     """
 
     def __init__(
@@ -48,16 +54,22 @@ class PlanMaker:
         size_K: F64,
         bits: int,
         bits_cap_N: I64,
-        rule: StopRule,
-        deadline: Callable[[], float],
+        rule: ArrivalRule,
+        ids: Iterator[int],
+        load_most: float = np.inf,
+        exact_p: bool = False,
     ) -> None:
         self.code = code
         self._layout = layout
-        self._size_K = size_K
+        # nearly equal partitions count as equal: the last few samples would cut a chain into slivers, each a whole partition
+        # to compute; columns sum to 1 all the same
+        equal = size_K.max() <= NEARLY * size_K.min()
+        self._size_K = np.full(len(size_K), 1 / len(size_K)) if equal else size_K
         self._bits = bits
         self._rule = rule
-        self._deadline = deadline
-        self._next_id = 0
+        self._ids = ids
+        self._load_most = load_most
+        self._exact_p = exact_p
         self._bits_cap_N = bits_cap_N
         self._law = noise_by_bits(quantizer, layout.d)
         self._error = self._expected = 0.0
@@ -81,18 +93,44 @@ class PlanMaker:
         """Quantization noise of a message at the average bits, (N,)."""
         return np.full(workers, self.noise[self._bits])
 
-    def make(self, live_N: Mask, code: GradientCode | None = None) -> tuple[Plan, PlanReport]:
+    def make(self, live_N: Mask) -> tuple[Plan, PlanReport]:
         """The plan for the workers that are live, and its figures.
 
         Raises:
             ValueError: nobody is live, or the code has no solution for them.
         """
-        deadline = self._deadline()
+        problem = self._problem(live_N)
+        plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N)
+        if plan.bits_RS.shape[1] != self._layout.segments:
+            bits_RS = np.repeat(plan.bits_RS[:, :1], self._layout.segments, axis=1)
+            plan = Plan(plan.plan_id, plan.A_RK, plan.worker_R, bits_RS, plan.p_R, plan.covered_K)
+        return plan, describe(plan, problem)
+
+    def try_all(self) -> None:
+        """ValueError if there is no plan even with everybody here."""
+        workers = len(self._bits_cap_N)
+        self._solve(self._problem(np.ones(workers, bool)), -1, workers)
+
+    def _solve(self, problem: Problem, plan_id: int, live: int) -> Plan:
+        """The free optimum if it keeps to ``load_most``, else the best plan that does, else (tiny budgets) the free one."""
+        plan = make_plan(self.code, problem, plan_id)
+        even = problem.k / max(1, live)
+        most = max(np.ceil(even) + 1, np.ceil(self._load_most * even)) if np.isfinite(self._load_most) else np.inf
+        if np.diff(plan.A_RK.indptr).max() <= most:
+            return plan
+        try:
+            return make_plan(self.code, replace(problem, load_cap_N=np.full(problem.n, most)), plan_id)
+        except ValueError:
+            return plan
+
+    def _problem(self, live_N: Mask) -> Problem:
+        deadline, rule = self._rule.deadline, self._rule
+        floor = 0.0 if self._exact_p and not (rule.warming or rule.waits) else P_FLOOR
 
         def late(worker: int, load_m: F64) -> F64:
-            return self._rule.late(worker, load_m, deadline) if live_N[worker] else np.ones(len(load_m))
+            return np.maximum(rule.late(worker, load_m, deadline), floor) if live_N[worker] else np.ones(len(load_m))
 
-        problem = Problem(
+        return Problem(
             size_K=self._size_K,
             late=late,
             noise=self.noise,
@@ -100,12 +138,6 @@ class PlanMaker:
             bits_cap_N=self._bits_cap_N,
             load_cap_N=np.full(len(live_N), np.inf),
         )
-        plan = _with_probes(make_plan(code or self.code, problem, self._next_id), live_N)
-        if plan.bits_RS.shape[1] != self._layout.segments:
-            bits_RS = np.repeat(plan.bits_RS[:, :1], self._layout.segments, axis=1)
-            plan = Plan(plan.plan_id, plan.A_RK, plan.worker_R, bits_RS, plan.p_R, plan.covered_K)
-        self._next_id += 1
-        return plan, describe(plan, problem)
 
 
 def _with_probes(plan: Plan, live_N: Mask) -> Plan:

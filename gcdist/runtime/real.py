@@ -92,16 +92,17 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
         session.config.seed,
         name_of=session.state.name_at,
     )
-    give_up = port.now() + cluster.join_timeout
+    give_up, patience = port.now() + cluster.join_timeout, cluster.join_timeout
     port.connect(0.0)
     try:
         while driver.exit is None:
             event = port.inbox.get()
             if isinstance(event, Linked):
-                driver.worker = port.slot
-            elif isinstance(event, LinkLost) and not port.ever_linked and port.now() >= give_up:
+                driver.worker, give_up, patience = port.slot, float("inf"), cluster.rejoin_timeout
+            elif isinstance(event, LinkLost) and port.now() >= give_up:
                 return Exit(1, event.reason)
             elif isinstance(event, LinkLost):
+                give_up = min(give_up, port.now() + patience)
                 print(f"gcdist worker {name}: {event.reason}; trying again", file=sys.stderr, flush=True)
             driver.feed(event)
     finally:

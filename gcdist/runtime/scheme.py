@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gcdist.planning import PlanReport
 from gcdist.runtime.plans import PlanMaker
 from gcdist.straggler import ArrivalRule, WaitForAll
-from gcdist.types import GradientCode, Mask, Plan
+from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
 
 
 @dataclass(slots=True, eq=False)
@@ -34,13 +34,16 @@ class Scheme:
         return not (self.rule.warming or self.rule.waits)
 
     def plan_for(self, live_N: Mask) -> Plan:
-        """The plan of the next step, given who is live; ValueError if there is none."""
+        """The plan of the next step, given who is live; RunHaltedError if there is none."""
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
         if self.plan is None or self.outdated or due or warming != self._warm:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
-            self.plan, self.report = self.maker.make(live_N, self.code)
+            try:
+                self.plan, self.report = self.maker.make(live_N)
+            except ValueError as error:
+                raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
             self.outdated, self._age, self._warm = False, 0, warming
             self.on_plan(self.plan, self.report, self.rule.deadline)
         self._age += 1

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from gcdist.runtime.compute import ModelState, PartitionGradients
 from gcdist.runtime.plans import PlanMaker, noise_by_bits
 from gcdist.runtime.scheme import Scheme
 from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_delays, make_stop_rule
-from gcdist.tasks import Task
+from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Session:
     quantizer: Quantizer
     code: GradientCode
     delays: DelayModel
+    plan_ids: Iterator[int] = field(default_factory=itertools.count)
 
     @staticmethod
     def build(task: Task, config: Config, workers: int, own: bool) -> Session:
@@ -70,7 +72,7 @@ class Session:
         quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
         if not np.isfinite(noise_by_bits(quantizer, state.layout.d)[config.quantizer.bits]):
             raise ConfigError(f"quantizer.bits: {quantizer.name!r} does not take {config.quantizer.bits} bits")
-        return Session(
+        session = Session(
             task,
             config,
             workers,
@@ -80,6 +82,8 @@ class Session:
             checked("code", lambda: get_code(config.code.scheme, **options)),
             checked("inject", lambda: make_delays(config.inject.model, workers, **config.inject.params())),
         )
+        session.scheme(lambda plan, report, deadline: None)  # the settings of stop rule and code are checked here too
+        return session
 
     def hello(self, name: str) -> Hello:
         """What this process says of itself."""
@@ -129,8 +133,11 @@ class Session:
             self.config.quantizer.bits,
             np.array(self._bits_caps(), np.int64),
             rule,
-            lambda: rule.deadline,
+            self.plan_ids,
+            self.config.code.load_most if self.config.code.allocation == "chain" and code.name in ALLOCATED else np.inf,
+            self.config.straggler.p != "measured",
         )
+        checked("code", maker.try_all)
         return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
 
     def _bits_caps(self) -> list[int]:
@@ -148,7 +155,8 @@ class Session:
 
 def load_user_task(config: Config, base: Path) -> Task:
     """The task that the settings name; ConfigError."""
-    from gcdist.tasks import load_task
-
     options: dict[str, Any] = dict(config.task.options)
-    return checked("task", lambda: load_task(config.task.name, options, config.task.batch_size, base))
+    try:
+        return load_task(config.task.name, options, config.task.batch_size, base)
+    except TaskError as error:
+        raise ConfigError(f"task: {error}") from None

@@ -34,7 +34,7 @@ from gcdist.runtime.aggregate import Message
 from gcdist.runtime.frames import bytes_of, link_settings, text_of
 from gcdist.runtime.inbox import Inbox
 from gcdist.runtime.session import Session
-from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Sent, StoreSource, join
+from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Sent, StoreSource, is_over, join
 
 
 class WorkerLinks:
@@ -97,6 +97,9 @@ class WorkerLinks:
 
     def _connect(self, after: float) -> None:
         if self._over.wait(after):
+            return
+        if self.ever_linked and is_over(self._source):
+            self.inbox.put(Released)
             return
         try:
             join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)

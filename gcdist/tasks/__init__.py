@@ -1,6 +1,6 @@
 """What is trained: the adapter for anybody's module and data, and the embedded tasks."""
 
-from gcdist.tasks.registry import load_task
+from gcdist.tasks.registry import TaskError, load_task
 from gcdist.tasks.task import Task
 
-__all__ = ["Task", "load_task"]
+__all__ = ["Task", "TaskError", "load_task"]

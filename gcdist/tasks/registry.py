@@ -19,6 +19,10 @@ TASKS: dict[str, Callable[..., Task]] = {"digits": digits.build}
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 
+class TaskError(ValueError):
+    """The settings name no task; the text is one line."""
+
+
 def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path) -> Task:
     """The task that ``name`` stands for: ``function(batch_size=batch_size, **options)``.
 
@@ -30,20 +34,25 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
         base: folder of the config.
 
     Raises:
-        ValueError: no such task, file, module or function, wrong options, or no Task was given back: one line. What the
-            function itself raises passes through.
+        TaskError: no such task, file, module or function, wrong options, or no Task was given back: one line. What the
+            user's function itself raises passes through.
 
     >>> load_task("digits", {"model": "mlp"}, 16, Path()).batch_size
     16
     """
     build = TASKS[name] if name in TASKS else _function(name, base)
     if "batch_size" in options:
-        raise ValueError(f"task {name!r}: batch_size is a setting of its own, not an option of the task")
+        raise TaskError(f"task {name!r}: batch_size is a setting of its own, not an option of the task")
     arguments = {"batch_size": batch_size, **options}
     _check_options(name, build, arguments)
+    if name in TASKS:
+        try:
+            return build(**arguments)
+        except ValueError as error:
+            raise TaskError(str(error)) from None
     task = build(**arguments)
     if not isinstance(task, Task):
-        raise ValueError(f"task {name!r} must give back a gcdist.Task, found {type(task).__name__}")
+        raise TaskError(f"task {name!r} must give back a gcdist.Task, found {type(task).__name__}")
     return task
 
 
@@ -51,21 +60,21 @@ def _function(name: str, base: Path) -> Callable[..., Any]:
     where, _, function = name.rpartition(":")
     is_module = all(part.isidentifier() for part in where.split("."))
     if not function.isidentifier() or not (is_module or where.endswith(".py")):
-        raise ValueError(f"task {name!r} is unknown{_suggest(name, TASKS)}; allowed: {', '.join(TASKS)}, {FORMS}")
+        raise TaskError(f"task {name!r} is unknown{_suggest(name, TASKS)}; allowed: {', '.join(TASKS)}, {FORMS}")
     module = _from_file(name, (base / where).resolve()) if where.endswith(".py") else _from_module(name, where, base)
     found = getattr(module, function, None)
     if found is None:
         public = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
-        raise ValueError(f"task {name!r}: {where} has no function {function!r}{_suggest(function, public)}")
+        raise TaskError(f"task {name!r}: {where} has no function {function!r}{_suggest(function, public)}")
     if not callable(found):
-        raise ValueError(f"task {name!r}: {function!r} of {where} must be a function, found {type(found).__name__}")
+        raise TaskError(f"task {name!r}: {function!r} of {where} must be a function, found {type(found).__name__}")
     call: Callable[..., Any] = found
     return call
 
 
 def _from_file(name: str, path: Path) -> ModuleType:
     if not path.is_file():
-        raise ValueError(f"task {name!r}: no file {path}")
+        raise TaskError(f"task {name!r}: no file {path}")
     # a name of its own per path, so that two files called task.py can live in one process
     alias = f"gcdist_task_{path.stem}_{abs(hash(path)):x}"
     if alias in sys.modules:
@@ -80,7 +89,7 @@ def _from_file(name: str, path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
         del sys.modules[alias]
-        raise ValueError(f"task {name!r}: cannot import {path}: {error}") from error
+        raise TaskError(f"task {name!r}: cannot import {path}: {error}") from error
     except BaseException:
         del sys.modules[alias]
         raise
@@ -92,7 +101,7 @@ def _from_module(name: str, where: str, base: Path) -> ModuleType:
     try:
         return importlib.import_module(where)
     except (ImportError, SyntaxError) as error:
-        raise ValueError(f"task {name!r}: cannot import {where}: {error}") from error
+        raise TaskError(f"task {name!r}: cannot import {where}: {error}") from error
 
 
 def _on_path(folder: Path) -> None:
@@ -109,12 +118,12 @@ def _check_options(name: str, build: Callable[..., Any], arguments: Mapping[str,
         for key in arguments:
             if key not in known:
                 if key == "batch_size":
-                    raise ValueError(f"task {name!r}: its function must take batch_size, found {known}")
+                    raise TaskError(f"task {name!r}: its function must take batch_size, found {known}")
                 allowed = ", ".join(k for k in known if k != "batch_size") or "none"
-                raise ValueError(f"task {name!r} has no option {key!r}{_suggest(key, known)}; allowed: {allowed}")
+                raise TaskError(f"task {name!r} has no option {key!r}{_suggest(key, known)}; allowed: {allowed}")
     missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
     if missing:
-        raise ValueError(f"task {name!r} needs the option {', '.join(map(repr, missing))}")
+        raise TaskError(f"task {name!r} needs the option {', '.join(map(repr, missing))}")
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
 from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
-from gcdist.transport.join import Acceptor, join
+from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink, LinkSettings
 from gcdist.transport.store import JoinError, StoreSource, open_store
 
@@ -24,6 +24,7 @@ __all__ = [
     "Silent",
     "StoreSource",
     "digest",
+    "is_over",
     "join",
     "open_store",
 ]

@@ -11,6 +11,7 @@ import hmac
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,14 @@ def join(
     return link, ticket
 
 
+def is_over(source: StoreSource) -> bool:
+    """Whether the run's master has ended it: nobody need come back. False if the store does not answer."""
+    try:
+        return bool(source.client(timeout=1.0).check([f"gcdist/{source.run_id}/over"]))
+    except (RuntimeError, JoinError):
+        return False
+
+
 class Acceptor:
     """The master's door: builds a link for every ticket taken, each in a thread of its own; a failure is that link's own.
 
@@ -171,15 +180,19 @@ class Acceptor:
         try:
             self._served = int(store.add(self._keys + "tickets", 0))
             self._master = int(store.add(self._keys + "master", 1))
+            store.delete_key(self._keys + "over")
         except RuntimeError as error:
             raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
         ends_with_process(self)
         self._thread = spawn("accept", self._accept, store)
 
-    def close(self) -> None:
-        """Take no more tickets; links already built stay."""
+    def close(self, over: bool = False) -> None:
+        """Take no more tickets; links already built stay. ``over``: the run has ended, `is_over` says so from now on."""
         self._closed.set()
         join_all([self._thread], 1.0)  # it may hang in a store that does not answer
+        if over:
+            with suppress(RuntimeError, JoinError):
+                self._source.client(timeout=1.0).set(self._keys + "over", "1")
 
     def abandon(self) -> None:
         """Take no more tickets, without waiting."""

@@ -55,7 +55,7 @@ def fails(**values: object) -> str:
         ({"quantizer": {"bits": 9}}, 'quantizer.bits: found 9; the quantizer "rotated-dither" takes 1 to 8'),
         ({"quantizer": {"name": "float32", "bits": 4}}, 'quantizer.bits: found 4; the quantizer "float32" has 32'),
         ({"cluster": {"workers": 2, "min_workers": 3}}, "cluster.min_workers: found 3; should be at most workers = 2"),
-        ({"cluster": {"beat": 9.0}}, "cluster.silent_after: found 5.0; should be at least beat = 9.0"),
+        ({"cluster": {"beat": 9.0}}, "cluster.silent_after: found 5.0; should be above beat = 9.0"),
         ({"name": "a/b"}, 'name: found "a/b"; should be the name of one folder'),
         (
             {"cluster": {"workers": 3}, "inject": {"model": "shifted-exponential", "mean": [1.0]}},
@@ -150,7 +150,7 @@ def test_resolved_fills_what_depends_on_the_workers() -> None:
     assert (config.code.partitions, config.cluster.min_workers, config.cluster.workers) == (10, 3, 5)
     assert config.cluster.threads == 1
     assert Config(code={"partitions": 7}).resolved(5).code.partitions == 7
-    with pytest.raises(ConfigError, match=r"cluster\.workers: found 4; 5 workers were started"):
+    with pytest.raises(ConfigError, match=r"cluster\.workers: found 4; 5 were started"):
         Config(cluster={"workers": 4}).resolved(5)
     with pytest.raises(ConfigError, match=r"inject\.mean: found a list of 2; cluster\.workers is 5"):
         Config(inject={"model": "shifted-exponential", "mean": [1.0, 2.0]}).resolved(5)

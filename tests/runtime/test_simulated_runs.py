@@ -176,7 +176,7 @@ def test_a_worker_without_weight_is_probed(tmp_path: Path) -> None:
     hopeless = {"model": "shifted-exponential", "shift": (0.2, 0.2, 0.2, 0.45), "mean": (0.01, 0.01, 0.01, 0.5)}
     cluster, _ = with_network(
         tmp_path,
-        code={"scheme": "joint"},
+        code={"scheme": "joint", "load_most": 100.0},
         inject=hopeless,
         quantizer={"bits": 1},
         straggler={"deadline": 0.5, "window": 50},
@@ -200,3 +200,47 @@ def test_codes_that_end_steps_early_are_not_compared(tmp_path: Path) -> None:
         train(cluster, 30)
         assert cluster.arrivals.early
         assert cluster.arrivals.steps_N.max() == 0
+
+
+def test_the_defaults_are_as_good_as_waiting_where_nobody_is_slow(tmp_path: Path) -> None:
+    results = {}
+    for scheme in ("joint", "sync"):
+        task = digits.build(model="mlp")
+        settings = gcdist.Config(out=tmp_path, name=scheme, cluster={"workers": 8}, code={"scheme": scheme})
+        with gcdist.simulate(task, settings, say=quiet) as cluster:
+            infos = train(cluster, 60)
+            plan = cluster.plan
+            assert plan is not None
+        assert task.evaluate is not None
+        results[scheme] = task.evaluate(task.model)["test_accuracy"], infos[-1].seconds
+        assert np.diff(plan.A_RK.indptr).max() == 2  # nobody computes more than its even share
+    assert results["joint"][0] > results["sync"][0] - 0.02
+    assert results["joint"][1] < 1.05 * results["sync"][1]
+
+
+def test_the_check_of_waiting_runs_a_plan_of_its_own(tmp_path: Path) -> None:
+    with gcdist.simulate(digits.build(model="mlp"), config(tmp_path), say=quiet) as cluster:
+        train(cluster, 3)
+        before = cluster.plan
+        cluster.check_waiting(3)
+        plans = {int(path.stem) for path in (cluster.folder.path / "plans").glob("*.json")}
+    assert before is not None
+    assert len(plans) == 2
+    assert before.plan_id in plans
+
+
+def test_the_check_of_waiting_has_an_answer_where_nobody_ever_waited(tmp_path: Path) -> None:
+    slow = {"model": "shifted-exponential", "shift": (0.1, 0.1, 0.1, 3.0), "mean": 0.01}
+    settings = config(tmp_path, inject=slow, straggler={"deadline": 0.4, "p": "model"})
+    with gcdist.simulate(digits.build(model="mlp"), settings, say=quiet) as cluster:
+        train(cluster, 5)
+        check = cluster.check_waiting(3)
+    assert check is not None
+    assert check[1] == pytest.approx(check[0], rel=0.05)
+
+
+def test_a_code_without_a_plan_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(gcdist.ConfigError, match=r"^code: "):
+        gcdist.simulate(
+            digits.build(model="mlp"), config(tmp_path, "frc", cluster={"workers": 3}, inject={}), say=quiet
+        )

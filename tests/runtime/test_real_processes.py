@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gcdist.transport import open_store
 from tests.runtime.conftest import Start
 
 HERE = Path(__file__).parent
@@ -139,3 +140,28 @@ def test_the_example_script_runs(tmp_path: Path, start: Start) -> None:
     assert cluster.wait(2 * LIMIT) == [0] * 5, cluster.output(0)
     accuracy = float(cluster.output(0).split("test accuracy")[1].split("%")[0])
     assert accuracy > 90
+
+
+def test_a_script_without_a_with_block_releases_its_workers(tmp_path: Path, start: Start) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        "import gcdist\n"
+        "from gcdist.tasks import digits\n"
+        "cluster = gcdist.connect(digits.build(model='mlp'), gcdist.Config())\n"
+        "next(cluster.steps(1)).backward()\n"
+    )
+    cluster = start([str(script)], ranks=3)
+    assert cluster.wait(LIMIT) == [0, 0, 0], cluster.output(0)
+
+
+def test_a_worker_that_slept_through_the_end_ends_too(tmp_path: Path, start: Start) -> None:
+    # the store must outlive the master, as torchrun's agent does: this process serves it
+    store = open_store("127.0.0.1", 0, serve=True)
+    env = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(store.port)}
+    quick = ["--set", "cluster.silent_after=2.0", "--set", "cluster.lost_after=3.0", "--set", "steps=25"]
+    cluster = start(["-m", "gcdist", "train", str(write_config(tmp_path)), *quick], ranks=4, env=env)
+    cluster.wait_for("step 1/", 0, LIMIT)
+    os.kill(cluster.processes[2].pid, signal.SIGSTOP)
+    assert cluster.wait(LIMIT, [0, 1, 3]) == [0, 0, 0]
+    os.kill(cluster.processes[2].pid, signal.SIGCONT)
+    assert cluster.wait(LIMIT, [2]) == [0], cluster.output(2)

@@ -36,10 +36,12 @@ from gcdist.protocol.master_io import (
 from gcdist.protocol.messages import CloseWhy, Peer, Round, Tick, Wake
 from gcdist.runtime.aggregate import Aggregator, Counted, Message
 from gcdist.runtime.scheme import Scheme
+from gcdist.runtime.session import Session
 from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
 TELL_SECONDS = 10.0  # between two lines that say who is waited for
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
+Record = list[tuple[MasterEvent, list[MasterInstruction]]]
 
 
 class RunStoppedError(SystemExit):
@@ -137,7 +139,7 @@ class MasterDriver:
     min_workers: int
     start_workers: int
     join_timeout: float
-    record: list[tuple[MasterEvent, list[MasterInstruction]]] | None = None
+    record: Record | None = None
     _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     _sent: dict[Peer, Plan] = field(default_factory=dict)
     _wake: float | None = None
@@ -147,6 +149,21 @@ class MasterDriver:
     _started: bool = False
     _stop: str | None = None
     _halt: str | None = None
+
+    @staticmethod
+    def of(session: Session, port: MasterPort, say: Say, record: Record | None = None) -> MasterDriver:
+        """The driver of a session's run, whatever its world."""
+        cluster = session.config.cluster
+        return MasterDriver(
+            MasterMachine(session.workers, session.hello("master")),
+            port,
+            Aggregator(session.state.layout, session.quantizer, session.config.seed),
+            say,
+            cluster.min_workers or 1,
+            session.workers,
+            cluster.join_timeout,
+            record,
+        )
 
     def run_round(self, step: int, state: U8, scheme: Scheme) -> RoundResult:
         """One coded round: opens ``step`` with the state's bytes, returns when it is closed.

@@ -10,11 +10,10 @@ from types import FrameType
 
 import torch
 
-from gcdist.protocol import MasterMachine, WorkerMachine
-from gcdist.protocol.master_io import MasterEvent, MasterInstruction, Stop
+from gcdist.protocol import WorkerMachine
+from gcdist.protocol.master_io import Stop
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
-from gcdist.runtime.aggregate import Aggregator
-from gcdist.runtime.driver import MasterDriver, Say
+from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.master_links import MasterLinks
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import WorkerDriver
@@ -52,22 +51,12 @@ def real_master(
     session: Session,
     source: StoreSource,
     say: Say,
-    record: list[tuple[MasterEvent, list[MasterInstruction]]] | None = None,
+    record: Record | None = None,
 ) -> tuple[MasterDriver, Callable[[], None]]:
     """The master's driver over links, and what closes them. SIGINT and SIGTERM stop the run."""
     port = MasterLinks(session, source)
     undo = on_signals(lambda name, number: port.inbox.put(lambda at: Stop(at, name)))
-    cluster = session.config.cluster
-    driver = MasterDriver(
-        MasterMachine(session.workers, session.hello("master")),
-        port,
-        Aggregator(session.state.layout, session.quantizer, session.config.seed),
-        say,
-        cluster.min_workers or 1,
-        session.workers,
-        cluster.join_timeout,
-        record,
-    )
+    driver = MasterDriver.of(session, port, say, record)
 
     def close() -> None:
         port.close()

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from gcdist.protocol import MasterMachine, Peer, Round, WorkerMachine
+from gcdist.protocol import Peer, Round, WorkerMachine
 from gcdist.protocol.codec import pack_head, pack_round
 from gcdist.protocol.master_io import (
     Admit,
@@ -27,7 +27,6 @@ from gcdist.protocol.master_io import (
     Leaving,
     Lost,
     MasterEvent,
-    MasterInstruction,
     Refuse,
 )
 from gcdist.protocol.messages import Head, Tick
@@ -45,9 +44,9 @@ from gcdist.protocol.worker_io import (
     Sigterm,
     WorkerEvent,
 )
-from gcdist.runtime.aggregate import Aggregator, Message
+from gcdist.runtime.aggregate import Message
 from gcdist.runtime.compute import ModelState, PartitionGradients, PartitionResult
-from gcdist.runtime.driver import MasterDriver, Say
+from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import Pace, WorkerDriver
 from gcdist.runtime.session import Session
@@ -298,24 +297,12 @@ class SimulatedWorker:
         self._network.join(self, after)
 
 
-def simulated(
-    session: Session, say: Say, record: list[tuple[MasterEvent, list[MasterInstruction]]] | None = None
-) -> tuple[MasterDriver, Network]:
+def simulated(session: Session, say: Say, record: Record | None = None) -> tuple[MasterDriver, Network]:
     """A master driver whose workers live on a virtual clock."""
     network = Network(session, Clock())
     shared = SharedGradients(session)
     for slot in range(session.workers):
         network.workers[slot] = SimulatedWorker(slot, session, network, shared)
         network.join(network.workers[slot], 0.0)
-    cluster = session.config.cluster
-    driver = MasterDriver(
-        MasterMachine(session.workers, session.hello("master")),
-        network,
-        Aggregator(session.state.layout, session.quantizer, session.config.seed),
-        say,
-        cluster.min_workers or 1,
-        session.workers,
-        cluster.join_timeout,
-        record,
-    )
+    driver = MasterDriver.of(session, network, say, record)
     return driver, network

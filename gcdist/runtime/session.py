@@ -16,9 +16,10 @@ from gcdist.config import Config, ConfigError, shared_settings
 from gcdist.planning import PlanReport
 from gcdist.protocol import PROTOCOL, Hello
 from gcdist.quantize import get_quantizer
-from gcdist.runtime.compute import ModelState, PartitionGradients
+from gcdist.runtime.compute import PartitionGradients
 from gcdist.runtime.plans import PlanMaker, noise_by_bits
 from gcdist.runtime.scheme import Scheme
+from gcdist.runtime.state import ModelState
 from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_delays, make_stop_rule
 from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer

@@ -45,11 +45,12 @@ from gcdist.protocol.worker_io import (
     WorkerEvent,
 )
 from gcdist.runtime.aggregate import Message
-from gcdist.runtime.compute import ModelState, PartitionGradients, PartitionResult
+from gcdist.runtime.compute import PartitionGradients, PartitionResult
 from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import Pace, WorkerDriver
 from gcdist.runtime.session import Session
+from gcdist.runtime.state import ModelState
 from gcdist.types import U8, RunHaltedError
 
 SMALL = 200  # bytes of a message without a body, as the links frame it

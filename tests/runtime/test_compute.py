@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from gcdist.runtime.compute import ModelState, PartitionGradients, PartitionResult, UserCodeError
+from gcdist.runtime.compute import PartitionGradients, PartitionResult, UserCodeError
+from gcdist.runtime.state import ModelState
 from gcdist.tasks import Task, digits
 
 
@@ -302,7 +303,7 @@ def test_samples_are_uniform_without_replacement() -> None:
     counts = np.zeros(50)
     steps = 2000
     for step in range(steps):
-        samples = gradients.samples(step, 1)
+        samples = gradients.batches.samples(step, 1)
         assert len(set(samples.tolist())) == 8
         counts[samples] += 1
     assert counts[:25].sum() == 0
@@ -310,9 +311,9 @@ def test_samples_are_uniform_without_replacement() -> None:
     sigma = np.sqrt(steps * 0.32 * 0.68)
     assert np.abs(counts[25:] - steps * 0.32).max() < 5 * sigma
     again = PartitionGradients(task, ModelState(task.model), 2, 3)
-    assert again.samples(1234, 1).tolist() == gradients.samples(1234, 1).tolist()
+    assert again.batches.samples(1234, 1).tolist() == gradients.batches.samples(1234, 1).tolist()
     small = Task(task.model, task.dataset, task.loss_fn, batch_size=25)
-    assert PartitionGradients(small, ModelState(task.model), 2, 3).samples(7, 0).tolist() == list(range(25))
+    assert PartitionGradients(small, ModelState(task.model), 2, 3).batches.samples(7, 0).tolist() == list(range(25))
 
 
 def test_partitions_do_not_see_one_anothers_buffers() -> None:

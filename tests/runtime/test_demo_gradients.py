@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gcdist.quantize import bits_allowed, get_quantizer, quantizer_names
-from gcdist.runtime.compute import ModelState, PartitionGradients
+from gcdist.runtime.compute import PartitionGradients
+from gcdist.runtime.state import ModelState
 from gcdist.tasks import digits
 from gcdist.types import F32, Key
 

@@ -211,8 +211,9 @@ class ClusterConfig(Section):
 
     workers: Count | None = None
     min_workers: Count | None = None
+    start_timeout: Positive = 30.0
     join_timeout: Positive = 120.0
-    rejoin_timeout: Positive = 600.0
+    rejoin_timeout: Positive = 3600.0
     beat: Positive = 1.0
     silent_after: Positive = 5.0
     lost_after: Positive = 20.0

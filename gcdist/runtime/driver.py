@@ -128,7 +128,8 @@ class MasterDriver:
         aggregator: the arithmetic.
         say: takes log lines.
         min_workers: no step opens below.
-        start_workers: the first step waits for so many, for ``join_timeout`` seconds at most.
+        start_workers: the first step waits for so many, for ``start_timeout`` seconds once ``min_workers`` are here.
+        join_timeout: seconds to wait for ``min_workers``, at the start and later.
         record: every event with the instructions that it gave, in order, if given.
     """
 
@@ -138,6 +139,7 @@ class MasterDriver:
     say: Say
     min_workers: int
     start_workers: int
+    start_timeout: float
     join_timeout: float
     record: Record | None = None
     _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -161,6 +163,7 @@ class MasterDriver:
             say,
             cluster.min_workers or 1,
             session.workers,
+            cluster.start_timeout,
             cluster.join_timeout,
             record,
         )
@@ -225,14 +228,19 @@ class MasterDriver:
     def _wait_for_workers(self) -> None:
         self.drain()
         need = self.min_workers if self._started else self.start_workers
-        give_up = self.port.now() + self.join_timeout
-        tell = self.port.now() + (0.0 if self._started else TELL_SECONDS)
-        while int(self.machine.live().sum()) < need:
+        begun = self.port.now()
+        give_up = until = begun + self.join_timeout
+        tell = begun + (0.0 if self._started else TELL_SECONDS)
+        while (here := int(self.machine.live().sum())) < need:
             self._raise_if_over()
-            if self.port.now() >= give_up:
-                here = int(self.machine.live().sum())
+            now = self.port.now()
+            if here < self.min_workers:
+                until = give_up
+            elif until == give_up:
+                until = min(give_up, now + self.start_timeout)
+            if now >= until:
                 if here >= self.min_workers:
-                    self.say("join", f"starting with {here} of {self.start_workers} workers")
+                    self.say("join", f"starting with {here} of {self.start_workers} workers; others are taken in when they come")
                     break
                 text = (
                     f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "
@@ -240,11 +248,11 @@ class MasterDriver:
                 )
                 self.stop(text)
                 raise RunHaltedError(text)
-            if self.port.now() >= tell:
+            if now >= tell:
                 ranks = sorted(peer.rank for peer in self.machine.peers())
                 self.say("join", f"waiting for {need} workers; here are ranks {ranks or 'none'}")
-                tell = self.port.now() + TELL_SECONDS
-            self._feed(self.port.next(min(give_up, tell)))
+                tell = now + TELL_SECONDS
+            self._feed(self.port.next(min(until, tell)))
         self._started = True
         self._raise_if_over()
 

@@ -18,6 +18,7 @@ from gcdist.types import RunHaltedError
 COMMANDS = {
     "train": ("training", "train", "Train on the processes that torchrun has started."),
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
+    "launch": ("launch", "launch", "Start a master and workers on this machine: gcdist launch local -n 8 -- ..."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
 }
 
@@ -45,7 +46,11 @@ def _app(argv: Sequence[str]) -> typer.Typer:
     wanted = next((word for word in argv if not word.startswith("-")), None)
     for name, (module, function, text) in COMMANDS.items():
         if name == wanted:
-            app.command(name)(getattr(importlib.import_module(f"gcdist.commands.{module}"), function))
+            target = getattr(importlib.import_module(f"gcdist.commands.{module}"), function)
+            if isinstance(target, typer.Typer):  # a command with commands of its own
+                app.add_typer(target, name=name, help=text)
+            else:
+                app.command(name)(target)
         else:
             app.command(name, help=text)(_elsewhere)
     return app

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": {"coding", "quantize", "straggler"},
     "observe": {"coding", "quantize", "straggler"},
     "config": set(),
+    "launcher": set(),
     "runtime": {"config", "planning", "protocol", "transport", "tasks", "observe", "coding", "quantize", "straggler"},
 }
 ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report"}  # may import everything below

@@ -1,0 +1,210 @@
+"""The launcher's decisions as a pure state machine: a stamped event goes in, a list of instructions comes out.
+
+Rank 0 is the master: its end is the end of the run. A worker's death is its own: it is started again (`Restarts`), unless
+it ended well or says that its input is bad. ``status`` is an exit code, or minus the signal that killed the child.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from gcdist.launcher.restarts import Restarts
+
+RELEASE_SECONDS = 3.0  # for workers to end by the master's release, once it has ended
+TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL
+ENDED_WELL, BAD_INPUT = 0, 2  # exit codes that are no deaths
+_STOPPED = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM}
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A child has ended."""
+
+    at: float
+    rank: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Somebody wants the launcher to end; ``reached``: the master has had the same signal (Ctrl-C at a terminal)."""
+
+    at: float
+    number: int
+    reached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The time of `Machine.wakes` has come."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the child of this rank; ``again``: its restarts so far."""
+
+    rank: int
+    again: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a signal to a child."""
+
+    rank: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """A line for the user."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """All children are gone: end with this code."""
+
+    code: int
+
+
+Event: TypeAlias = Ended | Asked | Tick
+Instruction: TypeAlias = Start | Send | Say | Exit
+
+
+def name_of(rank: int) -> str:
+    """How a child is called.
+
+    >>> name_of(0), name_of(3)
+    ('the master', 'worker 3')
+    """
+    return f"worker {rank}" if rank else "the master"
+
+
+def words_of(status: int) -> str:
+    """What became of a child.
+
+    >>> words_of(-9), words_of(1)
+    ('was killed by SIGKILL', 'ended with exit code 1')
+    """
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+
+
+@dataclass(slots=True)
+class Machine:
+    """Decides for one run.
+
+    Args:
+        workers: ranks 1..workers; at least 1.
+        max_restarts: of each worker; None: no limit.
+        restart_master: times a master that died is started again.
+    """
+
+    workers: int
+    max_restarts: int | None = None
+    restart_master: int = 0
+    _phase: Literal["running", "asked", "ending"] = "running"
+    _started: dict[int, float] = field(default_factory=dict)  # running children, when they were started
+    _due: dict[int, float] = field(default_factory=dict)  # children to start again, when
+    _restarts: dict[int, Restarts] = field(default_factory=dict)
+    _code: int = 0
+    _next: list[tuple[float, int]] = field(default_factory=list)  # (when, signal) for the workers, while ending
+    _out: list[Instruction] = field(default_factory=list)
+
+    @property
+    def wakes(self) -> float | None:
+        """When a Tick is wanted."""
+        return min([*self._due.values(), *(at for at, _ in self._next[:1])], default=None)
+
+    def begin(self, at: float) -> list[Instruction]:
+        """Everybody is started."""
+        self._out = []
+        for rank in range(self.workers + 1):
+            self._restarts[rank] = Restarts(self.max_restarts if rank else self.restart_master)
+            self._start(at, rank)
+        return self._out
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """Take one event."""
+        self._out = []
+        match event:
+            case Ended(at=at, rank=rank, status=status):
+                lived = at - self._started.pop(rank)
+                if self._phase != "ending":
+                    self._master(at, lived, status) if rank == 0 else self._worker(at, rank, lived, status)
+            case Asked():
+                self._asked(event)
+            case Tick(at=at):
+                self._tick(at)
+        if self._phase == "ending" and not self._started:
+            self._out.append(Exit(self._code))
+        return self._out
+
+    def _start(self, at: float, rank: int) -> None:
+        self._started[rank] = at
+        self._out.append(Start(rank, self._restarts[rank].done))
+
+    def _worker(self, at: float, rank: int, lived: float, status: int) -> None:
+        if status == ENDED_WELL:
+            self._say(rank, "has ended")
+        elif status == BAD_INPUT:
+            self._say(rank, f"{words_of(status)} (refused, or bad input); it is not started again")
+        elif self._phase == "asked":
+            self._say(rank, words_of(status))
+        else:
+            self._again(at, rank, lived, status)
+
+    def _master(self, at: float, lived: float, status: int) -> None:
+        died = status not in {ENDED_WELL, BAD_INPUT} | _STOPPED
+        if died and self.restart_master and self._phase == "running":
+            if self._again(at, 0, lived, status):
+                return
+        elif died:
+            self._say(0, words_of(status))
+        self._end(at, status if status >= 0 else 128 - status)
+
+    def _again(self, at: float, rank: int, lived: float, status: int) -> bool:
+        wait = self._restarts[rank].after(lived)
+        if isinstance(wait, str):
+            self._say(rank, f"{words_of(status)}; it is given up: {wait}")
+            return False
+        self._say(rank, f"{words_of(status)}; starting it again in {wait:g} s")
+        self._due[rank] = at + wait
+        return True
+
+    def _end(self, at: float, code: int) -> None:
+        """The run is over: whoever is not gone by release is asked to go, then made to."""
+        self._phase, self._code = "ending", code
+        self._due.clear()
+        asked = at + RELEASE_SECONDS
+        self._next = [(asked, signal.SIGTERM), (asked + TERM_SECONDS, signal.SIGKILL)]
+
+    def _asked(self, event: Asked) -> None:
+        if self._phase == "running":
+            self._phase = "asked"
+            self._out.append(Say(f"{signal.Signals(event.number).name}: asking the master to end; again: end at once"))
+            waiting = 0 in self._due
+            self._due.clear()
+            if waiting:
+                self._end(event.at, 128 + event.number)
+            elif not event.reached:
+                number = signal.SIGINT if event.number == signal.SIGINT else signal.SIGTERM
+                self._out.append(Send(0, number))
+            return
+        self._out += [Send(rank, signal.SIGKILL) for rank in self._started]
+
+    def _tick(self, at: float) -> None:
+        for rank in [rank for rank, due in self._due.items() if due <= at]:
+            del self._due[rank]
+            self._start(at, rank)
+        while self._next and self._next[0][0] <= at:
+            _, number = self._next.pop(0)
+            self._out += [Send(rank, number) for rank in self._started]
+
+    def _say(self, rank: int, text: str) -> None:
+        self._out.append(Say(f"{name_of(rank)} {text}"))

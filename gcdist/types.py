@@ -107,6 +107,7 @@ class Plan:
     bits_RS: U8  # packed bits a coordinate, sign included: 0..8, 16, 32
     p_R: F64  # the design's, for the record: decoding uses StepTerms.p_R
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
+    trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
 
     @property
     def rows(self) -> int:

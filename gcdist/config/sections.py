@@ -104,11 +104,15 @@ WIDE = {"float32": 32, "bfloat16": 16}  # quantizers of one width; the others pa
 
 
 class QuantizerConfig(Section):
-    """Packed bits a coordinate, sign included: ``bits`` on average over the workers, ``bits_most`` for any of them."""
+    """Packed bits a coordinate, sign included: ``bits`` on average over the workers, ``bits_most`` for any of them.
+
+    ``downlink``: how the parameters travel to the workers; "bfloat16" is rounded to nearest, once for all of them.
+    """
 
     name: str = "rotated-dither"
     bits: int = 4
     bits_most: BitsMost = None
+    downlink: Literal["float32", "bfloat16"] = "float32"
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -245,6 +249,12 @@ class ClusterConfig(Section):
         return os.environ.get("GCDIST_SECRET") or None
 
 
+class ComputeConfig(Section):
+    """Where a worker computes; workers may differ. "auto": on the GPU where there is one."""
+
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+
 class SimulateConfig(Section):
     """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link."""
 
@@ -282,6 +292,7 @@ partitions, load_most, options
     straggler: StragglerConfig = StragglerConfig()
     inject: InjectConfig = InjectConfig()
     cluster: ClusterConfig = ClusterConfig()
+    compute: ComputeConfig = ComputeConfig()
     simulate: SimulateConfig = SimulateConfig()
     summary: SummaryConfig = SummaryConfig()
 

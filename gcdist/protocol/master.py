@@ -219,7 +219,8 @@ class MasterMachine:
         self._close_if_done(event.at)
 
     def _install(self, plan: Plan) -> None:
-        """Make a new plan the current one; rows that left their holder are taken out of the shift."""
+        """Make a new plan the current one; rows that left their holder leave the shift, with another vector all do."""
+        same_vector = self._plan is None or self._plan.trained == plan.trained
         self._plan = plan
         self._weighted = plan.weighted_R()
         rows_of: dict[int, list[int]] = {}
@@ -233,11 +234,13 @@ class MasterMachine:
                 tuple(rows),
                 tuple(parts[r] for r in rows),
                 tuple(tuple(int(b) for b in plan.bits_RS[r]) for r in rows),
+                plan.trained,
             )
             for worker, rows in rows_of.items()
         }
         for row in list(self._shifts):
-            if row >= plan.rows or not parts[row] or int(plan.worker_R[row]) != self._shifts[row].holder.worker:
+            stays = row < plan.rows and parts[row] and int(plan.worker_R[row]) == self._shifts[row].holder.worker
+            if not (same_vector and stays):
                 self._take_out(row)
 
     def _take_out(self, row: int) -> None:
@@ -266,6 +269,7 @@ class MasterMachine:
         state.outstanding = Outstanding(
             step=sent.step,
             plan_id=plan_id,
+            trained=self._plan.trained,
             opened=opened.event.at,
             shift=dict(zip(assignment.rows, sent.shift, strict=True)),
             load={row: len(p) for row, p in zip(assignment.rows, assignment.parts, strict=True)},
@@ -322,7 +326,7 @@ class MasterMachine:
         late = self._open is None or head.step != self._open.event.step
         self._see(head.row, peer.worker, head.step, event.at - owed.opened, False, owed)
         if late:
-            self._late(event)
+            self._late(event, owed)
         else:
             self._count(event)
 
@@ -349,8 +353,8 @@ class MasterMachine:
         self._shifted(row, event.peer, use)
         self._close_if_done(event.at)
 
-    def _late(self, event: Arrived) -> None:
-        """A message of a closed step: it may still move the shift, if both ends hold the same one."""
+    def _late(self, event: Arrived, owed: Outstanding) -> None:
+        """A message of a closed step: it may still move the shift, if both ends hold the same one of the same vector."""
         row, plan = event.head.row, self._plan
         assert plan is not None
         assert self._decoder is not None
@@ -359,7 +363,7 @@ class MasterMachine:
         owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and bool(self._weighted[row])
         # the age of a message of the last step is 1 also while no step is open
         age = self._step - event.head.step + (self._open is None)
-        use = self._decoder.late(row, age) if same and owned else Use(0.0)
+        use = self._decoder.late(row, age) if same and owned and owed.trained == plan.trained else Use(0.0)
         if use.beta == 0.0:
             self._out.append(Drop(event.peer, event.head.step, "late"))
             return

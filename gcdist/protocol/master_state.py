@@ -14,6 +14,7 @@ class Outstanding:
 
     step: int
     plan_id: int
+    trained: tuple[int, ...] | None  # parameters in the vector of that plan
     opened: float
     shift: dict[int, int]  # rows still owed -> version of h_row that they subtract
     load: dict[int, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-PROTOCOL = 1  # raised when a message changes; peers of another number are refused
+PROTOCOL = 2  # raised when a message changes; peers of another number are refused
 
 Body: TypeAlias = Any
 CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]
@@ -33,7 +33,7 @@ class Hello(NamedTuple):
     name: str
     protocol: int
     version: str
-    fingerprint: str  # Layout.fingerprint
+    fingerprint: str  # Layout.fingerprint of the start, also after parameters were unfrozen
     samples: int  # length of the data set
     config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
@@ -70,6 +70,7 @@ class Assignment(NamedTuple):
     rows: tuple[int, ...]
     parts: tuple[tuple[tuple[int, float], ...], ...]  # per row: (partition, coefficient)
     bits: tuple[tuple[int, ...], ...]  # per row: packed bits per segment; all zero = probe
+    trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the Hello
 
 
 class Round(NamedTuple):

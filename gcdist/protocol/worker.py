@@ -49,7 +49,7 @@ REFUSED_EXIT = 2  # the user must change something: same code as for bad input
 
 def _fits(new: Round, work: Assignment) -> bool:
     """Whether a round says one thing of each row."""
-    return len({len(new.shift), len(new.beta), *(len(each) for each in work)}) == 1
+    return len({len(each) for each in (new.shift, new.beta, work.rows, work.parts, work.bits)}) == 1
 
 
 @dataclass(slots=True)
@@ -201,7 +201,8 @@ class WorkerMachine:
         if self._stale():
             self._drop("stale")
             return
-        self._out.append(Load(new, event.body))
+        # with the assignment always: the round that brought it may have been dropped as stale
+        self._out.append(Load(new._replace(assignment=work), event.body))
         self._out.append(Prefetch(new.step, tuple(j for _, j, _ in self._work.todo)))
         self._next_part()
 

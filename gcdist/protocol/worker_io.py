@@ -136,7 +136,7 @@ WorkerEvent: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Take the parameters (and buffers) of a round into the model."""
+    """Take the parameters (and buffers) of a round into the model; the round's assignment is always there."""
 
     round: Round
     body: Body

@@ -8,9 +8,10 @@ import numpy as np
 
 from gcdist.protocol.master_io import Accumulate, Keep
 from gcdist.protocol.messages import Head
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
 from gcdist.runtime.sidecar import Sidecar
-from gcdist.types import F32, F64, U8, Accumulator, Closing, Key, Layout, Quantizer, Use
+from gcdist.types import F32, F64, U8, Accumulator, Closing, Key, Quantizer, Use
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,8 +54,9 @@ class Aggregator:
     taking a row out again leaves no drift worth naming); for decoding with a predictor d float32.
     """
 
-    def __init__(self, layout: Layout, quantizer: Quantizer, seed: int) -> None:
-        self.layout = layout
+    def __init__(self, shape: Shape, quantizer: Quantizer, seed: int) -> None:
+        self.shape = shape
+        self.layout = shape.layout
         self._quantizer = quantizer
         self._seed = seed
         self._accumulators: list[Accumulator] = []
@@ -67,8 +69,16 @@ class Aggregator:
         self._message = np.zeros(0, np.float32)
         self._scratch = np.zeros(0, np.float32)
 
+    def reshape(self, shape: Shape) -> None:
+        """From the next step on the vector has this shape; if it is another one, shifts and predictor begin anew."""
+        if shape is self.shape:
+            return
+        self.shape, self.layout = shape, shape.layout
+        self._h.clear()
+        self._H = self._H_open = self._predictor = None
+
     def open(self, step: int) -> None:
-        """Begin a step; H is remembered as it is now."""
+        """Begin a step; H is remembered as it is now, so rows that leave with the step must be out."""
         sizes = self.layout.sizes()
         self._accumulators = [
             self._quantizer.accumulator(int(d), Key(self._seed, step, 0, s)) for s, d in enumerate(sizes)
@@ -77,17 +87,26 @@ class Aggregator:
         self._kept.clear()
         self._counted.clear()
 
-    def fault(self, head: Head, body: Message) -> str | None:
-        """What is wrong with a message's bytes, or None. Nothing that passes can fail to be added."""
-        need = payload_nbytes(self._quantizer, self.layout, body.bits)
+    def fault(self, head: Head, body: Message, shape: Shape) -> str | None:
+        """What is wrong with a message's bytes, or None. Nothing that passes can fail to be added.
+
+        Args:
+            head: the message's head.
+            body: its bytes, with the bits of its sender's plan.
+            shape: of the vector in its sender's plan: a late one may be of an older one.
+        """
+        need = payload_nbytes(self._quantizer, shape.layout, body.bits)
         if head.nbytes != len(body.payload) or need != len(body.payload):
             return f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}"
         try:
-            Sidecar.unpack(body.sidecar)
-            for _, coordinates, where, bits in segments(self._quantizer, self.layout, body.bits):
+            sidecar = Sidecar.unpack(body.sidecar)
+            for _, coordinates, where, bits in segments(self._quantizer, shape.layout, body.bits):
                 self._quantizer.check(body.payload[where], coordinates.stop - coordinates.start, bits)
         except ValueError as error:
             return f"message of row {head.row}: {error}"
+        found = len(sidecar.float_buffers), len(sidecar.int_buffers), len(sidecar.used)
+        if found != (shape.floats, shape.int_nbytes, shape.parameters):
+            return f"message of row {head.row}: its buffers and parameters are not this model's"
         return None
 
     def accumulate(self, told: Accumulate) -> None:
@@ -161,5 +180,23 @@ class Aggregator:
         self._H += h
 
     def shift_of(self, row: int) -> F32 | None:
-        """h_row (d,), or None while it is zero; for tests and checkpoints."""
+        """h_row (d,), or None while it is zero; for tests."""
         return self._h.get(row)
+
+    def export(self) -> tuple[dict[int, F32], F32 | None]:
+        """Copies for a checkpoint: h_row (d,) of every row that has one, and the predictor (d,) if there is one."""
+        predictor = None if self._predictor is None else self._predictor.copy()
+        return {row: h.copy() for row, h in self._h.items()}, predictor
+
+    def restore(self, shifts: dict[int, F32], predictor: F32 | None) -> None:
+        """Take what `export` gave, between two steps; H is their sum.
+
+        Raises:
+            ValueError: a vector that does not fit the model.
+        """
+        for what, vector in [*((f"h of row {row}", h) for row, h in shifts.items()), ("predictor", predictor)]:
+            if vector is not None and vector.shape != (self.layout.d,):
+                raise ValueError(f"{what} has shape {vector.shape}, must have ({self.layout.d},)")
+        self._h = {row: np.array(h, np.float32) for row, h in shifts.items()}
+        self._H = np.sum([h.astype(np.float64) for h in shifts.values()], axis=0) if shifts else None
+        self._predictor = None if predictor is None else np.array(predictor, np.float32)

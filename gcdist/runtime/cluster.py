@@ -249,6 +249,7 @@ class Cluster:
     # --- accounts ---
 
     def _snapshot(self) -> U8:
+        self.session.state.grow()  # parameters that were unfrozen since the last step
         return self.session.state.snapshot()
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gcdist.runtime.batches import Batches
+from gcdist.runtime.device import CPU, device_generator_kept, moved, seed_device
 from gcdist.runtime.randomness import COMPUTE, generators_kept, seed_generators
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.state import ModelState
 from gcdist.tasks import Task
-from gcdist.types import F32, I64, Mask
+from gcdist.types import F32, I64, U8, Mask
 
 
 class UserCodeError(Exception):
@@ -41,7 +44,7 @@ class PartitionResult:
     data_seconds: float  # reading and collating
     compute_seconds: float  # forward and backward
     float_buffers: F32  # after the forward pass: `ModelState.buffer_update`
-    int_buffers: I64
+    int_buffers: U8
 
 
 class PartitionGradients:
@@ -68,9 +71,10 @@ class PartitionGradients:
         self.batches = Batches(task, k, seed)
         self.sizes_K = self.batches.sizes_K
         self._shares = list(torch.from_numpy(self.sizes_K.astype(np.float32)))  # 0-dim tensors: cheaper than floats
-        self._flat = torch.empty(state.layout.d)
-        self._views = state.split(self._flat)
-        self._gradient: F32 = self._flat.numpy()
+        self._shape: Shape | None = None  # that the vectors below were made for
+        self._flat = torch.empty(0)  # where the model is
+        self._views: list[Tensor] = []
+        self._gradient: F32 = self._flat.numpy()  # on the CPU
 
     def compute(self, step: int, j: int) -> PartitionResult:
         """Forward and backward of partition ``j`` in ``step``, in training mode, with the round's buffers.
@@ -83,12 +87,13 @@ class PartitionGradients:
         state = self.state
         state.restore_buffers()
         try:
-            with generators_kept():
+            with generators_kept(), device_generator_kept(state.device):
                 started = perf_counter()
                 batch = self.batches.read(step, j, indices, reading)
                 read = perf_counter()
                 seed_generators(self.seed, COMPUTE, step, j)
-                loss = self._backward(batch)
+                seed_device(state.device, self.seed, COMPUTE, step, j)
+                loss = self._backward(batch if state.device == CPU else moved(batch, state.device))
                 done = perf_counter()
             used = self._collect(j)
             floats, ints = state.buffer_update()
@@ -122,6 +127,8 @@ class PartitionGradients:
 
     def _collect(self, j: int) -> Mask:
         """Move the parameters' gradients, times N_j/N, into the flat vector; which of them there are."""
+        if self._shape is not self.state.shape:
+            self._resize()
         used = np.ones(len(self._views), np.bool_)
         share = self._shares[j]
         for i, (p, view) in enumerate(zip(self.state.parameters, self._views, strict=True)):
@@ -129,8 +136,14 @@ class PartitionGradients:
             if grad is None:
                 used[i] = False
                 view.zero_()
+                continue
+            dense = grad if grad.layout is torch.strided else grad.to_dense()
+            if dense.dtype is view.dtype:
+                torch.mul(dense, share, out=view)
             else:
-                torch.mul(grad if grad.layout is torch.strided else grad.to_dense(), share, out=view)
+                view.copy_(dense).mul_(share)  # a product in bfloat16 would be rounded to it
+        if self._flat.device != CPU:
+            torch.from_numpy(self._gradient).copy_(self._flat)
         # a sum is one pass at memory speed, and not finite if any term is; overflow of finite terms is looked at closely
         if not math.isfinite(float(self._flat.sum())):
             finite = np.isfinite(self._gradient)
@@ -140,6 +153,14 @@ class PartitionGradients:
                     f"the gradient of parameter {self.state.name_at(index)!r} is not finite ({self._gradient[index]})"
                 )
         return used
+
+    def _resize(self) -> None:
+        """Vectors for the parameters as they are now."""
+        state = self.state
+        self._shape = state.shape
+        self._flat = torch.empty(state.layout.d, device=state.device)
+        self._views = state.split(self._flat)
+        self._gradient = self._flat.numpy() if state.device == CPU else np.empty(state.layout.d, np.float32)
 
 
 class _NotFiniteError(ValueError):

@@ -37,6 +37,7 @@ from gcdist.protocol.messages import CloseWhy, Peer, Round, Tick, Wake
 from gcdist.runtime.aggregate import Aggregator, Counted, Message
 from gcdist.runtime.scheme import Scheme
 from gcdist.runtime.session import Session
+from gcdist.runtime.shape import Shape
 from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
 TELL_SECONDS = 10.0  # between two lines that say who is waited for
@@ -143,7 +144,7 @@ class MasterDriver:
     join_timeout: float
     record: Record | None = None
     _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
-    _sent: dict[Peer, Plan] = field(default_factory=dict)
+    _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
     _wake: float | None = None
     _scheme: Scheme | None = None
     _current: _Step = field(default_factory=_Step)
@@ -159,7 +160,7 @@ class MasterDriver:
         return MasterDriver(
             MasterMachine(session.workers, session.hello("master")),
             port,
-            Aggregator(session.state.layout, session.quantizer, session.config.seed),
+            Aggregator(session.state.shape, session.quantizer, session.config.seed),
             say,
             cluster.min_workers or 1,
             session.workers,
@@ -182,9 +183,10 @@ class MasterDriver:
         plan = self._plan = scheme.plan_for(live_N)
         promised = scheme.promises
         terms = scheme.rule.terms(plan, live_N, ready_N)
-        self.aggregator.open(step)
+        self.aggregator.reshape(scheme.maker.shape)
         opened = self.port.now()
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))
+        self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
         self._raise_if_over()
@@ -282,12 +284,12 @@ class MasterDriver:
         body: Message = event.body
         self._current.messages += len(body.payload) > 0  # probes carry no gradient
         self._current.payload_bytes += len(body.payload)
-        plan = self._sent.get(event.peer)
+        plan, shape = self._sent.get(event.peer, (None, self.aggregator.shape))
         if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
             return event
         bits_S = tuple(int(b) for b in plan.bits_RS[event.head.row])
         body = Message(body.payload, body.sidecar, bits_S)
-        return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body))
+        return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body, shape))
 
     def _do(self, told: MasterInstruction, at: float) -> None:
         match told:
@@ -295,7 +297,7 @@ class MasterDriver:
                 self.aggregator.accumulate(told)
             case SendRound(peer=peer, round=sent):
                 assert self._plan is not None
-                self._sent[peer] = self._plan
+                self._sent[peer] = self._plan, self.aggregator.shape
                 self.port.send_round(peer, sent, self._state)
             case Observe(seen=seen):
                 self._current.seen.append(seen)

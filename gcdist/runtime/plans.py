@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.planning import PlanReport, describe, make_plan
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.sidecar import Sidecar
 from gcdist.straggler import ArrivalRule
-from gcdist.types import F64, I64, U8, GradientCode, Layout, Mask, Plan, Problem, Quantizer
+from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
 
 WIDEST = 32  # packed bits a coordinate
 P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
@@ -36,7 +37,7 @@ class PlanMaker:
     Args:
         code: the gradient code.
         quantizer: gives the noise law.
-        layout: every segment gets its row's bits.
+        shape: gives the vector as it is now; every segment gets its row's bits.
         size_K: (K,) shares of the samples.
         bits: packed bits a coordinate, on average over the workers.
         bits_cap_N: (N,) most packed bits of each worker.
@@ -50,7 +51,7 @@ class PlanMaker:
         self,
         code: GradientCode,
         quantizer: Quantizer,
-        layout: Layout,
+        shape: Callable[[], Shape],
         size_K: F64,
         bits: int,
         bits_cap_N: I64,
@@ -60,7 +61,7 @@ class PlanMaker:
         exact_p: bool = False,
     ) -> None:
         self.code = code
-        self._layout = layout
+        self._shape = shape
         # nearly equal partitions count as equal: the last few samples would cut a chain into slivers, each a whole partition
         # to compute; columns sum to 1 all the same
         equal = size_K.max() <= NEARLY * size_K.min()
@@ -71,8 +72,14 @@ class PlanMaker:
         self._load_most = load_most
         self._exact_p = exact_p
         self._bits_cap_N = bits_cap_N
-        self._law = noise_by_bits(quantizer, layout.d)
+        self._quantizer = quantizer
+        self._law = noise_by_bits(quantizer, shape().layout.d)
         self._error = self._expected = 0.0
+
+    @property
+    def shape(self) -> Shape:
+        """Of the vector as it is now: a plan for another one is outdated."""
+        return self._shape()
 
     @property
     def noise(self) -> F64:
@@ -99,11 +106,14 @@ class PlanMaker:
         Raises:
             ValueError: nobody is live, or the code has no solution for them.
         """
+        shape = self.shape
+        self._law = noise_by_bits(self._quantizer, shape.layout.d)
         problem = self._problem(live_N)
         plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N)
-        if plan.bits_RS.shape[1] != self._layout.segments:
-            bits_RS = np.repeat(plan.bits_RS[:, :1], self._layout.segments, axis=1)
-            plan = Plan(plan.plan_id, plan.A_RK, plan.worker_R, bits_RS, plan.p_R, plan.covered_K)
+        bits_RS = plan.bits_RS
+        if bits_RS.shape[1] != shape.layout.segments:
+            bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
+        plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
         return plan, describe(plan, problem)
 
     def try_all(self) -> None:

@@ -18,6 +18,7 @@ from gcdist.runtime.master_links import MasterLinks
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import WorkerDriver
 from gcdist.runtime.session import Session
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.worker_links import WorkerLinks
 from gcdist.transport import StoreSource
 from gcdist.types import U8
@@ -71,7 +72,7 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
     port = WorkerLinks(session, source, name)
     undo = on_signals(lambda signal_name, number: port.inbox.put(Sigterm))
     cluster = session.config.cluster
-    rows = RowMaker(session.state.layout, session.quantizer, session.config.seed, OwnGradients(session))
+    rows = RowMaker(session.quantizer, session.config.seed, OwnGradients(session))
     driver = WorkerDriver(
         WorkerMachine(cluster.retry_first, cluster.retry_most),
         rows,
@@ -107,6 +108,9 @@ class OwnGradients:
         self._session = session
         self.compute = session.gradients.compute
 
-    def load(self, raw: U8, params: int) -> None:
+    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
         """Take a round's parameters and buffers."""
-        self._session.state.load(raw)
+        state = self._session.state
+        state.adopt(trained)
+        state.load(raw)
+        return state.shape

@@ -11,16 +11,17 @@ import numpy as np
 from gcdist.protocol.messages import Round
 from gcdist.runtime.aggregate import Message
 from gcdist.runtime.compute import PartitionResult
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
 from gcdist.runtime.sidecar import Sidecar
-from gcdist.types import F32, I64, U8, Key, Layout, Mask, NonFiniteError, Quantizer
+from gcdist.types import F32, U8, Key, Layout, Mask, NonFiniteError, Quantizer
 
 
 class Gradients(Protocol):
     """Where partition gradients come from: the model in a worker, a shared cache in the simulator."""
 
-    def load(self, raw: U8, params: int) -> None:
-        """Take the state of parameter version ``params``."""
+    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
+        """Take the state of parameter version ``params``, whose vector holds these parameters (`Shape.trained`)."""
         ...
 
     def compute(self, step: int, partition: int) -> PartitionResult:
@@ -38,10 +39,10 @@ class _Row:
     data_seconds: float = 0.0
     share: float = 0.0
     float_buffers: F32 | None = None
-    int_buffers: I64 | None = None
+    int_buffers: U8 | None = None
     used: Mask | None = None
 
-    def merge(self, result: PartitionResult) -> None:
+    def merge(self, result: PartitionResult, shape: Shape) -> None:
         """Buffers are averaged by sample share, counters take the largest."""
         self.used = result.used | self.used if self.used is not None else result.used
         total = self.share + result.share
@@ -49,7 +50,7 @@ class _Row:
             self.float_buffers, self.int_buffers = result.float_buffers.copy(), result.int_buffers.copy()
         elif total > 0:
             self.float_buffers += np.float32(result.share / total) * (result.float_buffers - self.float_buffers)
-            np.maximum(self.int_buffers, result.int_buffers, out=self.int_buffers)
+            shape.keep_largest(self.int_buffers, result.int_buffers)
         self.share = total
 
 
@@ -68,8 +69,8 @@ class RowMaker:
     Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted.
     """
 
-    def __init__(self, layout: Layout, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
-        self._layout = layout
+    def __init__(self, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
+        self._shape = Shape(Layout.flat(0))  # until the first round
         self._quantizer = quantizer
         self._seed = seed
         self._gradients = gradients
@@ -81,11 +82,15 @@ class RowMaker:
         self._bits: dict[int, tuple[int, ...]] = {}
 
     def load(self, sent: Round, raw: U8) -> None:
-        """Take a round: its parameters and, with a new plan, its bits."""
-        if sent.assignment is not None:
-            self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
-        self._gradients.load(raw, sent.params)
+        """Take a round: its parameters, and the bits and the vector of its plan."""
+        assert sent.assignment is not None
+        self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
+        self._shape = self._gradients.load(raw, sent.params, sent.assignment.trained)
         self._row = self._row_id = None
+
+    @property
+    def _layout(self) -> Layout:
+        return self._shape.layout
 
     def add(self, step: int, row: int, partition: int, coefficient: float) -> None:
         """``y += coefficient * g_partition``; raises UserCodeError."""
@@ -99,7 +104,7 @@ class RowMaker:
         made.losses.append((float(partition), result.loss, result.share))
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
-        made.merge(result)
+        made.merge(result, self._shape)
 
     def encode(self, step: int, row: int, name_of: Callable[[int], str] = str) -> Message:
         """Subtract the shift, quantize, pack.
@@ -132,7 +137,7 @@ class RowMaker:
             made.data_seconds,
             made.share,
             made.float_buffers if made.float_buffers is not None else np.zeros(0, np.float32),
-            made.int_buffers if made.int_buffers is not None else np.zeros(0, np.int64),
+            made.int_buffers if made.int_buffers is not None else np.zeros(0, np.uint8),
             made.used if made.used is not None else np.zeros(0, bool),
         )
         self._pending[row] = _Pending(payload, bits_S, step)
@@ -155,6 +160,10 @@ class RowMaker:
         """h_row is zero, nothing is pending."""
         self._pending.pop(row, None)
         self._h.pop(row, None)
+
+    def restore(self, shifts: dict[int, F32]) -> None:
+        """Hold these h_row (d,) (a simulated worker, when a checkpoint was read)."""
+        self._h = {row: h.copy() for row, h in shifts.items()}
 
     def shift_of(self, row: int) -> F32 | None:
         """h_row (d,), or None while it is zero; for tests."""

@@ -13,8 +13,8 @@ from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
 
 @dataclass(slots=True, eq=False)
 class Scheme:
-    """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the warm-up is over, and every
-    ``replan_every`` steps; between two plans everything stays as it is.
+    """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the vector has grown, when the
+    warm-up is over, and every ``replan_every`` steps; between two plans everything stays as it is.
     """
 
     code: GradientCode
@@ -37,7 +37,8 @@ class Scheme:
         """The plan of the next step, given who is live; RunHaltedError if there is none."""
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
-        if self.plan is None or self.outdated or due or warming != self._warm:
+        grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
+        if self.plan is None or self.outdated or due or grown or warming != self._warm:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
             try:

@@ -17,6 +17,7 @@ from gcdist.planning import PlanReport
 from gcdist.protocol import PROTOCOL, Hello
 from gcdist.quantize import get_quantizer
 from gcdist.runtime.compute import PartitionGradients
+from gcdist.runtime.device import CPU, pick_device
 from gcdist.runtime.plans import PlanMaker, noise_by_bits
 from gcdist.runtime.scheme import Scheme
 from gcdist.runtime.state import ModelState
@@ -58,7 +59,8 @@ class Session:
         """Check the settings against the task and make the parts.
 
         Args:
-            own: this process only computes: the parameters become views of one flat vector.
+            own: this process only computes: its model moves to the settings' device, and on the CPU the parameters become
+                views of one flat vector.
 
         Raises:
             ConfigError: what does not fit, in one line.
@@ -69,7 +71,10 @@ class Session:
         options = dict(config.code.options)
         if config.code.scheme in ALLOCATED:
             options.setdefault("allocation", config.code.allocation)
-        state = checked("task", lambda: ModelState(task.model, own=own))
+        device = checked("compute", lambda: pick_device(config.compute.device)) if own else CPU
+        if own:
+            task.model.to(device)
+        state = checked("task", lambda: ModelState(task.model, own, config.quantizer.downlink, device))
         quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
         if not np.isfinite(noise_by_bits(quantizer, state.layout.d)[config.quantizer.bits]):
             raise ConfigError(f"quantizer.bits: {quantizer.name!r} does not take {config.quantizer.bits} bits")
@@ -92,7 +97,7 @@ class Session:
             name=name,
             protocol=PROTOCOL,
             version=version("gcdist"),
-            fingerprint=self.state.layout.fingerprint,
+            fingerprint=self.state.fingerprint,
             samples=len(self.task.dataset),
             config=shared_settings(self.config),
         )
@@ -129,7 +134,7 @@ class Session:
         maker = PlanMaker(
             code,
             self.quantizer,
-            self.state.layout,
+            lambda: self.state.shape,
             self.gradients.sizes_K,
             self.config.quantizer.bits,
             np.array(self._bits_caps(), np.int64),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gcdist.types import F32, F64, I64, U8, Mask
+from gcdist.types import F32, F64, U8, Mask
 
 _FIXED = struct.Struct("<IIIIddddd")
 
@@ -16,8 +16,8 @@ def _no_floats() -> F32:
     return np.zeros(0, np.float32)
 
 
-def _no_ints() -> I64:
-    return np.zeros(0, np.int64)
+def _no_ints() -> U8:
+    return np.zeros(0, np.uint8)
 
 
 def _no_parameters() -> Mask:
@@ -35,7 +35,7 @@ class Sidecar:
     data_seconds: float = 0.0
     share: float = 0.0  # weight of the buffers: share of the samples behind them
     float_buffers: F32 = field(default_factory=_no_floats)
-    int_buffers: I64 = field(default_factory=_no_ints)
+    int_buffers: U8 = field(default_factory=_no_ints)  # each in its own dtype: `Shape.kinds`
     used: Mask = field(default_factory=_no_parameters)  # one entry a parameter: the losses depend on it
 
     def pack(self) -> U8:
@@ -54,7 +54,7 @@ class Sidecar:
         parts = (
             self.loss_P3.astype("<f8"),
             self.float_buffers.astype("<f4"),
-            self.int_buffers.astype("<i8"),
+            self.int_buffers,
             self.used,
         )
         raw = b"".join([fixed, *(part.tobytes() for part in parts)])
@@ -70,7 +70,7 @@ class Sidecar:
         if len(raw) < _FIXED.size:
             raise ValueError(f"sidecar: {len(raw)} bytes, must be {_FIXED.size} or more")
         parts, floats, ints, masks, energy, error, compute, data, share = _FIXED.unpack(raw[: _FIXED.size].tobytes())
-        need = _FIXED.size + 24 * parts + 4 * floats + 8 * ints + masks
+        need = _FIXED.size + 24 * parts + 4 * floats + ints + masks
         if len(raw) != need:
             raise ValueError(f"sidecar: {len(raw)} bytes, its counts ask for {need}")
         rest = raw[_FIXED.size :].tobytes()
@@ -79,6 +79,6 @@ class Sidecar:
         if not np.isfinite(numbers).all() or not np.isfinite(loss_P3).all():
             raise ValueError("sidecar: a number is not finite")
         float_buffers = np.frombuffer(rest, "<f4", floats, 24 * parts)
-        int_buffers = np.frombuffer(rest, "<i8", ints, 24 * parts + 4 * floats)
-        used = np.frombuffer(rest, np.uint8, masks, 24 * parts + 4 * floats + 8 * ints) != 0
+        int_buffers = np.frombuffer(rest, np.uint8, ints, 24 * parts + 4 * floats)
+        used = np.frombuffer(rest, np.uint8, masks, 24 * parts + 4 * floats + ints) != 0
         return Sidecar(loss_P3, energy, error, compute, data, share, float_buffers, int_buffers, used)

@@ -46,10 +46,12 @@ from gcdist.protocol.worker_io import (
 )
 from gcdist.runtime.aggregate import Message
 from gcdist.runtime.compute import PartitionGradients, PartitionResult
+from gcdist.runtime.device import pick_device
 from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import Pace, WorkerDriver
-from gcdist.runtime.session import Session
+from gcdist.runtime.session import Session, checked
+from gcdist.runtime.shape import Shape
 from gcdist.runtime.state import ModelState
 from gcdist.types import U8, RunHaltedError
 
@@ -83,21 +85,31 @@ class SharedGradients:
 
     def __init__(self, session: Session) -> None:
         # a copy: the master's model belongs to the optimizer, and a stale row may need older parameters
-        task = replace(session.task, model=copy.deepcopy(session.task.model))
-        self._state = ModelState(task.model, own=True)
+        config = session.config
+        device = checked("compute", lambda: pick_device(config.compute.device))
+        task = replace(session.task, model=copy.deepcopy(session.task.model).to(device))
+        self._state = ModelState(task.model, True, config.quantizer.downlink, device)
         self._gradients = PartitionGradients(task, self._state, len(session.sizes_K), session.config.seed)
         self._loaded = -1
         self._cache: dict[tuple[int, int, int], PartitionResult] = {}
 
-    def compute(self, raw: U8, params: int, step: int, partition: int) -> PartitionResult:
+    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
+        """Take version ``params`` of the parameters, unless it is the one at hand."""
+        if params != self._loaded:
+            self._state.adopt(trained)
+            self._state.load(raw)
+            self._loaded = params
+            self._cache = {k: v for k, v in self._cache.items() if k[0] >= params - 1}
+        return self._state.shape
+
+    def compute(
+        self, raw: U8, params: int, trained: tuple[int, ...] | None, step: int, partition: int
+    ) -> PartitionResult:
         """The gradient of ``partition`` at ``step`` with the parameters of version ``params``."""
         key = (params, step, partition)
         found = self._cache.get(key)
         if found is None:
-            if params != self._loaded:
-                self._state.load(raw)
-                self._loaded = params
-                self._cache = {k: v for k, v in self._cache.items() if k[0] >= params - 1}
+            self.load(raw, params, trained)
             made = self._gradients.compute(step, partition)
             found = self._cache[key] = replace(made, gradient=made.gradient.copy())
         return found
@@ -108,15 +120,15 @@ class _Gradients:
 
     def __init__(self, shared: SharedGradients) -> None:
         self._shared = shared
-        self._raw: U8 | None = None
-        self._params = -1
+        self._round: tuple[U8, int, tuple[int, ...] | None] | None = None
 
-    def load(self, raw: U8, params: int) -> None:
-        self._raw, self._params = raw, params
+    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
+        self._round = raw, params, trained
+        return self._shared.load(raw, params, trained)
 
     def compute(self, step: int, partition: int) -> PartitionResult:
-        assert self._raw is not None
-        return self._shared.compute(self._raw, self._params, step, partition)
+        assert self._round is not None
+        return self._shared.compute(*self._round, step, partition)
 
 
 class Network:
@@ -234,7 +246,7 @@ class SimulatedWorker:
         self._clock = network.clock
         self._tags: dict[object, int] = {}
         simulate, config = session.config.simulate, session.config
-        rows = RowMaker(session.state.layout, session.quantizer, config.seed, _Gradients(shared))
+        rows = RowMaker(session.quantizer, config.seed, _Gradients(shared))
         self.rows = rows
         self.driver = WorkerDriver(
             WorkerMachine(config.cluster.retry_first, config.cluster.retry_most),

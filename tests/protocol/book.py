@@ -36,6 +36,7 @@ class Book:
     last: dict[Peer, int] = field(default_factory=dict)
     knows: dict[Peer, tuple[int, Assignment]] = field(default_factory=dict)
     plan: Plan | None = None
+    vectors: dict[int, tuple[int, ...] | None] = field(default_factory=dict)  # plan -> parameters in its vector
     open: m.OpenStep | None = None
     closes: float = inf
     counted: list[int] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Book:
                 self._gone(peer)
             case m.OpenStep():
                 self.open, self.plan, self.counted = event, event.plan, []
+                self.vectors[event.plan.plan_id] = event.plan.trained
                 self.closes = event.at + event.terms.deadline
                 self.possible = {
                     row

@@ -17,7 +17,7 @@ HELLO = Hello("master", 1, "0.1", "model", 100, "config")
 Rows = list[tuple[int, int, dict[int, float]]]  # per row: owner, bits, coefficients by partition
 
 
-def make_plan(plan_id: int, rows: Rows, partitions: int = PARTITIONS) -> Plan:
+def make_plan(plan_id: int, rows: Rows, partitions: int = PARTITIONS, trained: tuple[int, ...] | None = None) -> Plan:
     """A plan of rows (owner, bits, {partition: coefficient}); a row without partitions is not assigned."""
     A_RK = csr_array(
         (
@@ -29,12 +29,12 @@ def make_plan(plan_id: int, rows: Rows, partitions: int = PARTITIONS) -> Plan:
     )
     worker_R = np.array([owner for owner, _, _ in rows], np.int64)
     bits_RS = np.array([[bits] for _, bits, _ in rows], np.uint8)
-    return Plan(plan_id, A_RK, worker_R, bits_RS, np.full(len(rows), 0.1), np.ones(partitions, bool))
+    return Plan(plan_id, A_RK, worker_R, bits_RS, np.full(len(rows), 0.1), np.ones(partitions, bool), trained)
 
 
 @cache
 def plans_for(n: int) -> tuple[Plan, ...]:
-    """Plans that follow one another: rows move, vanish, come back, become probes; their number changes."""
+    """Plans that follow one another: rows move, vanish, come back, become probes; their number changes; the vector grows."""
     rng = Random(n)
 
     def row(owner: int) -> tuple[int, int, dict[int, float]]:
@@ -43,13 +43,16 @@ def plans_for(n: int) -> tuple[Plan, ...]:
 
     rows = [row(i) for i in range(n)]
     plans = []
+    trained: tuple[int, ...] | None = None
     for plan_id in range(48):
         for _ in range(rng.randrange(3)):
             i = rng.randrange(len(rows))
             rows[i] = rng.choice((row(rows[i][0]), row(rng.randrange(n)), (rng.randrange(n), *rows[i][1:])))
         if rng.random() < 0.2:
             rows = rows[:-1] if len(rows) > n else [*rows, row(rng.randrange(n))]
-        plans.append(make_plan(plan_id, list(rows)))
+        if rng.random() < 0.15:
+            trained = (*(trained or (0,)), plan_id + 1)
+        plans.append(make_plan(plan_id, list(rows), trained=trained))
     return tuple(plans)
 
 

@@ -40,7 +40,9 @@ class Wire:
         self.world, self.peer, self.proc = world, peer, proc
         self.cut_up = self.cut_down = inf
         self._free_up = self._free_down = 0.0
-        self._announced: list[bool] | None = None  # a flag to forget the announcement that is on its way
+        self._announced: list[
+            Callable[[float], Any]
+        ] = []  # the announcement that is on its way, empty once it is there
 
     def up(self, make: Callable[[float], Any]) -> float:
         """Worker to master; returns when it will be in."""
@@ -50,16 +52,20 @@ class Wire:
 
     def down(self, make: Callable[[float], Any], announcement: bool = False) -> None:
         """Master to worker."""
-        when = self._free_down = max(self._free_down, self.world.now + self.world.latency())
-        stale = [False]
+        told = [make]
         if announcement:
-            if self._announced is not None and self.world.rng.random() < 0.5:
-                self._announced[0] = True  # the newest replaces one that has not left
-            self._announced = stale
+            if self._announced and self.world.rng.random() < 0.5:
+                self._announced[0] = (
+                    make  # the newest takes the place of one that has not left, before a round in between
+                )
+                return
+            self._announced = told
+        when = self._free_down = max(self._free_down, self.world.now + self.world.latency())
 
         def deliver() -> None:
-            if when < self.cut_down and self.proc.wire is self and not stale[0]:
-                self.proc.put(make(self.world.now))
+            event = told.pop()
+            if when < self.cut_down and self.proc.wire is self:
+                self.proc.put(event(self.world.now))
 
         self.world.at(when, deliver)
 

@@ -94,7 +94,12 @@ def check_3(trace: list[Did]) -> None:
             )
             SEEN["counted in time, handled after the deadline"] += did.now > book.closes
         SEEN[f"message: {verdict}"] += 1
-        SEEN["late message moved the shift"] += any(t.late for t in every(did.out, m.Accumulate))
+        moved = any(t.late for t in every(did.out, m.Accumulate))
+        SEEN["late message moved the shift"] += moved
+        if verdict == "late" and book.plan is not None:
+            older = book.vectors[book.owed[event.peer].sent.plan_id] != book.plan.trained
+            assert not (older and moved), "a message of an older vector moved the shift"
+            SEEN["late message of an older vector"] += older
 
 
 def check_4(trace: list[Did]) -> None:
@@ -129,6 +134,7 @@ def check_5(trace: list[Did]) -> None:
                 assert list(sent.assignment.rows) == rows
                 assert list(sent.assignment.parts) == [plan.parts(r) for r in rows]
                 assert list(sent.assignment.bits) == [tuple(plan.bits_RS[r].tolist()) for r in rows]
+                assert sent.assignment.trained == plan.trained
         closed = {t.peer for t in every(did.out, m.CloseLink)}
         if isinstance(event, m.Arrived | m.Credit):
             verdict = (
@@ -187,7 +193,7 @@ def check_8(trace: list[Did], cheaters: frozenset[Peer] = frozenset()) -> None:
         book.before(event)
         if isinstance(event, m.Arrived):
             on_the_way[event.peer] -= 1
-        was = dict(holder)
+        was, before = dict(holder), book.plan
         plan = event.plan if isinstance(event, m.OpenStep) else book.plan
         book.after(event, did.out)
         if isinstance(event, m.Stop):  # nobody needs the shifts any more
@@ -196,7 +202,8 @@ def check_8(trace: list[Did], cheaters: frozenset[Peer] = frozenset()) -> None:
         if isinstance(event, m.OpenStep):
             assert plan is not None
             for r, p in was.items():
-                if r >= plan.rows or not plan.parts(r) or int(plan.worker_R[r]) != p.worker:
+                other = before is not None and plan.trained != before.trained
+                if other or r >= plan.rows or not plan.parts(r) or int(plan.worker_R[r]) != p.worker:
                     gone.add(r)
         out = [t.row for t in every(did.out, m.TakeOut)]
         assert sorted(out) == sorted(gone), f"took out {out}, gone are {gone}"

@@ -154,7 +154,8 @@ def check_10(trace: list[Did]) -> None:
         for told in did.out:
             match told:
                 case w.Load(round=sent):
-                    assert sent == did.event.round
+                    assert sent._replace(assignment=None) == did.event.round._replace(assignment=None)
+                    assert sent.assignment == assignment[key], "the work of another plan"
                 case w.Compute():
                     made[key].append((told.row, told.partition, told.coefficient))
                 case w.Send(head=head):

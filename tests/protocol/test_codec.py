@@ -38,6 +38,7 @@ assignments = st.builds(
     st.lists(int64).map(tuple),
     st.lists(st.lists(st.tuples(int64, finite)).map(tuple)).map(tuple),
     st.lists(st.lists(st.integers(0, 32)).map(tuple)).map(tuple),
+    st.none() | st.lists(int64).map(tuple),
 )
 rounds = st.builds(
     Round,

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from gcdist.protocol import Head, MasterMachine, Peer, Round, WorkerMachine
 from gcdist.protocol import master_io as m
+from gcdist.protocol.master_state import Outstanding
 from gcdist.types import Plan, StepTerms
 from tests.protocol.book import SEEN
 from tests.protocol.plans import HELLO, Weighing
@@ -191,11 +192,24 @@ class WeighsByWhoIsHere(MasterMachine):
 
 
 class ForgetsLateAcceptance(MasterMachine):
-    def _late(self, event: m.Arrived) -> None:
+    def _late(self, event: m.Arrived, owed: Outstanding) -> None:
         before = self._shifts.get(event.head.row)
-        super()._late(event)
+        super()._late(event, owed)
         if before is not None and event.head.row in self._shifts:
             self._shifts[event.head.row] = before
+
+
+class MovesByAnOlderVector(MasterMachine):
+    def _late(self, event: m.Arrived, owed: Outstanding) -> None:
+        assert self._plan is not None
+        super()._late(event, replace(owed, trained=self._plan.trained))
+
+
+class KeepsShiftsOfAnOlderVector(MasterMachine):
+    def _install(self, plan: Plan) -> None:
+        if self._plan is not None:
+            self._plan = replace(self._plan, trained=plan.trained)
+        super()._install(plan)
 
 
 class KeepsShiftsOfTheGone(MasterMachine):
@@ -247,6 +261,7 @@ class Tosses(MasterMachine):
         (2, TellsRowsThatDidNotCount),
         (3, CountsByHandling),
         (3, SleepsThroughDeadlines),
+        (3, MovesByAnOlderVector),
         (4, SendsWithoutCredit),
         (5, DoesNotCompare),
         (5, SendsThePlanOnceForEver),
@@ -254,6 +269,7 @@ class Tosses(MasterMachine):
         (7, ForgetsLateAcceptance),
         (7, AlwaysCommits),
         (8, KeepsShiftsOfTheGone),
+        (8, KeepsShiftsOfAnOlderVector),
         (8, SendsBeforeTheVerdict),
         (9, NeverStale),
         (10, ComputesTwice),

@@ -371,6 +371,21 @@ def test_a_late_message_of_a_row_that_moved_is_dropped() -> None:
     assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(A, 0, "late")
 
 
+def test_another_vector_takes_all_shifts_out_and_drops_what_is_of_the_older_one() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), beta=1.0, late_beta=1.0))
+    machine.handle(arrived(1.1, B, 0, 1))
+    machine.handle(Credit(1.2, B, 0, "sent"))
+    machine.handle(Tick(2.0))
+    out = machine.handle(opening(1, make_plan(1, TWO, trained=(0, 2)), at=3.0, beta=1.0, late_beta=1.0))
+    assert only(out, TakeOut) == [TakeOut(1)]
+    [sent] = [t.round for t in only(out, SendRound)]
+    assert (sent.assignment.trained, sent.shift) == ((0, 2), (0,))
+    assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(
+        A, 0, "late"
+    )  # both ends hold version 0, of another vector
+
+
 def test_a_step_with_nobody_closes_at_once() -> None:
     machine = MasterMachine(2, HELLO)
     out = machine.handle(opening(0, make_plan(0, TWO), deadline=inf))

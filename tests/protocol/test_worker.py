@@ -87,6 +87,14 @@ def test_a_round_from_load_to_credit() -> None:
     assert machine.handle(SentRow(5.4, 5, 2)) == [SendCredit(5, "sent")]
 
 
+def test_the_assignment_of_a_round_that_was_dropped_as_stale_is_loaded_with_the_next() -> None:
+    machine = linked()
+    machine.handle(Announced(0.0, 1))  # it took the place of the older announcement, before round 0
+    assert machine.handle(sent(0, assignment=PLAN)) == [SendCredit(0, "stale")]
+    load = machine.handle(sent(1))[0]
+    assert load == Load(sent(1, assignment=PLAN).round, "theta")
+
+
 def test_rows_go_one_after_the_other() -> None:
     machine = linked()
     both = Assignment((0, 1), (((0, 1.0),), ((1, 1.0),)), ((4,), (4,)))

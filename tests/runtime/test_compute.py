@@ -1,8 +1,10 @@
+"""Partition gradients: what they are a function of, what they sum to, and the user's errors."""
+
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,213 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from gcdist.runtime.compute import PartitionGradients, PartitionResult, UserCodeError
+from gcdist.runtime.compute import PartitionGradients, UserCodeError
 from gcdist.runtime.state import ModelState
 from gcdist.tasks import Task, digits
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As in the workers: more threads than free cores make small operations 20 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def fresh(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()
-
-
-class Rich(nn.Module):
-    """BatchNorm, dropout, tied weights, a frozen parameter, and buffers of many kinds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.drop = nn.Dropout(0.4)
-        self.second = nn.Linear(6, 4)
-        self.tied = nn.Linear(6, 4, bias=False)
-        self.tied.weight = self.second.weight
-        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-        self.running: Tensor
-        self.register_buffer("running", torch.zeros(2))
-        self.register_buffer("wide", torch.full((2,), 1.5, dtype=torch.float64))
-        self.register_buffer("narrow", torch.tensor(0.5, dtype=torch.bfloat16))
-        self.register_buffer("flag", torch.tensor([True, False, True]))
-        self.register_buffer("nothing", None)
-        self.register_buffer("mask", torch.tensor([-torch.inf, 0.1]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.drop(torch.relu(self.norm(self.first(x))))
-        self.running = 0.9 * self.running + x.detach().mean()  # a new tensor in the buffer's place
-        out: Tensor = self.second(hidden) + self.tied(hidden)
-        return out
-
-
-class Noisy:
-    """Random augmentation from all three global generators."""
-
-    def __init__(self, n: int = 40) -> None:
-        self.x = np.random.default_rng(0).standard_normal((n, 4)).astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, index: int) -> Tensor:
-        noise = random.random() + np.random.rand() + torch.rand(4)  # noqa: NPY002
-        return torch.from_numpy(self.x[index]) + noise
-
-
-def square(model: nn.Module, batch: Tensor) -> dict[str, Tensor]:
-    out = model(batch)
-    return {"fit": (out - batch).square().mean(), "size": 0.1 * out.abs().mean()}
-
-
-def rich_task() -> Task:
-    return Task(fresh(Rich), Noisy(), square, batch_size=4)
-
-
-def bits(result: PartitionResult) -> tuple[Any, ...]:
-    buffers = result.float_buffers.tobytes(), result.int_buffers.tobytes()
-    return result.loss, result.gradient.tobytes(), *buffers, result.used.tobytes(), result.samples
-
-
-# --- parameters and buffers -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("own_out", [False, True])
-@pytest.mark.parametrize("own_in", [False, True])
-def test_a_snapshot_carries_everything(own_out: bool, own_in: bool) -> None:
-    source = fresh(Rich, 1)
-    with torch.no_grad():
-        source(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)))
-    sender, receiver = ModelState(source, own=own_out), ModelState(fresh(Rich, 2), own=own_in)
-    raw = sender.snapshot()
-    assert raw.nbytes == sender.nbytes == receiver.nbytes
-    assert sender.nbytes % 8 == 0
-    receiver.load(raw)
-    for (name, a), (_, b) in zip(source.state_dict().items(), receiver.model.state_dict().items(), strict=True):
-        assert torch.equal(a, b), name
-        assert a.dtype == b.dtype
-    out = np.ones(receiver.nbytes, np.uint8)
-    assert receiver.snapshot(out) is out
-    again = ModelState(fresh(Rich, 3))
-    again.load(out)
-    assert again.snapshot().tobytes() == raw.tobytes()
-    with pytest.raises(ValueError, match=f"has {sender.nbytes} bytes, found shape"):
-        receiver.load(raw[:-8])
-
-
-def test_the_vector_holds_trainable_parameters_once_and_in_order() -> None:
-    model = fresh(Rich)
-    state = ModelState(model)
-    assert state.names == ["first.weight", "first.bias", "norm.weight", "norm.bias", "second.weight", "second.bias"]
-    assert state.layout.d == 24 + 6 + 6 + 6 + 24 + 4
-    assert state.layout.edges.tolist() == [0, state.layout.d]
-    flat = state.snapshot()[: 4 * state.layout.d].view(np.float32)
-    np.testing.assert_array_equal(flat[:24], model.get_parameter("first.weight").detach().numpy().ravel())
-    assert [state.name_at(i) for i in (0, 23, 24, 69)] == ["first.weight", "first.weight", "first.bias", "second.bias"]
-
-
-def test_owned_parameters_stay_tied_and_trainable() -> None:
-    model = fresh(Rich)
-    ModelState(model, own=True)
-    assert model.get_submodule("tied").weight is model.get_submodule("second").weight
-    assert model.get_parameter("first.weight").is_leaf
-    assert model.get_parameter("first.weight").requires_grad
-
-
-def test_fingerprint_is_of_the_structure_and_of_frozen_values() -> None:
-    reference = ModelState(fresh(Rich, 1)).layout.fingerprint
-    assert len(reference) == 16
-    assert ModelState(fresh(Rich, 2), own=True).layout.fingerprint == reference
-
-    def changed(change: Callable[[Any], Any]) -> str:
-        model = fresh(Rich)
-        change(model)
-        return ModelState(model).layout.fingerprint
-
-    others = [
-        changed(lambda m: m.frozen.data.add_(1e-3)),
-        changed(lambda m: m.first.bias.requires_grad_(False)),
-        changed(lambda m: setattr(m, "second", nn.Linear(6, 4))),  # untied
-        changed(lambda m: m.register_buffer("one_more", torch.zeros(1))),
-        changed(lambda m: setattr(m, "wide", m.wide.float())),
-        changed(lambda m: setattr(m, "first", nn.Linear(4, 6, bias=False))),
-    ]
-    assert len({reference, *others}) == 7
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: nn.Linear(2, 2).double(), "parameter 'weight' is torch.float64: only torch.float32"),
-        (lambda: nn.Linear(2, 2).bfloat16(), "parameter 'weight' is torch.bfloat16"),
-        (lambda: nn.Linear(2, 2).requires_grad_(False), "Linear has no parameter with requires_grad"),
-        (lambda: nn.Linear(2, 2, device="meta"), "parameter 'weight' is on meta"),
-    ],
-)
-def test_refuses_models(make: Callable[[], nn.Module], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ModelState(make())
-
-
-@pytest.mark.filterwarnings("ignore:Lazy modules")
-def test_refuses_lazy_and_complex() -> None:
-    with pytest.raises(ValueError, match="parameter 'weight' has no shape yet"):
-        ModelState(nn.LazyLinear(2))
-    model = nn.Linear(2, 2)
-    model.register_buffer("phase", torch.zeros(1, dtype=torch.complex64))
-    with pytest.raises(ValueError, match=r"buffer 'phase' is torch.complex64"):
-        ModelState(model)
-
-
-def test_gradients_are_views_and_none_where_the_model_gives_none() -> None:
-    model = nn.Linear(2, 2)
-    state = ModelState(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
-    before = state.snapshot()[:24].view(np.float32).copy()
-    g = np.arange(6, dtype=np.float32)
-    state.set_grad(g, np.array([True, False]))
-    assert model.weight.grad is not None
-    assert model.weight.grad.tolist() == [[0, 1], [2, 3]]
-    assert model.weight.grad.data_ptr() == g.ctypes.data
-    assert model.bias.grad is None
-    optimizer.step()
-    np.testing.assert_array_equal(
-        state.snapshot()[:24].view(np.float32), before - np.array([0, 1, 2, 3, 0, 0], np.float32)
-    )
-    model.bias.requires_grad_(False)
-    state.set_grad(g)
-    assert model.bias.grad is None
-
-
-def test_buffers_are_averaged_by_share_and_counters_take_the_maximum() -> None:
-    state = ModelState(nn.BatchNorm1d(1))
-    f32, i64 = np.float32, np.int64
-    state.merge_buffers([])
-    state.merge_buffers(
-        [
-            (0.1, np.array([1, 4], f32), np.array([5], i64)),
-            (0.3, np.array([3, 0], f32), np.array([2], i64)),
-        ]
-    )
-    floats, ints = state.buffer_update()
-    np.testing.assert_allclose(floats, [2.5, 1.0], rtol=1e-7)
-    assert ints.tolist() == [5]
-    rich = ModelState(fresh(Rich))
-    floats, ints = rich.buffer_update()
-    rich.merge_buffers([(share, floats, ints) for share in (0.07, 0.3, 0.11)])
-    merged, counters = rich.buffer_update()
-    assert merged.tobytes() == floats.tobytes()  # what nobody changed keeps its bits, minus infinity too
-    assert counters.tobytes() == ints.tobytes()
-
-
-# --- partition gradients ----------------------------------------------------------------------------------------------
+from tests.runtime.models import Noisy, Rich, bits, fresh, rich_task, square
 
 
 def test_gradients_do_not_depend_on_what_was_computed_before() -> None:
@@ -297,25 +96,6 @@ def test_a_loss_in_bfloat16_does_not_round_the_share() -> None:
     assert float(gradients.compute(0, 0).gradient[0]) == pytest.approx(3 / 7, rel=1e-6)
 
 
-def test_samples_are_uniform_without_replacement() -> None:
-    task = Task(nn.Linear(1, 1), TensorDataset(torch.zeros(50, 1)), digits.mean_loss, batch_size=8)
-    gradients = PartitionGradients(task, ModelState(task.model), 2, 3)
-    counts = np.zeros(50)
-    steps = 2000
-    for step in range(steps):
-        samples = gradients.batches.samples(step, 1)
-        assert len(set(samples.tolist())) == 8
-        counts[samples] += 1
-    assert counts[:25].sum() == 0
-    # 25 binomial counts of (2000, 0.32): each is 5 sigma off with probability 6e-7, any with 1.5e-5
-    sigma = np.sqrt(steps * 0.32 * 0.68)
-    assert np.abs(counts[25:] - steps * 0.32).max() < 5 * sigma
-    again = PartitionGradients(task, ModelState(task.model), 2, 3)
-    assert again.batches.samples(1234, 1).tolist() == gradients.batches.samples(1234, 1).tolist()
-    small = Task(task.model, task.dataset, task.loss_fn, batch_size=25)
-    assert PartitionGradients(small, ModelState(task.model), 2, 3).batches.samples(7, 0).tolist() == list(range(25))
-
-
 def test_partitions_do_not_see_one_anothers_buffers() -> None:
     model = nn.Sequential(nn.BatchNorm1d(1, momentum=1.0))
     x = torch.arange(8, dtype=torch.float32)[:, None]
@@ -324,7 +104,7 @@ def test_partitions_do_not_see_one_anothers_buffers() -> None:
     gradients = PartitionGradients(task, state, 2, 0)
     results = [gradients.compute(0, j) for j in (0, 1, 0)]
     assert [float(r.float_buffers[0]) for r in results] == [1.5, 5.5, 1.5]
-    assert [r.int_buffers.tolist() for r in results] == [[1], [1], [1]]
+    assert [r.int_buffers.view(np.int64).tolist() for r in results] == [[1], [1], [1]]
     state.merge_buffers([(r.share, r.float_buffers, r.int_buffers) for r in results[:2]])
     assert model.get_buffer("0.running_mean").item() == 3.5
     assert model.get_buffer("0.num_batches_tracked").item() == 1

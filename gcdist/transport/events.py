@@ -36,6 +36,10 @@ class Link(Protocol):
         """Queue ``frame``; with ``newest`` it takes the place of a waiting frame of its kind; ``note`` asks for `Sent`."""
         ...
 
+    def hinder(self, until: float, rate: float | None = None) -> None:
+        """A fault on purpose, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
+        ...
+
     def close(self, reason: str, drain_seconds: float = 0.0) -> None:
         """End the link; queued frames get ``drain_seconds`` to leave."""
         ...

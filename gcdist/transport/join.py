@@ -38,6 +38,7 @@ from gcdist.types import U8
 POLL_SECONDS = 0.05
 # links being built at one time: with 64, torch 2.13 spent 10 s looking up the address of some store clients
 MOST_AT_ONCE = 8
+MOST_WAITING = 256  # tickets that are remembered while their taker does not come
 PATIENCE = 3.0  # connect timeouts a worker waits for its turn
 
 OnJoin = Callable[[GlooLink, int, bytes], None]
@@ -198,7 +199,11 @@ class Acceptor:
         """Take no more tickets, without waiting."""
         self._closed.set()
 
+    def _is_there(self, store: Any, ticket: int) -> bool:
+        return bool(store.check([f"{self._keys}link/{self._master}/{ticket}/here/1"]))
+
     def _accept(self, store: Any) -> None:
+        waiting: dict[int, float] = {}  # tickets not yet served, newest first, and until when their taker may come
         while not self._closed.wait(POLL_SECONDS):
             try:
                 if store is None:
@@ -208,9 +213,18 @@ class Acceptor:
                 store = None  # the store is away: links live on, nobody can join
                 self._closed.wait(1.0)
                 continue
-            while self._served < newest and self._places.acquire(timeout=POLL_SECONDS) and not self._closed.is_set():
-                self._served += 1
-                spawn(f"join-{self._served}", self._build, self._served)
+            now = time.monotonic()
+            waiting |= dict.fromkeys(range(self._served + 1, newest + 1), now + self._settings.connect_timeout)
+            self._served = newest
+            # the newest first: who took an old one may be gone, and must hold nobody up
+            waiting = dict(sorted(waiting.items(), reverse=True)[:MOST_WAITING])
+            with suppress(RuntimeError):
+                for ticket in [ticket for ticket in waiting if self._is_there(store, ticket)]:
+                    if self._closed.is_set() or not self._places.acquire(blocking=False):
+                        break
+                    del waiting[ticket]
+                    spawn(f"join-{ticket}", self._build, ticket)
+            waiting = {ticket: until for ticket, until in waiting.items() if until > now}
 
     def _build(self, ticket: int) -> None:
         seconds = self._settings.connect_timeout

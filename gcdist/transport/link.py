@@ -61,7 +61,7 @@ class LinkSettings:
 
     beat: float = 1.0
     silent_after: float = 5.0
-    lost_after: float = 20.0
+    lost_after: float = 10.0
     piece_timeout: float = 10.0
     piece_bytes: int = PIECE_BYTES
     max_bytes: int = 2 << 30
@@ -119,6 +119,9 @@ class GlooLink:
         self._queue: deque[_Item] = deque()
         self._closing: str | None = None  # the reason given to close()
         self._dead = False  # the pair is gone
+        self._gone = threading.Event()  # set with _dead
+        self._mute_until = 0.0  # injected faults: see hinder
+        self._slow_until = self._rate = 0.0
         self._sever_at = float("inf")
         self._running = 0
         self._threads: list[threading.Thread] = []
@@ -198,6 +201,13 @@ class GlooLink:
             self._tell(Down(self, reason))
         watch.poke()
 
+    def hinder(self, until: float, rate: float | None = None) -> None:
+        """A fault on purpose, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
+        if rate is None:
+            self._mute_until = until
+        else:
+            self._slow_until, self._rate = until, rate
+
     def join(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
         until = time.monotonic() + timeout
@@ -259,6 +269,7 @@ class GlooLink:
         self._tell(Down(self, reason))
         self._bodies.put(None)
         self._body_done.set()
+        self._gone.set()
         with self._wake:
             self._dead = True
             self._queue.clear()
@@ -266,6 +277,11 @@ class GlooLink:
             channel = self._channel
         if channel is not None:
             channel.sever()
+
+    def _cut(self) -> None:
+        """Wait until an injected cut is over."""
+        if (left := self._mute_until - time.monotonic()) > 0:
+            self._gone.wait(left)
 
     def _hear(self) -> None:
         self._heard = time.monotonic()
@@ -291,6 +307,7 @@ class GlooLink:
             for cut in itertools.islice(coming, PIECES_AHEAD - len(ahead)):
                 ahead.append(begin(tensor[cut], PIECE_TAG))
             ahead.popleft().wait(self.settings.piece_timeout)
+            self._cut()
             done(array[moved])
 
     # reader
@@ -301,6 +318,7 @@ class GlooLink:
             ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
         while True:
             ahead.popleft().wait(FOREVER)
+            self._cut()
             message = messages[0]
             messages.rotate(-1)
             header = decode(message, self.settings.max_bytes)
@@ -368,8 +386,9 @@ class GlooLink:
         while (item := self._next()) is not None:
             frame = item.frame
             message, inline = encode(frame, size)
+            self._cut()
             channel.send(as_tensor(message), HEADER_TAG).wait(self.settings.lost_after)
-            self._out += len(message)
+            self._count_out(message)
             if not inline:
                 for array in (frame.meta, frame.data):
                     self._move(array, size, channel.send, ahead, self._count_out)
@@ -381,3 +400,5 @@ class GlooLink:
 
     def _count_out(self, piece: U8) -> None:
         self._out += len(piece)
+        if time.monotonic() < self._slow_until:
+            self._gone.wait(len(piece) / self._rate)

@@ -32,7 +32,9 @@ from gcdist.protocol.master_io import (
     OpenStep,
     Refuse,
     Replan,
+    Restore,
     SendRound,
+    Settle,
     Silent,
     Stop,
     TakeOut,
@@ -86,6 +88,11 @@ class MasterMachine:
         """Everybody whose link stands."""
         return tuple(p.peer for p in self._peers.values())
 
+    def restoring(self, at: float) -> Restore:
+        """The event that brings another machine with the same peers to these shifts; for checkpoints."""
+        shifts = tuple((row, s.holder, s.version, s.beta) for row, s in self._shifts.items())
+        return Restore(at, shifts, tuple(w for w, p in self._peers.items() if p.cold))
+
     # --- events ---
 
     def handle(self, event: MasterEvent) -> list[MasterInstruction]:
@@ -124,6 +131,12 @@ class MasterMachine:
                 self._failed(event)
             case Stop():
                 self._stop(event)
+            case Settle():
+                self._settled(event)
+            case Restore(shifts=shifts, cold=cold):
+                self._shifts = {row: Shift(peer, version, beta) for row, peer, version, beta in shifts}
+                for state in self._peers.values():
+                    state.cold = state.peer.worker in cold
         return self._out
 
     def _known(self, peer: Peer) -> PeerState | None:
@@ -184,6 +197,11 @@ class MasterMachine:
             self._close(event.at, "stop")
         self._out += [Leave(state.peer) for state in self._peers.values()]
         self._peers.clear()
+
+    def _settled(self, event: Settle) -> None:
+        if self._open is not None:
+            raise ValueError(f"settled for step {event.step} while step {self._open.event.step} is open")
+        self._out += [Announce(state.peer, event.step) for state in self._peers.values()]
 
     def _break(self, at: float, peer: Peer, step: int, reason: str) -> None:
         """A peer broke the protocol: drop what it sent, close its link alone."""

@@ -101,7 +101,26 @@ class OpenStep:
     decoder: Decoder
 
 
-MasterEvent: TypeAlias = Joined | Lost | Leaving | Silent | Credit | Arrived | Failed | Tick | Stop | OpenStep
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """No step is open, and ``step`` will be the next: whatever is in hand is stale (before a checkpoint)."""
+
+    at: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """The workers hold these shifts (a checkpoint was read), and have had a round each unless they are ``cold``."""
+
+    at: float
+    shifts: tuple[tuple[int, Peer, int, float], ...]  # (row, holder, version, beta)
+    cold: tuple[int, ...]
+
+
+MasterEvent: TypeAlias = (
+    Joined | Lost | Leaving | Silent | Credit | Arrived | Failed | Tick | Stop | OpenStep | Settle | Restore
+)
 
 # --- instructions of the master ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ worker has been told is over.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -132,6 +133,10 @@ class WorkerMachine:
                 if self._leave_by is not None and at >= self._leave_by:
                     self._out.append(Exit(0, "asked to end; the master did not answer"))
         return self._out
+
+    def restore(self, versions: Mapping[int, int]) -> None:
+        """This worker holds h_row of these rows at these versions (a simulated one, when a checkpoint was read)."""
+        self._held = {row: _Held(version) for row, version in versions.items()}
 
     # --- the link ---
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +50,30 @@ class Arrivals:
         self._key_NW: list[list[tuple[int, int] | None]] = [[None] * window for _ in range(workers)]
         self._slot: list[dict[tuple[int, int], int]] = [{} for _ in range(workers)]  # (row, step) -> slot
         self._next = [0] * workers
+
+    def state_dict(self) -> dict[str, Any]:
+        """The outcomes held, for a checkpoint, as copies. ``key`` (N, window, 2) is (row, step), -1 where none is."""
+        key = [[(-1, -1) if each is None else each for each in keys] for keys in self._key_NW]
+        return {
+            "seconds": self._seconds_NW.copy(),
+            "in": self._in_NW.copy(),
+            "out": self._out_NW.copy(),
+            "ready": self._ready_NW.copy(),
+            "key": np.array(key, np.int64).reshape(self.workers, self.window, 2),
+            "next": list(self._next),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave; ValueError if it is of other workers or another window."""
+        found = state["key"].shape[:2]
+        if found != (self.workers, self.window):
+            raise ValueError(f"arrivals of {found[0]} workers and a window of {found[1]}")
+        self._seconds_NW[:], self._in_NW[:] = state["seconds"], state["in"]
+        self._out_NW[:], self._ready_NW[:] = state["out"], state["ready"]
+        for i, keys in enumerate(state["key"].tolist()):
+            self._key_NW[i] = [None if row < 0 else (row, step) for row, step in keys]
+            self._slot[i] = {key: slot for slot, key in enumerate(self._key_NW[i]) if key is not None}
+        self._next = list(state["next"])
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome; O(1). Cold rounds are left out; an outcome of a (row, step) seen before replaces it."""

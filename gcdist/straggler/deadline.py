@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -64,6 +64,15 @@ class ArrivalRule:
     def warming(self) -> bool:
         """Whether the next step still belongs to the warm-up: not ``warmup_steps`` steps with warm outcomes yet."""
         return self._steps < self._warmup_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, for a checkpoint."""
+        return {"arrivals": self.arrivals.state_dict(), "steps": self._steps, "last": self._last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what another rule's `state_dict` gave, of any kind; ValueError as `Arrivals.load_state_dict`."""
+        self.arrivals.load_state_dict(state["arrivals"])
+        self._steps, self._last = state["steps"], state["last"]
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome."""
@@ -168,6 +177,8 @@ class AutoDeadline(ArrivalRule):
     steps without any arrival had, by their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
     """
 
+    _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody")
+
     def __init__(
         self,
         arrivals: Arrivals,
@@ -197,6 +208,18 @@ class AutoDeadline(ArrivalRule):
     def waits(self) -> bool:
         """Whether the present choice is to wait for all."""
         return self._deadline >= self.max_wait
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, the deadline too."""
+        return {**super().state_dict(), **{name: getattr(self, f"_{name}") for name in self._LEARNED}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what another rule's `state_dict` gave; of another kind: its outcomes."""
+        super().load_state_dict(state)
+        if "deadline" in state:
+            for name in self._LEARNED:
+                setattr(self, f"_{name}", state[name])
+            self._deadline = min(self._deadline, self.max_wait)
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome."""

@@ -29,7 +29,9 @@ from gcdist.protocol.master_io import (
     OpenStep,
     Refuse,
     Replan,
+    Restore,
     SendRound,
+    Settle,
     Silent,
     Stop,
     TakeOut,
@@ -400,3 +402,40 @@ def test_steps_are_opened_in_turn() -> None:
     machine.handle(Tick(9.0))
     with pytest.raises(ValueError, match="step 3 opened after step 3"):
         machine.handle(opening(3, make_plan(0, TWO)))
+
+
+def test_before_a_checkpoint_everybody_is_told_that_its_work_is_stale() -> None:
+    machine = master(A, B)
+    plan = make_plan(0, TWO)
+    machine.handle(opening(3, plan))
+    with pytest.raises(ValueError, match="settled for step 4 while step 3 is open"):
+        machine.handle(Settle(1.1, 4))
+    machine.handle(arrived(1.5, A, 3, 0))
+    machine.handle(Credit(1.5, A, 3, "sent"))
+    machine.handle(Tick(2.0))
+    assert machine.handle(Settle(2.1, 4)) == [Announce(A, 4), Announce(B, 4)]
+    assert only(machine.handle(Credit(2.2, B, 3, "stale")), Drop, SendRound) == [Drop(B, 3, "stale")]
+    assert machine.ready().all()
+    rounds = only(machine.handle(opening(4, plan, at=3.0)), SendRound)
+    assert [told.peer for told in rounds] == [A, B]
+
+
+def test_a_machine_goes_on_with_the_shifts_of_a_checkpoint() -> None:
+    machine = master(A, B)
+    plan = make_plan(0, TWO)
+    machine.handle(opening(0, plan, beta=0.5))
+    machine.handle(arrived(1.5, A, 0, 0))
+    machine.handle(Credit(1.5, A, 0, "sent"))
+    machine.handle(Tick(2.0))
+    machine.handle(Credit(2.2, B, 0, "stale"))
+    kept = machine.restoring(2.5)
+    assert kept == Restore(2.5, ((0, A, 1, 0.5),), ())
+    again = master(A, B)
+    assert again.restoring(0.5) == Restore(0.5, (), (0, 1))
+    assert again.handle(kept) == []
+    assert again.restoring(2.5) == kept
+    for each in (machine, again):
+        sent = only(each.handle(opening(1, make_plan(1, TWO), at=3.0)), SendRound)
+        assert [(told.round.shift, told.round.beta) for told in sent] == [((1,), (0.5,)), ((0,), (0.0,))]
+        [seen] = only(each.handle(arrived(3.5, A, 1, 0, plan=1, shift=1)), Observe)
+        assert not seen.seen.cold

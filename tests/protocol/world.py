@@ -206,6 +206,8 @@ class World:
             self._peace()
             pause = 20.0  # long enough for every misfortune to be over
         self._lag(0.05 * self.rng.random())
+        if not self._stopped and self.rng.random() < 0.1:  # a checkpoint
+            self._feed(m.Settle(self.now, self._step + 1))
 
         def want() -> None:
             self._want_step = True

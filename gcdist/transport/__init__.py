@@ -4,6 +4,7 @@ from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
 from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink, LinkSettings
+from gcdist.transport.recycle import recycler
 from gcdist.transport.store import JoinError, StoreSource, open_store
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "is_over",
     "join",
     "open_store",
+    "recycler",
 ]

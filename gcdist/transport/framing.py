@@ -1,9 +1,9 @@
 """How a frame becomes bytes: one header message, then pieces.
 
-The header message has a fixed part of ``HEADER_BYTES`` and, when meta and data together fit into ``INLINE_BYTES``, the bytes
-themselves behind it: a small frame is one message. Otherwise meta and data follow as pieces, each array cut by `cuts`. Both
-ends know every length before a byte of a body moves, so a receiver never posts less than is sent (gloo would abort) nor
-more than it allows.
+The header message has a fixed part of ``HEADER_BYTES`` and behind it meta, then data, as far as each fits whole into
+``INLINE_BYTES``: a small frame is one message. What does not fit follows in pieces, each array cut by `cuts`. Both ends know
+every length before a byte of a body moves, so a receiver never posts less than is sent (gloo would abort) nor more than it
+allows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import xxhash
 from gcdist.types import U8
 
 MAGIC = b"GCDF"
-VERSION = 1
+VERSION = 2
 HEAD_BYTES = 96
 META_BYTES = 64 << 20
 INLINE_BYTES = 16 << 10  # a receiver's posted buffer is this much larger; only the bytes used are sent
@@ -66,14 +66,19 @@ class Header(NamedTuple):
     data_digest: int
 
     @property
-    def body(self) -> int:
-        """Bytes of meta and data together."""
-        return (self.meta_bytes or 0) + (self.data_bytes or 0)
+    def inline(self) -> tuple[int, int]:
+        """Bytes of meta and of data that travel in the header message."""
+        return _inline(self.meta_bytes or 0, self.data_bytes or 0)
 
     @property
-    def inline(self) -> bool:
-        """Whether meta and data travel in the header message."""
-        return self.body <= INLINE_BYTES
+    def whole(self) -> bool:
+        """Whether all of meta and data does."""
+        return self.inline == (self.meta_bytes or 0, self.data_bytes or 0)
+
+
+def _inline(meta_bytes: int, data_bytes: int) -> tuple[int, int]:
+    meta = meta_bytes if meta_bytes <= INLINE_BYTES else 0
+    return meta, data_bytes if meta + data_bytes <= INLINE_BYTES else 0
 
 
 def digest(array: U8 | None) -> int:
@@ -100,8 +105,8 @@ def check_frame(frame: Frame, max_bytes: int) -> None:
             raise ValueError(f"frame {name} has {len(array)} bytes; at most {most} are allowed")
 
 
-def encode(frame: Frame, piece_bytes: int = PIECE_BYTES) -> tuple[U8, bool]:
-    """The header message of ``frame`` and whether meta and data are in it."""
+def encode(frame: Frame, piece_bytes: int = PIECE_BYTES) -> tuple[U8, list[U8]]:
+    """The header message of ``frame``, and the arrays that follow it in pieces."""
     meta, data = frame.meta, frame.data
     sizes = (0 if meta is None else len(meta), 0 if data is None else len(data))
     fixed = _FIXED.pack(
@@ -116,16 +121,17 @@ def encode(frame: Frame, piece_bytes: int = PIECE_BYTES) -> tuple[U8, bool]:
         digest(data) if frame.data_digest is None else frame.data_digest,
         frame.head,
     )
-    inline = sum(sizes) <= INLINE_BYTES
-    message = np.empty(HEADER_BYTES + (sum(sizes) if inline else 0), np.uint8)
+    inline = _inline(*sizes)
+    message = np.empty(HEADER_BYTES + sum(inline), np.uint8)
     message[:HEADER_BYTES] = np.frombuffer(fixed + _CHECK.pack(xxhash.xxh3_64_intdigest(fixed)), np.uint8)
-    if inline:
-        middle = HEADER_BYTES + sizes[0]
-        if meta is not None:
-            message[HEADER_BYTES:middle] = meta
-        if data is not None:
-            message[middle:] = data
-    return message, inline
+    rest, at = [], HEADER_BYTES
+    for array, here in zip((meta, data), inline, strict=True):
+        if array is not None and len(array) > here:
+            rest.append(array)
+        elif array is not None:
+            message[at : at + here] = array
+            at += here
+    return message, rest
 
 
 def decode(message: U8, max_bytes: int) -> Header:
@@ -158,12 +164,13 @@ def decode(message: U8, max_bytes: int) -> Header:
     return Header(kind, head[:head_len], *sizes, piece, *digests)
 
 
-def inline_frame(header: Header, message: U8) -> tuple[Frame, str | None]:
-    """The frame that lies in ``message`` behind its header, copied out, and what is wrong with it (None: nothing)."""
-    middle = HEADER_BYTES + (header.meta_bytes or 0)
-    meta = None if header.meta_bytes is None else message[HEADER_BYTES:middle].copy()
-    data = None if header.data_bytes is None else message[middle : HEADER_BYTES + header.body].copy()
-    return Frame(header.kind, header.head, meta, data, header.data_digest), fault(header, digest(meta), digest(data))
+def inline_frame(header: Header, message: U8) -> Frame:
+    """The frame as far as it lies in ``message`` behind its header, copied out; what follows in pieces is None."""
+    meta_bytes, data_bytes = header.inline
+    middle = HEADER_BYTES + meta_bytes
+    meta = message[HEADER_BYTES:middle].copy() if header.meta_bytes == meta_bytes else None
+    data = message[middle : middle + data_bytes].copy() if header.data_bytes == data_bytes else None
+    return Frame(header.kind, header.head, meta, data, header.data_digest)
 
 
 def fault(header: Header, meta_digest: int, data_digest: int) -> str | None:

@@ -27,7 +27,9 @@ from gcdist.transport.framing import (
     Frame,
     FrameError,
     decode,
+    digest,
     encode,
+    fault,
     inline_frame,
 )
 from gcdist.transport.link import GlooLink, LinkSettings
@@ -65,9 +67,10 @@ def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     channel.receive(as_tensor(message), HEADER_TAG).wait(seconds)
     header = decode(message, 0)
-    if not header.inline:
-        raise FrameError(f"first frame has {header.body} bytes; at most {INLINE_BYTES} are allowed")
-    frame, wrong = inline_frame(header, message)
+    if not header.whole:
+        raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {INLINE_BYTES} are allowed")
+    frame = inline_frame(header, message)
+    wrong = fault(header, digest(frame.meta), digest(frame.data))
     if wrong is not None:
         raise FrameError(wrong)
     return header.kind, header.head, b"" if frame.meta is None else frame.meta.tobytes()

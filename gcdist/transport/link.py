@@ -14,12 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import xxhash
 
 from gcdist.transport.channel import HEADER_TAG, PIECE_TAG, Channel, ChannelError, Pending, as_tensor, one_line
@@ -39,10 +37,12 @@ from gcdist.transport.framing import (
     check_frame,
     cuts,
     decode,
+    digest,
     encode,
     fault,
     inline_frame,
 )
+from gcdist.transport.recycle import recycler
 from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.transport.watch import watch
 from gcdist.types import U8
@@ -110,7 +110,7 @@ class GlooLink:
         self.settings = settings
         self._channel: Channel | None = channel
         self._emit_event = emit
-        self._allocate = allocate or (lambda n: np.empty(n, np.uint8))
+        self._allocate = allocate or recycler.take
         self._telling = threading.RLock()  # events of a link come one at a time; Down is the last
         self._down = False
         self._silent = False
@@ -126,7 +126,7 @@ class GlooLink:
         self._running = 0
         self._threads: list[threading.Thread] = []
         self._started = threading.Event()
-        self._bodies: SimpleQueue[Header | None] = SimpleQueue()
+        self._bodies: SimpleQueue[tuple[Header, Frame] | None] = SimpleQueue()
         self._body_done = threading.Event()
         self._body_done.set()
         self._in_headers = self._in_pieces = self._out = self._data_in = self._data_out = 0
@@ -290,26 +290,6 @@ class GlooLink:
                 self._silent = False
                 self._tell(Silent(self, 0.0))
 
-    def _move(
-        self,
-        array: U8 | None,
-        piece_bytes: int,
-        begin: Callable[[torch.Tensor, int], Pending],
-        ahead: _Ahead,
-        done: Callable[[U8], None],
-    ) -> None:
-        """Send or receive ``array`` in pieces, a few ahead, each with its own timeout; ``done`` sees each that has moved."""
-        if array is None or not len(array):
-            return
-        tensor = as_tensor(array)
-        coming = cuts(len(array), piece_bytes)
-        for moved in cuts(len(array), piece_bytes):
-            for cut in itertools.islice(coming, PIECES_AHEAD - len(ahead)):
-                ahead.append(begin(tensor[cut], PIECE_TAG))
-            ahead.popleft().wait(self.settings.piece_timeout)
-            self._cut()
-            done(array[moved])
-
     # reader
 
     def _read(self, channel: Channel, ahead: _Ahead) -> None:
@@ -322,23 +302,23 @@ class GlooLink:
             message = messages[0]
             messages.rotate(-1)
             header = decode(message, self.settings.max_bytes)
-            frame, wrong = inline_frame(header, message) if header.inline else (None, None)
-            self._in_headers += HEADER_BYTES + (header.body if header.inline else 0)
+            frame = inline_frame(header, message)
+            self._in_headers += HEADER_BYTES + sum(header.inline)
             self._hear()
             if header.kind != BEAT:
                 self._body_done.wait()
-                if header.kind == BYE and frame is not None:
+                if header.kind == BYE and header.whole:
                     reason = b"" if frame.meta is None else frame.meta.tobytes()
                     self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
                     return
                 if header.kind >= FIRST_INTERNAL:
                     raise FrameError(f"unexpected frame of kind {header.kind}")
-                if frame is None:
-                    self._body_done.clear()
-                    self._bodies.put(header)
-                else:
+                if header.whole:
                     self._data_in += header.data_bytes or 0
-                    self._tell(In(self, frame, wrong))
+                    self._tell(In(self, frame, fault(header, digest(frame.meta), digest(frame.data))))
+                else:
+                    self._body_done.clear()
+                    self._bodies.put((header, frame))
                 del frame  # the consumer's now
             message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
             ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
@@ -346,24 +326,35 @@ class GlooLink:
     # body
 
     def _receive_bodies(self, channel: Channel, ahead: _Ahead) -> None:
-        while (header := self._bodies.get()) is not None:
-            meta = None if header.meta_bytes is None else np.empty(header.meta_bytes, np.uint8)
-            data = None if header.data_bytes is None else self._allocate(header.data_bytes)
-            digests = []
-            for array in (meta, data):
-                hasher = xxhash.xxh3_64()
-                self._move(array, header.piece_bytes, channel.receive, ahead, partial(self._count_in, hasher))
-                digests.append(hasher.intdigest() if array is not None and len(array) else 0)
+        while (item := self._bodies.get()) is not None:
+            header, begun = item
+            meta, meta_digest = self._completed(begun.meta, header.meta_bytes, header.piece_bytes, channel, ahead)
+            data, data_digest = self._completed(begun.data, header.data_bytes, header.piece_bytes, channel, ahead)
             self._data_in += header.data_bytes or 0
             frame = Frame(header.kind, header.head, meta, data, header.data_digest)
-            self._tell(In(self, frame, fault(header, digests[0], digests[1])))
-            del meta, data, array, frame  # the consumer's now
+            self._tell(In(self, frame, fault(header, meta_digest, data_digest)))
+            del item, begun, meta, data, frame  # the consumer's now
             self._body_done.set()
 
-    def _count_in(self, hasher: xxhash.xxh3_64, piece: U8) -> None:
-        hasher.update(piece.data)  # while later pieces come
-        self._in_pieces += len(piece)
-        self._hear()
+    def _completed(
+        self, array: U8 | None, nbytes: int | None, piece_bytes: int, channel: Channel, ahead: _Ahead
+    ) -> tuple[U8 | None, int]:
+        """What came with the header, or else comes in pieces now, and its digest."""
+        if array is not None or nbytes is None:
+            return array, digest(array)
+        array = self._allocate(nbytes)
+        tensor, hasher = as_tensor(array), xxhash.xxh3_64()
+        coming = cuts(len(array), piece_bytes)
+        for come in cuts(len(array), piece_bytes):
+            for cut in itertools.islice(coming, PIECES_AHEAD - len(ahead)):
+                ahead.append(channel.receive(tensor[cut], PIECE_TAG))
+            ahead.popleft().wait(self.settings.piece_timeout)
+            self._cut()
+            piece = array[come]
+            hasher.update(piece.data)  # while later pieces come
+            self._in_pieces += len(piece)
+            self._hear()
+        return array, hasher.intdigest()
 
     # sender
 
@@ -382,21 +373,28 @@ class GlooLink:
         return None
 
     def _send_all(self, channel: Channel, ahead: _Ahead) -> None:
-        size = self.settings.piece_bytes
         while (item := self._next()) is not None:
-            frame = item.frame
-            message, inline = encode(frame, size)
-            self._cut()
-            channel.send(as_tensor(message), HEADER_TAG).wait(self.settings.lost_after)
-            self._count_out(message)
-            if not inline:
-                for array in (frame.meta, frame.data):
-                    self._move(array, size, channel.send, ahead, self._count_out)
-                del array
-            self._data_out += 0 if frame.data is None else len(frame.data)
+            self._send(item.frame, channel, ahead)
+            self._data_out += 0 if item.frame.data is None else len(item.frame.data)
             if item.note is not None:
                 self._tell(Sent(self, item.note))
-            del item, frame, message
+            del item
+
+    def _send(self, frame: Frame, channel: Channel, ahead: _Ahead) -> None:
+        size, timeout = self.settings.piece_bytes, self.settings.lost_after
+        message, rest = encode(frame, size)
+        coming = (array[cut] for array in rest for cut in cuts(len(array), size))
+        self._cut()
+        ahead.append(channel.send(as_tensor(message), HEADER_TAG))
+        moving = deque((message,))
+        while moving:  # the first pieces do not wait until the header has left
+            for piece in itertools.islice(coming, 1 + PIECES_AHEAD - len(ahead)):
+                ahead.append(channel.send(as_tensor(piece), PIECE_TAG))
+                moving.append(piece)
+            ahead.popleft().wait(timeout)
+            timeout = self.settings.piece_timeout
+            self._cut()
+            self._count_out(moving.popleft())
 
     def _count_out(self, piece: U8) -> None:
         self._out += len(piece)

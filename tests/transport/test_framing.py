@@ -34,11 +34,12 @@ arrays = st.none() | st.binary(max_size=300).map(lambda b: np.frombuffer(b, np.u
 @given(kind=st.integers(0, FIRST_INTERNAL - 1), head=st.binary(max_size=HEAD_BYTES), meta=arrays, data=arrays)
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_a_small_frame_is_one_message(kind: int, head: bytes, meta: U8 | None, data: U8 | None) -> None:
-    message, inline = encode(Frame(kind, head, meta, data))
-    assert inline
+    message, rest = encode(Frame(kind, head, meta, data))
+    assert not rest
     header = decode(message, 300)
-    frame, wrong = inline_frame(header, np.concatenate([message, noise(50)]))
-    assert wrong is None
+    assert header.whole
+    frame = inline_frame(header, np.concatenate([message, noise(50)]))
+    assert fault(header, digest(frame.meta), digest(frame.data)) is None
     assert (frame.kind, frame.head) == (kind, head)
     for sent, came in ((meta, frame.meta), (data, frame.data)):
         assert (sent is None) == (came is None)
@@ -47,13 +48,33 @@ def test_a_small_frame_is_one_message(kind: int, head: bytes, meta: U8 | None, d
     assert frame.data_digest == digest(data)
 
 
-@pytest.mark.parametrize(("n", "inline"), [(0, True), (INLINE_BYTES, True), (INLINE_BYTES + 1, False)])
-def test_what_travels_in_the_header(n: int, inline: bool) -> None:
-    message, is_inline = encode(Frame(1, b"", None, noise(n)), 4096)
-    header = decode(message, n)
-    assert is_inline == header.inline == inline
-    assert len(message) == HEADER_BYTES + (n if inline else 0)
-    assert (header.data_bytes, header.meta_bytes, header.piece_bytes) == (n, None, 4096)
+FULL = INLINE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("sizes", "inline"),
+    [
+        ((None, 0), (0, 0)),
+        ((None, FULL), (0, FULL)),
+        ((None, FULL + 1), (0, 0)),
+        ((10, FULL - 10), (10, FULL - 10)),
+        ((10, FULL - 9), (10, 0)),  # a small meta is there with the header, however large the data
+        ((FULL + 1, 10), (0, 10)),
+        ((FULL + 1, FULL + 1), (0, 0)),
+    ],
+)
+def test_what_travels_in_the_header(sizes: tuple[int | None, int], inline: tuple[int, int]) -> None:
+    meta, data = (None if n is None else noise(n) for n in sizes)
+    message, rest = encode(Frame(1, b"", meta, data), 4096)
+    header = decode(message, FULL + 1)
+    assert header.inline == inline
+    assert len(message) == HEADER_BYTES + sum(inline)
+    assert (header.meta_bytes, header.data_bytes, header.piece_bytes) == (*sizes, 4096)
+    frame = inline_frame(header, message)
+    for sent, came in ((meta, frame.meta), (data, frame.data)):
+        assert (came is None) == (sent is None or any(sent is array for array in rest))
+        assert came is None or (sent is not None and np.array_equal(sent, came))
+    assert header.whole == (not rest)
 
 
 @given(at=st.integers(0, HEADER_BYTES - 1), bit=st.integers(0, 7))
@@ -70,7 +91,9 @@ def test_any_flipped_bit_of_a_header_is_seen(at: int, bit: int) -> None:
 def test_any_flipped_byte_of_a_body_is_a_fault(at: int) -> None:
     message, _ = encode(Frame(3, b"head", noise(10), noise(20)))
     message[at] ^= 255
-    _, wrong = inline_frame(decode(message, 100), message)
+    header = decode(message, 100)
+    frame = inline_frame(header, message)
+    wrong = fault(header, digest(frame.meta), digest(frame.data))
     assert wrong is not None
     assert ("meta" if at < HEADER_BYTES + 10 else "data") in wrong
 
@@ -104,7 +127,7 @@ def test_a_digest_known_before_is_used() -> None:
     same = encode(Frame(1, b"", None, data, digest(data)))[0]
     np.testing.assert_array_equal(same, encode(Frame(1, b"", None, data))[0])
     wrong = encode(Frame(1, b"", None, data, 1))[0]
-    assert inline_frame(decode(wrong, 50), wrong)[1] is not None
+    assert fault(decode(wrong, 50), 0, digest(data)) is not None
     assert fault(decode(same, 50), 0, digest(data)) is None
 
 

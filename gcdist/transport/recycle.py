@@ -1,0 +1,51 @@
+"""Large arrays that are used again: fresh memory costs a page fault every 4 KiB, about as much as filling it."""
+
+from __future__ import annotations
+
+import threading
+from sys import getrefcount
+
+import numpy as np
+
+from gcdist.types import U8
+
+SMALL = 64 << 10  # bytes; below, the allocator has memory at hand
+_MINE = 2  # references to an array that only the recycler holds: its list's and getrefcount's argument
+
+
+class Recycler:
+    """Gives arrays, and gives one again when nobody holds it or a view of it any more. Any thread may ask.
+
+    What a frame, a tensor or a slice refers to is held: nothing has to be handed back. There are never more arrays than were
+    held at one time, rounded up to powers of two.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: dict[int, list[U8]] = {}  # by capacity
+
+    def take(self, nbytes: int) -> U8:
+        """An array (nbytes,) with any content.
+
+        >>> recycler = Recycler()
+        >>> first, second = recycler.take(10**6), recycler.take(10**6)
+        >>> where, first = first.ctypes.data, first[:10]
+        >>> recycler.take(10**6).ctypes.data == where  # a view of it is still in use
+        False
+        >>> del first
+        >>> recycler.take(10**6).ctypes.data == where
+        True
+        """
+        if nbytes < SMALL:
+            return np.empty(nbytes, np.uint8)
+        capacity = 1 << (nbytes - 1).bit_length()  # what is never touched takes no memory
+        with self._lock:
+            arrays = self._arrays.setdefault(capacity, [])
+            for i in range(len(arrays)):
+                if getrefcount(arrays[i]) == _MINE:
+                    return arrays[i][:nbytes]
+            arrays.append(np.empty(capacity, np.uint8))
+            return arrays[-1][:nbytes]
+
+
+recycler = Recycler()  # the process's

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gcdist.config import Config, ConfigError, load_config
     from gcdist.runtime.cluster import Cluster, Step, StepInfo
     from gcdist.runtime.driver import RunStoppedError
-    from gcdist.tasks import Task
+    from gcdist.tasks import Task, partition_by
     from gcdist.types import RunHaltedError
 
 # imported when first used: planning and the mathematics need no torch, which takes two seconds to import
@@ -25,6 +25,7 @@ _HOMES = {
     "Task": "gcdist.tasks",
     "connect": "gcdist.api",
     "load_config": "gcdist.config",
+    "partition_by": "gcdist.tasks",
     "simulate": "gcdist.api",
 }
 
@@ -39,6 +40,7 @@ __all__ = [
     "Task",
     "connect",
     "load_config",
+    "partition_by",
     "simulate",
 ]
 

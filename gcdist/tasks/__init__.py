@@ -1,6 +1,7 @@
 """What is trained: the adapter for anybody's module and data, and the embedded tasks."""
 
+from gcdist.tasks.partition import partition_by
 from gcdist.tasks.registry import TaskError, load_task
 from gcdist.tasks.task import Task
 
-__all__ = ["Task", "TaskError", "load_task"]
+__all__ = ["Task", "TaskError", "load_task", "partition_by"]

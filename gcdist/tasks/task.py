@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,23 +12,11 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
+from gcdist.tasks.partition import Partitioner, contiguous
 from gcdist.types import I64
 
 LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | Mapping[str, Tensor]"]
-Partitioner: TypeAlias = Callable[[Any, int], Sequence[ArrayLike]]
 Evaluate: TypeAlias = Callable[[nn.Module], dict[str, float]]
-
-
-def contiguous(dataset: Any, k: int) -> list[I64]:
-    """Cut ``dataset`` into ``k`` blocks in its own order, sizes differing by at most one.
-
-    The order of the data set decides how different the partitions are: sorted by label, each holds few labels; shuffled,
-    all are alike.
-
-    >>> [part.tolist() for part in contiguous("abcdefg", 3)]
-    [[0, 1, 2], [3, 4], [5, 6]]
-    """
-    return np.array_split(np.arange(len(dataset), dtype=np.int64), k)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +29,11 @@ class Task:
         loss_fn: ``loss_fn(model, batch)`` gives the mean loss of the batch: a 0-dim tensor, or a dict of them to be summed.
         batch_size: samples of one partition in one step (all of them, if the partition has fewer).
         collate_fn: makes a batch of a list of samples; None: ``torch.utils.data.default_collate``.
-        partitioner: ``partitioner(dataset, k)`` gives k arrays of sample indices; None: `contiguous`. Samples in no
-            partition are not trained on.
+        partitioner: ``partitioner(dataset, k)`` gives k arrays of sample indices; None: `contiguous`; see `partition_by`.
+            Samples in no partition are not trained on.
         evaluate: ``evaluate(model)`` gives the held-out metrics that the command line prints.
+        holds: the partitions, of 0..k-1, that this process can read, where data stays on its node; None: all of them. Each
+            rank gives its own; ``len(dataset)`` and the partitions themselves are the same everywhere.
 
     Raises:
         ValueError: an argument is not what is asked for above.
@@ -56,6 +46,7 @@ class Task:
     collate_fn: Callable[[list[Any]], Any] | None = None
     partitioner: Partitioner | None = None
     evaluate: Evaluate | None = None
+    holds: Iterable[int] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -69,6 +60,8 @@ class Task:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 raise ValueError(f"Task.{name} must be callable or None, found {_kind(value)}")
+        if self.holds is not None:
+            object.__setattr__(self, "holds", check_holds("Task.holds", self.holds))
 
     def partitions(self, k: int) -> list[I64]:
         """The ``k`` partitions: one array of sample indices (int64) each, disjoint and none empty.
@@ -151,3 +144,18 @@ def _check_loss(what: str, value: object) -> Tensor:
     if value.numel() != 1 or not value.is_floating_point():
         raise ValueError(f"{what} must be one floating-point number, found {value.dtype} of shape {tuple(value.shape)}")
     return value
+
+
+def check_holds(what: str, holds: Iterable[int]) -> tuple[int, ...]:
+    """The partitions that somebody can read, in order; ValueError if there are none, one is below 0 or comes twice."""
+    found = list(holds)
+    if not found:
+        raise ValueError(f"{what}: found no partition; a worker that can read nothing has nothing to do")
+    for j in found:
+        if isinstance(j, bool) or not isinstance(j, (int, np.integer)) or j < 0:
+            raise ValueError(f"{what}: found {j!r}; should be numbers of partitions, from 0 on")
+    held = sorted({int(j) for j in found})
+    if len(held) < len(found):
+        twice = next(j for j in held if found.count(j) > 1)
+        raise ValueError(f"{what}: partition {twice} comes twice")
+    return tuple(held)

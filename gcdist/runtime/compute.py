@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gcdist.runtime.batches import Batches
+from gcdist.runtime.batches import Batches, BatchSource, ReadError, Sampling, story
 from gcdist.runtime.device import CPU, device_generator_kept, moved, seed_device
 from gcdist.runtime.randomness import COMPUTE, generators_kept, seed_generators
 from gcdist.runtime.shape import Shape
@@ -41,7 +40,7 @@ class PartitionResult:
     used: Mask  # one entry a parameter: the loss depends on it
     share: float  # N_j/N
     samples: int  # in the batch
-    data_seconds: float  # reading and collating
+    data_seconds: float  # waiting for the batch: reading and collating, unless a loader reads ahead
     compute_seconds: float  # forward and backward
     float_buffers: F32  # after the forward pass: `ModelState.buffer_update`
     int_buffers: U8
@@ -59,16 +58,18 @@ class PartitionGradients:
         state: the model to compute with (``own=True`` is faster).
         k: number of partitions.
         seed: >= 0; of everything random.
+        sampling: see `Batches`.
 
     Raises:
         ValueError: the task cannot be cut into ``k`` partitions, or a bad seed.
     """
 
-    def __init__(self, task: Task, state: ModelState, k: int, seed: int) -> None:
+    def __init__(self, task: Task, state: ModelState, k: int, seed: int, sampling: Sampling = "independent") -> None:
         self.task = task
         self.state = state
         self.seed = seed
-        self.batches = Batches(task, k, seed)
+        self.batches = Batches(task, k, seed, sampling)
+        self.source: BatchSource = self.batches  # a worker may put a loader in its place
         self.sizes_K = self.batches.sizes_K
         self._shares = list(torch.from_numpy(self.sizes_K.astype(np.float32)))  # 0-dim tensors: cheaper than floats
         self._shape: Shape | None = None  # that the vectors below were made for
@@ -82,14 +83,11 @@ class PartitionGradients:
         Raises:
             UserCodeError: the user's code raised, or the loss or the gradient is not finite.
         """
-        indices = self.batches.samples(step, j)
-        reading: list[int] = []  # the sample being read, for the error's text
         state = self.state
         state.restore_buffers()
         try:
             with generators_kept(), device_generator_kept(state.device):
-                started = perf_counter()
-                batch = self.batches.read(step, j, indices, reading)
+                indices, batch, waited = self.source.batch(step, j)
                 read = perf_counter()
                 seed_generators(self.seed, COMPUTE, step, j)
                 seed_device(state.device, self.seed, COMPUTE, step, j)
@@ -97,15 +95,19 @@ class PartitionGradients:
                 done = perf_counter()
             used = self._collect(j)
             floats, ints = state.buffer_update()
+        except ReadError as error:
+            raise UserCodeError(step, j, error.indices, error.text) from error
         except Exception as error:
-            raise UserCodeError(step, j, indices, _story(error, step, j, indices, reading)) from error
+            indices = self.batches.samples(step, j)
+            text = story(error, step, j, indices, trace=not isinstance(error, _NotFiniteError))
+            raise UserCodeError(step, j, indices, text) from error
         return PartitionResult(
             loss=loss,
             gradient=self._gradient,
             used=used,
             share=float(self.sizes_K[j]),
             samples=len(indices),
-            data_seconds=read - started,
+            data_seconds=waited,
             compute_seconds=done - read,
             float_buffers=floats,
             int_buffers=ints,
@@ -165,15 +167,3 @@ class PartitionGradients:
 
 class _NotFiniteError(ValueError):
     """The user's loss or gradient is NaN or infinite."""
-
-
-def _story(error: Exception, step: int, j: int, indices: I64, reading: list[int]) -> str:
-    """One line of what and where, then the traceback if it says more."""
-    samples = (
-        f"sample {reading[0]}" if reading else f"samples {np.array2string(indices, threshold=20)}".replace("\n", "")
-    )
-    where = f"(step {step}, partition {j}, {samples})"
-    if isinstance(error, _NotFiniteError):
-        return f"{error} {where}"
-    what = "".join(traceback.format_exception_only(error)).strip()
-    return f"{what} {where}\n{''.join(traceback.format_exception(error)).rstrip()}"

@@ -87,7 +87,7 @@ def connect(
         log = _into(run, say)
         for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
             log("warning", line)
-        driver, close = real_master(session, source, log)
+        driver, close = real_master(session, source, log, worker_log=run.logs.add)
     except JoinError as error:
         raise ConfigError(str(error)) from None
     try:

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from gcdist.observe.logs import WorkerLogs
 from gcdist.observe.trace import Trace
 from gcdist.types import Plan
 
@@ -51,6 +52,7 @@ class RunFolder:
         self._metrics = _open_lines(self.path / "metrics.jsonl")
         self._events = _open_lines(self.path / "events.jsonl")
         self.trace = Trace(self.path / "trace.json")
+        self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
     def write_config(self, text: str) -> None:
         """``config.toml``: the settings with all values resolved."""
@@ -87,6 +89,7 @@ class RunFolder:
         self._metrics.close()
         self._events.close()
         self.trace.close()
+        self.logs.close()
 
     def __enter__(self) -> RunFolder:
         return self

@@ -34,6 +34,7 @@ class Kind(IntEnum):
     MESSAGE = 33
     FAILED = 34
     LEAVING = 35
+    LOG = 36  # a text for the worker's log file; the machines never see it
 
 
 class CodecError(ValueError):

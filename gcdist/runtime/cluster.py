@@ -18,7 +18,7 @@ from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observe
 from gcdist.runtime.driver import MasterDriver, RoundResult
 from gcdist.runtime.session import Session
 from gcdist.straggler import ArrivalRule
-from gcdist.types import U8, Plan
+from gcdist.types import U8, Plan, RunHaltedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,11 @@ class Step:
             RunHaltedError: the run cannot go on (too few workers, a user's error that keeps coming back).
             RunStoppedError: the run was asked to end.
         """
-        return self._cluster.round(self.number)
+        try:
+            return self._cluster.round(self.number)
+        except RunHaltedError as error:
+            # its text says everything, the frames between here and there nothing
+            raise error.with_traceback(None) from None
 
 
 def new_folder(session: Session, folder: Path | None) -> RunFolder:

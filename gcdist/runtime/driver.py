@@ -20,6 +20,7 @@ from gcdist.protocol.master_io import (
     CloseLink,
     CloseStep,
     Drop,
+    Failed,
     Halt,
     Keep,
     Leave,
@@ -150,6 +151,7 @@ class MasterDriver:
     _current: _Step = field(default_factory=_Step)
     _plan: Plan | None = None
     _started: bool = False
+    _failed: set[int] = field(default_factory=set)  # partitions whose failure has been told
     _stop: str | None = None
     _halt: str | None = None
 
@@ -242,7 +244,10 @@ class MasterDriver:
                 until = min(give_up, now + self.start_timeout)
             if now >= until:
                 if here >= self.min_workers:
-                    self.say("join", f"starting with {here} of {self.start_workers} workers; others are taken in when they come")
+                    self.say(
+                        "join",
+                        f"starting with {here} of {self.start_workers} workers; others are taken in when they come",
+                    )
                     break
                 text = (
                     f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "
@@ -271,6 +276,8 @@ class MasterDriver:
             event = self._inspected(event)
         elif isinstance(event, Stop):
             self._stop = event.reason
+        elif isinstance(event, Failed):
+            self._say_failure(event)
         elif isinstance(event, Tick) and self._wake is not None and event.at >= self._wake:
             self._wake = None
         instructions = self.machine.handle(event)
@@ -278,6 +285,12 @@ class MasterDriver:
             self.record.append((event, instructions))
         for instruction in instructions:
             self._do(instruction, event.at)
+
+    def _say_failure(self, event: Failed) -> None:
+        """A user's error: all of it the first time that a partition fails, then its first line."""
+        new = event.partition not in self._failed
+        self._failed.add(event.partition)
+        self.say("error", event.text if new else event.text.splitlines()[0])
 
     def _inspected(self, event: Arrived) -> Arrived:
         """Check a message's bytes against the plan that its sender works by, before the machine counts it."""
@@ -312,7 +325,9 @@ class MasterDriver:
             case Wake(at=when):
                 self._wake = when
             case Drop(peer=peer, step=step, reason=reason):
-                if reason not in ("stale", "late", "failed"):
+                if reason not in ("stale", "late", "failed") and not reason.startswith(
+                    "user error"
+                ):  # told as an error
                     self.say("drop", f"worker {peer.rank}, step {step}: {reason.splitlines()[0]}")
             case Replan(reason=reason):
                 if self._scheme is not None:

@@ -43,15 +43,19 @@ from gcdist.types import U8
 
 
 class MasterLinks:
-    """The master's port: one link a worker, one inbox for all of them."""
+    """The master's port: one link a worker, one inbox for all of them.
 
-    def __init__(self, session: Session, source: StoreSource) -> None:
+    ``log(rank, text)`` takes what the workers have to say, from the links' threads.
+    """
+
+    def __init__(self, session: Session, source: StoreSource, log: Callable[[int, str], None] | None = None) -> None:
         self.inbox: Inbox[MasterEvent] = Inbox(Tick)
         self._lock = threading.Lock()
         self._links: dict[Peer, Link] = {}
         self._peers: dict[Link, Peer] = {}
         self._slots: dict[str, int] = {}
         self._workers = session.workers
+        self._log = log
         self._bytes_in = 0  # of links that are gone
         self._bytes_out = 0
         self._digest: tuple[U8, int] | None = None
@@ -97,8 +101,7 @@ class MasterLinks:
             case CloseLink(reason=reason):
                 link.close(reason)
             case Leave():
-                link.post(Frame(Kind.RELEASE))
-                link.close("released", DRAIN_SECONDS)
+                link.post(Frame(Kind.RELEASE))  # the worker closes the link, behind its last words
 
     def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
         """Post a round; the parameters' checksum is taken once for all links."""
@@ -114,6 +117,8 @@ class MasterLinks:
         give_up = time.monotonic() + DRAIN_SECONDS + 1.0
         while self._links and time.monotonic() < give_up:
             self.inbox.get(time.monotonic() + 0.05)
+        for link in list(self._links.values()):
+            link.close("released")
 
     # --- called by the links' threads ---
 
@@ -145,6 +150,9 @@ class MasterLinks:
         if peer is None:
             return
         match event:
+            case In(frame=frame, fault=None) if frame.kind == Kind.LOG:
+                if self._log is not None and peer.worker < self._workers:
+                    self._log(peer.rank, text_of(frame))
             case In(link=link, frame=frame, fault=fault):
                 try:
                     make = self._translated(peer, frame, fault)

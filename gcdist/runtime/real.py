@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -13,6 +13,7 @@ import torch
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.master_io import Stop
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
+from gcdist.runtime.compute import PartitionResult
 from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.master_links import MasterLinks
 from gcdist.runtime.rows import RowMaker
@@ -20,6 +21,7 @@ from gcdist.runtime.serving import WorkerDriver
 from gcdist.runtime.session import Session
 from gcdist.runtime.shape import Shape
 from gcdist.runtime.worker_links import WorkerLinks
+from gcdist.runtime.worker_log import heard
 from gcdist.transport import StoreSource
 from gcdist.types import U8
 
@@ -53,9 +55,13 @@ def real_master(
     source: StoreSource,
     say: Say,
     record: Record | None = None,
+    worker_log: Callable[[int, str], None] | None = None,
 ) -> tuple[MasterDriver, Callable[[], None]]:
-    """The master's driver over links, and what closes them. SIGINT and SIGTERM stop the run."""
-    port = MasterLinks(session, source)
+    """The master's driver over links, and what closes them. SIGINT and SIGTERM stop the run.
+
+    ``worker_log(rank, text)`` takes what the workers have to say; other threads call it.
+    """
+    port = MasterLinks(session, source, worker_log)
     undo = on_signals(lambda name, number: port.inbox.put(lambda at: Stop(at, name)))
     driver = MasterDriver.of(session, port, say, record)
 
@@ -72,7 +78,9 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
     port = WorkerLinks(session, source, name)
     undo = on_signals(lambda signal_name, number: port.inbox.put(Sigterm))
     cluster = session.config.cluster
-    rows = RowMaker(session.quantizer, session.config.seed, OwnGradients(session))
+    gradients = OwnGradients(session)
+    port.last_words = gradients.summary
+    rows = RowMaker(session.quantizer, session.config.seed, gradients)
     driver = WorkerDriver(
         WorkerMachine(cluster.retry_first, cluster.retry_most),
         rows,
@@ -85,16 +93,18 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
     give_up, patience = port.now() + cluster.join_timeout, cluster.join_timeout
     port.connect(0.0)
     try:
-        while driver.exit is None:
-            event = port.inbox.get()
-            if isinstance(event, Linked):
-                driver.worker, give_up, patience = port.slot, float("inf"), cluster.rejoin_timeout
-            elif isinstance(event, LinkLost) and port.now() >= give_up:
-                return Exit(1, event.reason)
-            elif isinstance(event, LinkLost):
-                give_up = min(give_up, port.now() + patience)
-                print(f"gcdist worker {name}: {event.reason}; trying again", file=sys.stderr, flush=True)
-            driver.feed(event)
+        with heard(port.log):
+            while driver.exit is None:
+                event = port.inbox.get()
+                if isinstance(event, Linked):
+                    driver.worker, give_up, patience = port.slot, float("inf"), cluster.rejoin_timeout
+                    port.log.add(f"joined as worker {port.slot + 1}, life {event.inc}, process {os.getpid()}")
+                elif isinstance(event, LinkLost) and port.now() >= give_up:
+                    return Exit(1, event.reason)
+                elif isinstance(event, LinkLost):
+                    give_up = min(give_up, port.now() + patience)
+                    port.log.say(f"{event.reason}; trying again")
+                driver.feed(event)
     finally:
         port.close()
         undo()
@@ -102,14 +112,31 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
 
 
 class OwnGradients:
-    """A worker's own model."""
+    """A worker's own model, and what it has done so far."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.compute = session.gradients.compute
+        self._rounds = self._partitions = 0
+        self._compute_seconds = self._data_seconds = 0.0
+
+    def compute(self, step: int, partition: int) -> PartitionResult:
+        """The scaled gradient of one partition; raises UserCodeError."""
+        result = self._session.gradients.compute(step, partition)
+        self._partitions += 1
+        self._compute_seconds += result.compute_seconds
+        self._data_seconds += result.data_seconds
+        return result
+
+    def summary(self) -> str:
+        """One line of it."""
+        return (
+            f"{self._rounds} rounds, {self._partitions} partitions: {self._compute_seconds:.1f} s computing, "
+            f"{self._data_seconds:.1f} s waiting for data"
+        )
 
     def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
         """Take a round's parameters and buffers."""
+        self._rounds += 1
         state = self._session.state
         state.adopt(trained)
         state.load(raw)

@@ -34,7 +34,11 @@ from gcdist.runtime.aggregate import Message
 from gcdist.runtime.frames import bytes_of, link_settings, text_of
 from gcdist.runtime.inbox import Inbox
 from gcdist.runtime.session import Session
+from gcdist.runtime.worker_log import WorkerLog
 from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Sent, StoreSource, is_over, join
+
+FAREWELL_SECONDS = 2.0  # that the last words have to leave
+_LOG = object()  # the note of a frame of the log
 
 
 class WorkerLinks:
@@ -51,6 +55,9 @@ class WorkerLinks:
         self._hello = pack_hello(session.hello(name))
         self._link: Link | None = None
         self._over = threading.Event()
+        self._down = threading.Event()  # of the last link
+        self.log = WorkerLog(name, lambda text: self._post(Frame(Kind.LOG, meta=bytes_of(text)), _LOG))
+        self.last_words: Callable[[], str] | None = None  # the log's last line
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -76,6 +83,7 @@ class WorkerLinks:
                 self._post(Frame(Kind.CREDIT, pack_credit(step, why)))
             case SendFailed(step=step, partition=partition, text=text):
                 self._post(Frame(Kind.FAILED, pack_failed(step, partition), bytes_of(text)))
+                self.log.say(text)
             case SendLeaving():
                 self._post(Frame(Kind.LEAVING))
 
@@ -84,11 +92,20 @@ class WorkerLinks:
         threading.Thread(target=self._connect, args=(after,), name="gcdist-connect", daemon=True).start()
 
     def close(self) -> None:
-        """End the link, and any attempt to make one."""
+        """End the link when the last words have left it, and any attempt to make one."""
         self._over.set()
+        if self._link is not None:
+            self._part("the worker ends")
+            self._down.wait(2 * FAREWELL_SECONDS)  # a process that ends now would take them along
+
+    def _part(self, reason: str) -> None:
+        """Say the last words and let the link go when they have left; idempotent, and never blocks."""
+        if self.last_words is not None:
+            self.log.last(self.last_words())
+            self.last_words = None
         link = self._link
         if link is not None:
-            link.close("the worker ends", 1.0)
+            link.close(reason, FAREWELL_SECONDS)
 
     def _post(self, frame: Frame, note: object | None = None) -> None:
         link = self._link
@@ -111,6 +128,7 @@ class WorkerLinks:
     def _emit(self, event: Event) -> None:
         if self._link is None:  # the first event of a new link may come before join() returns
             self._link = event.link
+            self._down.clear()
         if event.link is not self._link:
             return
         match event:
@@ -123,10 +141,18 @@ class WorkerLinks:
                     link.close(f"the master's bytes are no message: {error}")
                     return
                 self.inbox.put(make)
+                if frame.kind == Kind.WELCOME:
+                    self.log.ready()
+                elif frame.kind == Kind.RELEASE:  # not when it is handled: the worker may be in a long partition
+                    self._part("released")
+            case Sent(note=note) if note is _LOG:
+                self.log.ready()
             case Sent(note=(int() as step, int() as row)):
                 self.inbox.put(lambda at: SentRow(at, step, row))
             case Down(reason=reason):
                 self._link = None
+                self._down.set()
+                self.log.lost()
                 self.inbox.put(lambda at: LinkLost(at, reason))
 
     def _translated(self, frame: Frame) -> Callable[[float], WorkerEvent]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-_EXIT_SECONDS = 2.0
+_EXIT_SECONDS = 12.0  # a transfer that was cut in its middle holds its thread for a piece_timeout
 
 
 class Ends(Protocol):

@@ -1,0 +1,87 @@
+"""The workers' log files, in the run's folder at the master, however far away the workers are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+BYTES_A_MINUTE = 64 << 10  # kept of one worker
+WINDOW = 60.0  # seconds
+
+
+class LineBudget:
+    """So many bytes a minute, counted anew in each; what is beyond is left out.
+
+    >>> budget = LineBudget(100)
+    >>> [budget.admit(now, 60) for now in (0.0, 1.0, 60.0)], budget.left_out
+    ([True, False, True], 1)
+    """
+
+    def __init__(self, limit: int = BYTES_A_MINUTE) -> None:
+        self._limit = limit
+        self._began = float("-inf")
+        self._used = 0
+        self.left_out = 0  # lines, since it was last set to 0
+
+    def admit(self, now: float, nbytes: int) -> bool:
+        """Whether a line of ``nbytes`` is kept at ``now`` (seconds, monotonic)."""
+        if now - self._began >= WINDOW:
+            self._began, self._used = now, 0
+        self._used += nbytes
+        if self._used <= self._limit:
+            return True
+        self.left_out += 1
+        return False
+
+
+def left_out_text(count: int) -> str:
+    """The line that stands for those that were left out."""
+    return f"{count} lines were left out here ({BYTES_A_MINUTE >> 10} kB a minute are kept, less without a link)"
+
+
+class WorkerLogs:
+    """Writes ``worker-RANK.log`` files into ``folder``; called by any thread.
+
+    A text is stamped with the time at which it came; its further lines are indented. A worker that sends more than its share
+    is cut here too: a peer is not trusted with the master's disk. A full disk costs the lines, not the run.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._budgets: dict[int, LineBudget] = {}
+        self._closed = False
+
+    def add(self, rank: int, text: str) -> None:
+        """Add what worker ``rank`` said."""
+        raw = text.encode(errors="replace")
+        with self._lock:
+            if self._closed:
+                return
+            # twice what an honest worker sends: its minutes are not this end's
+            budget = self._budgets.setdefault(rank, LineBudget(2 * BYTES_A_MINUTE))
+            if budget.admit(self._clock(), len(raw)):
+                if budget.left_out:
+                    self._write(rank, left_out_text(budget.left_out))
+                    budget.left_out = 0
+                self._write(rank, text)
+
+    def close(self) -> None:
+        """Say what was left out last; nothing is written any more. Idempotent."""
+        with self._lock:
+            self._closed = True
+            for rank, budget in self._budgets.items():
+                if budget.left_out:
+                    self._write(rank, left_out_text(budget.left_out))
+                    budget.left_out = 0
+
+    def _write(self, rank: int, text: str) -> None:
+        lines = text.strip().replace("\n", "\n    ")
+        with suppress(OSError):
+            self._folder.mkdir(exist_ok=True)
+            with open(self._folder / f"worker-{rank}.log", "ab") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines}\n".encode(errors="replace"))

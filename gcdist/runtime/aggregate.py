@@ -11,6 +11,7 @@ from gcdist.protocol.messages import Head
 from gcdist.runtime.shape import Shape
 from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
 from gcdist.runtime.sidecar import Sidecar
+from gcdist.transport import recycler
 from gcdist.types import F32, F64, U8, Accumulator, Closing, Key, Quantizer, Use
 
 
@@ -139,7 +140,8 @@ class Aggregator:
         predicts = closing.predicted != 0.0 or self._predictor is not None
         if not self._counted and self._H_open is None and not predicts:
             return None
-        out = np.zeros(self.layout.d, np.float32)
+        out = recycler.take(4 * self.layout.d).view(np.float32)
+        out.fill(0.0)
         for s, accumulator in enumerate(self._accumulators):
             accumulator.finish(out[int(self.layout.edges[s]) : int(self.layout.edges[s + 1])], closing.scale)
         if self._H_open is not None:

@@ -14,6 +14,7 @@ from gcdist.runtime.compute import PartitionResult
 from gcdist.runtime.shape import Shape
 from gcdist.runtime.shift import decode_row, move, payload_nbytes, segments
 from gcdist.runtime.sidecar import Sidecar
+from gcdist.transport import recycler
 from gcdist.types import F32, U8, Key, Layout, Mask, NonFiniteError, Quantizer
 
 
@@ -96,11 +97,14 @@ class RowMaker:
         """``y += coefficient * g_partition``; raises UserCodeError."""
         result = self._gradients.compute(step, partition)
         if self._row is None or self._row_id != (step, row):
-            self._row, self._row_id = _Row(np.zeros(self._layout.d, np.float32)), (step, row)
+            y = recycler.take(4 * self._layout.d).view(np.float32)
+            np.multiply(result.gradient, np.float32(coefficient), out=y)
+            self._row, self._row_id = _Row(y), (step, row)
+        else:
+            if len(self._spare) != self._layout.d:
+                self._spare = np.zeros(self._layout.d, np.float32)
+            move(self._row.y, result.gradient, coefficient, self._spare)
         made = self._row
-        if len(self._spare) != self._layout.d:
-            self._spare = np.zeros(self._layout.d, np.float32)
-        move(made.y, result.gradient, coefficient, self._spare)
         made.losses.append((float(partition), result.loss, result.share))
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
@@ -118,7 +122,7 @@ class RowMaker:
         h = self._h.get(row)
         if h is not None:
             np.subtract(made.y, h, out=made.y)
-        payload = np.zeros(payload_nbytes(self._quantizer, self._layout, bits_S), np.uint8)
+        payload = recycler.take(payload_nbytes(self._quantizer, self._layout, bits_S))
         energy = error = 0.0
         for s, coordinates, where, bits in segments(self._quantizer, self._layout, bits_S):
             key = Key(self._seed, step, row, s)

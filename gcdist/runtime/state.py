@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gcdist.runtime.buffers import Buffers
 from gcdist.runtime.device import CPU
 from gcdist.runtime.shape import Shape
+from gcdist.transport import recycler
 from gcdist.types import F32, U8, Layout, Mask
 
 BufferUpdate = tuple[float, F32, U8]  # share of the samples, float buffers, integer buffers
@@ -149,7 +150,8 @@ class ModelState:
 
     def snapshot(self, out: U8 | None = None) -> U8:
         """Copy parameters and buffers into ``out`` (nbytes,), a new array if None."""
-        raw = np.zeros(self.nbytes, np.uint8) if out is None else out
+        raw = recycler.take(self.nbytes) if out is None else out
+        raw[self._wire.itemsize * self.layout.d :] = 0  # what lies between the sections too
         vector, floats, ints = self._sections(raw)
         with torch.no_grad():
             torch._foreach_copy_(self.split(vector), self.parameters)

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from gcdist.quantize.grid import measure
 from gcdist.runtime.driver import RoundResult
 from gcdist.types import F64, DelayModel, Plan
 
@@ -134,5 +135,6 @@ def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
         omega = float(omega_by_bits[result.plan.bits_RS[counted.row]].mean())
         if p < 1:
             noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy
-    signal = float(np.dot(result.gradient.astype(np.float64), result.gradient)) - noise
+    _, energy, _ = measure(result.gradient)
+    signal = energy - noise
     return noise / signal if signal > 0 else None

@@ -79,7 +79,7 @@ def connect(
     try:
         source = StoreSource.from_env()
         if rank > 0:
-            ended = serve(session, source, f"rank{rank}")
+            ended = serve(session, source, rank)
             if on_worker == "return":
                 return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
             _leave(rank, ended.code, ended.reason)

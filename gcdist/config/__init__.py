@@ -4,6 +4,7 @@
 which file, which key, what was found, what is allowed.
 """
 
+from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, suggest
 from gcdist.config.files import dump_config, load_config, shared_settings, with_overrides
 from gcdist.config.sections import (
@@ -29,6 +30,7 @@ __all__ = [
     "ComputeConfig",
     "Config",
     "ConfigError",
+    "DataConfig",
     "InjectConfig",
     "OptimizerConfig",
     "QuantizerConfig",

@@ -72,15 +72,19 @@ def dump_config(config: Config) -> str:
     Keys without a value (None) are left out, as TOML has no null.
     """
     values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
+    if config.epochs is not None:
+        del values["steps"]
     return tomli_w.dumps(_without_none(values))
 
 
 def shared_settings(config: Config) -> str:
     """The settings that both ends of a link must share, one ``key=value`` a line, sorted: equal texts fit together.
 
-    They are seed, task, code, quantizer and injected delays; of a trace only the file's name, as folders differ.
+    They are seed, task, partitions and sampling, code, quantizer and injected delays; of a trace only the file's name, as
+    folders differ.
     """
-    shared = config.model_dump(mode="json", include={"seed", "task", "code", "quantizer", "inject"})
+    shared = config.model_dump(mode="json", include={"seed", "task", "data", "code", "quantizer", "inject"})
+    del shared["data"]["prefetch"], shared["data"]["holds"]  # of each worker
     if config.inject.file is not None:
         shared["inject"]["file"] = config.inject.file.name
     return "\n".join(sorted(_flat("", shared)))

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 
+from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
+from gcdist.config.section import Count, NotNegative, Positive, Section
 
 
 def _number(value: Any) -> bool:
@@ -53,15 +55,6 @@ def _bits_most(value: Any) -> Any:
 BitsMost: TypeAlias = Annotated[int | tuple[int, ...] | None, BeforeValidator(_bits_most)]
 Deadline: TypeAlias = Annotated[float | Literal["auto", "wait"], BeforeValidator(_deadline)]
 Misses: TypeAlias = Annotated[Literal["measured", "model"] | tuple[float, ...], BeforeValidator(_p)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
-NotNegative: TypeAlias = Annotated[float, Field(ge=0)]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """What all sections share: values do not change, unknown keys are refused, no guessing of types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class TaskConfig(Section):
@@ -283,9 +276,11 @@ partitions, load_most, options
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Count = 100
+    epochs: Count | None = None
     out: Path = Field(default=Path("runs"), strict=False)
     name: str | None = None
     task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     code: CodeConfig = CodeConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
@@ -309,6 +304,11 @@ partitions, load_most, options
             wrong.append('straggler.p: found "model"; it needs a delay model in inject.model')
         if self.name is not None and (not self.name or "/" in self.name or self.name in (".", "..")):
             wrong.append(f"name: found {shown(self.name)}; should be the name of one folder")
+        if self.epochs is not None and "steps" in self.model_fields_set:
+            wrong.append(f"epochs: found {self.epochs}; steps = {self.steps} is given, and only one of them can be")
+        last, k = self.data.last_held(), self.code.partitions
+        if k is not None and last >= k:
+            wrong.append(f"data.holds: found partition {last}; code.partitions is {k}: should be 0 to {k - 1}")
         workers = self.cluster.workers
         if workers is not None:
             lists = {f"inject.{key}": length for key, length in self.inject.lists().items()}
@@ -316,6 +316,8 @@ partitions, load_most, options
                 lists["straggler.p"] = len(self.straggler.p)
             if isinstance(self.quantizer.bits_most, tuple):
                 lists["quantizer.bits_most"] = len(self.quantizer.bits_most)
+            if self.data.holds is not None:
+                lists["data.holds"] = len(self.data.holds)
             wrong += [
                 f"{key}: found a list of {length}; cluster.workers is {workers}"
                 for key, length in lists.items()
@@ -338,10 +340,23 @@ partitions, load_most, options
             "min_workers": self.cluster.min_workers or (workers + 1) // 2,
             "threads": self.cluster.threads or 1,
         }
-        sections = {key: getattr(self, key) for key in type(self).model_fields}
+        sections = self._given()
         sections["cluster"] = {**self.cluster.model_dump(), **cluster}
         sections["code"] = self.code.model_copy(update={"partitions": self.code.partitions or 2 * workers})
         return Config(**sections)
+
+    def with_steps(self, steps_per_epoch: int) -> Config:
+        """The same settings with ``epochs``, if given, in ``steps``."""
+        if self.epochs is None:
+            return self
+        return Config(**{**self._given(), "epochs": None, "steps": self.epochs * steps_per_epoch})
+
+    def _given(self) -> dict[str, Any]:
+        """All values, but the default of ``steps`` where ``epochs`` takes its place."""
+        values = {key: getattr(self, key) for key in type(self).model_fields}
+        if self.epochs is not None:
+            del values["steps"]
+        return values
 
 
 def floor_warnings(config: Config, workers: int, cores: int) -> list[str]:

@@ -84,6 +84,10 @@ class MasterMachine:
         mask[[w for w, p in self._peers.items() if p.credit and not p.silent]] = True
         return mask
 
+    def holds(self) -> dict[int, tuple[int, ...]]:
+        """The partitions of each live worker that cannot read all of them."""
+        return {w: p.holds for w, p in self._peers.items() if p.holds is not None}
+
     def peers(self) -> tuple[Peer, ...]:
         """Everybody whose link stands."""
         return tuple(p.peer for p in self._peers.values())
@@ -158,7 +162,7 @@ class MasterMachine:
             self._out.append(CloseLink(old.peer, "replaced by a newer link of the same worker"))
             self._gone(at, old.peer, f"worker {peer.rank} joined again")
         self._newest[peer.worker] = peer.inc
-        self._peers[peer.worker] = PeerState(peer)
+        self._peers[peer.worker] = PeerState(peer, hello.holds)
         self._out += [Admit(peer), Replan(f"worker {peer.rank} joined")]
         if self._open is not None:
             self._out.append(Announce(peer, self._open.event.step))

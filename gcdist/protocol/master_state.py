@@ -27,6 +27,7 @@ class PeerState:
     """One live worker."""
 
     peer: Peer
+    holds: tuple[int, ...] | None = None  # partitions that it can read; None = all
     credit: bool = False
     silent: bool = False
     cold: bool = True

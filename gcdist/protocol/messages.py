@@ -37,7 +37,9 @@ class Hello(NamedTuple):
     samples: int  # length of the data set
     config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
-    holds: tuple[int, ...] | None = None  # partitions this worker can read; None = all
+    holds: tuple[int, ...] | None = (
+        None  # partitions this worker can read; None = all; the master's: all that there are
+    )
 
     def difference(self, theirs: Hello) -> str | None:
         """The first thing in which a worker's Hello differs from the master's and must not, in words; else None.
@@ -52,7 +54,17 @@ class Hello(NamedTuple):
                 return f"{what}: {', '.join(odd[0]) or 'nothing'}; the master has {', '.join(odd[1]) or 'nothing'}"
             if getattr(self, key) != getattr(theirs, key):
                 return f"{what}: {getattr(theirs, key)!r}, the master has {getattr(self, key)!r}"
+        if theirs.holds is None:
+            return None
+        beyond = sorted(set(theirs.holds).difference(self.holds or theirs.holds))
+        if beyond or not theirs.holds:
+            found = ", ".join(map(str, beyond[:5])) + ", ..." * (len(beyond) > 5) if beyond else "none"
+            return f"partitions held: {found}; the master has {_span(self.holds or ())}"
         return None
+
+
+def _span(parts: tuple[int, ...]) -> str:
+    return f"{min(parts)} to {max(parts)}" if parts else "not said which there are"
 
 
 _MUST_AGREE = {

@@ -182,7 +182,7 @@ class MasterDriver:
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
         live_N, ready_N = self.machine.live(), self.machine.ready()
-        plan = self._plan = scheme.plan_for(live_N)
+        plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
         promised = scheme.promises
         terms = scheme.rule.terms(plan, live_N, ready_N)
         self.aggregator.reshape(scheme.maker.shape)

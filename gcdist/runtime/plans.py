@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -17,6 +18,8 @@ from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quanti
 WIDEST = 32  # packed bits a coordinate
 P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
 NEARLY = 1.1  # sizes of partitions within this factor
+Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that cannot read all of them
+ALL: Holds = {}
 FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
 
 
@@ -100,26 +103,26 @@ class PlanMaker:
         """Quantization noise of a message at the average bits, (N,)."""
         return np.full(workers, self.noise[self._bits])
 
-    def make(self, live_N: Mask) -> tuple[Plan, PlanReport]:
-        """The plan for the workers that are live, and its figures.
+    def make(self, live_N: Mask, holds: Holds = ALL) -> tuple[Plan, PlanReport]:
+        """The plan for the workers that are live, and its figures; what nobody of them holds is left out.
 
         Raises:
             ValueError: nobody is live, or the code has no solution for them.
         """
         shape = self.shape
         self._law = noise_by_bits(self._quantizer, shape.layout.d)
-        problem = self._problem(live_N)
-        plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N)
+        problem = self._problem(live_N, holds)
+        plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N, holds)
         bits_RS = plan.bits_RS
         if bits_RS.shape[1] != shape.layout.segments:
             bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
         plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
         return plan, describe(plan, problem)
 
-    def try_all(self) -> None:
+    def try_all(self, holds: Holds = ALL) -> None:
         """ValueError if there is no plan even with everybody here."""
         workers = len(self._bits_cap_N)
-        self._solve(self._problem(np.ones(workers, bool)), -1, workers)
+        self._solve(self._problem(np.ones(workers, bool), holds), -1, workers)
 
     def _solve(self, problem: Problem, plan_id: int, live: int) -> Plan:
         """The free optimum if it keeps to ``load_most``, else the best plan that does, else (tiny budgets) the free one."""
@@ -133,7 +136,7 @@ class PlanMaker:
         except ValueError:
             return plan
 
-    def _problem(self, live_N: Mask) -> Problem:
+    def _problem(self, live_N: Mask, holds: Holds) -> Problem:
         deadline, rule = self._rule.deadline, self._rule
         floor = 0.0 if self._exact_p and not (rule.warming or rule.waits) else P_FLOOR
 
@@ -147,10 +150,21 @@ class PlanMaker:
             bits_total=float(self._bits * int(live_N.sum())),
             bits_cap_N=self._bits_cap_N,
             load_cap_N=np.full(len(live_N), np.inf),
+            holds_NK=_holders(live_N, holds, len(self._size_K)),
         )
 
 
-def _with_probes(plan: Plan, live_N: Mask) -> Plan:
+def _holders(live_N: Mask, holds: Holds, k: int) -> csr_array | None:
+    """Who of the live workers can read what, (N, K); None if they all can read everything."""
+    if all(len(set(holds.get(int(i), range(k)))) == k for i in np.flatnonzero(live_N)):
+        return None
+    held_NK = np.repeat(live_N[:, None], k, axis=1)
+    for worker, partitions in holds.items():
+        held_NK[worker] = live_N[worker] & np.isin(np.arange(k), partitions)
+    return csr_array(held_NK.astype(np.float64))
+
+
+def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:
     """Give every live worker without a row one partition to compute and time, with coefficient 0 and no bits.
 
     Without it nothing would be seen of the worker, and it could never come back into the plan.
@@ -161,7 +175,9 @@ def _with_probes(plan: Plan, live_N: Mask) -> Plan:
     k = plan.A_RK.shape[1]
     A_RK = plan.A_RK.tocoo()
     rows = np.concatenate([A_RK.row, idle])
-    columns = np.concatenate([A_RK.col, (idle + plan.plan_id) % k])
+    able = [holds.get(int(worker), range(k)) for worker in plan.worker_R[idle]]
+    probed = [parts[int(row + plan.plan_id) % len(parts)] for row, parts in zip(idle, able, strict=True)]
+    columns = np.concatenate([A_RK.col, probed])
     values = np.concatenate([A_RK.data, np.zeros(idle.size)])
     # rows in order: a csr array built from sorted triples keeps the explicit zeros
     order = np.lexsort((columns, rows))

@@ -15,6 +15,7 @@ from gcdist.protocol.master_io import Stop
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
 from gcdist.runtime.compute import PartitionResult
 from gcdist.runtime.driver import MasterDriver, Record, Say
+from gcdist.runtime.loader import Loader
 from gcdist.runtime.master_links import MasterLinks
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import WorkerDriver
@@ -72,10 +73,16 @@ def real_master(
     return driver, close
 
 
-def serve(session: Session, source: StoreSource, name: str) -> Exit:
-    """Be a worker until released; returns how it ended. SIGINT and SIGTERM announce the departure to the master."""
+def serve(session: Session, source: StoreSource, rank: int) -> Exit:
+    """Be the worker of this rank until released; returns how it ended.
+
+    SIGINT and SIGTERM announce the departure to the master.
+    """
     torch.set_num_threads(session.config.cluster.threads or 1)
-    port = WorkerLinks(session, source, name)
+    ahead, loader = session.config.data.prefetch, None
+    port = WorkerLinks(session, source, f"rank{rank}", rank - 1)
+    if ahead:  # forked before there are links and their threads
+        loader = session.gradients.source = Loader(session.gradients.batches, ahead, port.log.say)
     undo = on_signals(lambda signal_name, number: port.inbox.put(Sigterm))
     cluster = session.config.cluster
     gradients = OwnGradients(session)
@@ -89,6 +96,7 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
         session.delays,
         session.config.seed,
         name_of=session.state.name_at,
+        coming=loader.expect if loader else None,
     )
     give_up, patience = port.now() + cluster.join_timeout, cluster.join_timeout
     port.connect(0.0)
@@ -107,6 +115,8 @@ def serve(session: Session, source: StoreSource, name: str) -> Exit:
                 driver.feed(event)
     finally:
         port.close()
+        if loader is not None:
+            loader.close()
         undo()
     return driver.exit
 

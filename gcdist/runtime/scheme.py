@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gcdist.planning import PlanReport
-from gcdist.runtime.plans import PlanMaker
+from gcdist.runtime.plans import ALL, Holds, PlanMaker
 from gcdist.straggler import ArrivalRule, WaitForAll
 from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
 
@@ -33,8 +33,8 @@ class Scheme:
         """Whether the next step's p is a promise about a deadline."""
         return not (self.rule.warming or self.rule.waits)
 
-    def plan_for(self, live_N: Mask) -> Plan:
-        """The plan of the next step, given who is live; RunHaltedError if there is none."""
+    def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
+        """The plan of the next step, given who is live and holds what; RunHaltedError if there is none."""
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
@@ -42,7 +42,7 @@ class Scheme:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
             try:
-                self.plan, self.report = self.maker.make(live_N)
+                self.plan, self.report = self.maker.make(live_N, holds)
             except ValueError as error:
                 raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
             self.outdated, self._age, self._warm = False, 0, warming

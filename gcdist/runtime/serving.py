@@ -89,6 +89,7 @@ class WorkerDriver:
         seed: of the delays.
         pace: simulated durations.
         name_of: names the parameter that a coordinate belongs to.
+        coming: is told the step and the partitions that come next.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class WorkerDriver:
         seed: int,
         pace: Pace | None = None,
         name_of: Callable[[int], str] = str,
+        coming: Callable[[int, tuple[int, ...]], None] | None = None,
     ) -> None:
         self.machine = machine
         self.worker = worker
@@ -112,6 +114,7 @@ class WorkerDriver:
         self._seed = seed
         self._pace = pace or Pace()
         self._name_of = name_of
+        self._coming = coming
         self._arrived = 0.0
         self._load = 0
         self._deferred: list[Compute] = []
@@ -152,8 +155,9 @@ class WorkerDriver:
                 self._port.later(at, self.tick, "wake")
             case Exit():
                 self.exit = told
-            case Prefetch():
-                pass  # batches are loaded inline; a loader process would begin here
+            case Prefetch(step=step, partitions=partitions):
+                if self._coming is not None:
+                    self._coming(step, partitions)
 
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +18,16 @@ from gcdist.protocol import PROTOCOL, Hello
 from gcdist.quantize import get_quantizer
 from gcdist.runtime.compute import PartitionGradients
 from gcdist.runtime.device import CPU, pick_device
-from gcdist.runtime.plans import PlanMaker, noise_by_bits
+from gcdist.runtime.plans import Holds, PlanMaker, noise_by_bits
 from gcdist.runtime.scheme import Scheme
 from gcdist.runtime.state import ModelState
 from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_delays, make_stop_rule
-from gcdist.tasks import Task, TaskError, load_task
+from gcdist.tasks import Task, TaskError, load_task, partition_by
 from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
 
 T = TypeVar("T")
 ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
+MOST_HELD = 2000  # partitions that a Hello has room to name
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
 
@@ -68,6 +69,7 @@ class Session:
         config = config.resolved(workers)
         k = config.code.partitions
         assert k is not None
+        task = _cut_by(task, config)
         options = dict(config.code.options)
         if config.code.scheme in ALLOCATED:
             options.setdefault("allocation", config.code.allocation)
@@ -78,12 +80,13 @@ class Session:
         quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
         if not np.isfinite(noise_by_bits(quantizer, state.layout.d)[config.quantizer.bits]):
             raise ConfigError(f"quantizer.bits: {quantizer.name!r} does not take {config.quantizer.bits} bits")
+        gradients = checked("task", lambda: PartitionGradients(task, state, k, config.seed, config.data.sampling))
         session = Session(
             task,
-            config,
+            config.with_steps(gradients.batches.steps_per_epoch),
             workers,
             state,
-            checked("task", lambda: PartitionGradients(task, state, k, config.seed)),
+            gradients,
             quantizer,
             checked("code", lambda: get_code(config.code.scheme, **options)),
             checked("inject", lambda: make_delays(config.inject.model, workers, **config.inject.params())),
@@ -91,8 +94,8 @@ class Session:
         session.scheme(lambda plan, report, deadline: None)  # the settings of stop rule and code are checked here too
         return session
 
-    def hello(self, name: str) -> Hello:
-        """What this process says of itself."""
+    def hello(self, name: str, worker: int | None = None) -> Hello:
+        """What this process says of itself: as the worker of that slot, or as the master."""
         return Hello(
             name=name,
             protocol=PROTOCOL,
@@ -100,7 +103,20 @@ class Session:
             fingerprint=self.state.fingerprint,
             samples=len(self.task.dataset),
             config=shared_settings(self.config),
+            holds=tuple(range(len(self.sizes_K))) if worker is None else self.held_by(worker),
         )
+
+    def held_by(self, worker: int) -> tuple[int, ...] | None:
+        """The partitions that this process can read as the worker of that slot; None: all of them."""
+        if self.config.data.holds is not None:
+            return self.config.data.holds[worker]
+        return None if self.task.holds is None else tuple(self.task.holds)
+
+    def _holds(self) -> Holds:
+        """As far as this process knows; what is wrong with it is refused where it joins."""
+        k, slots = len(self.sizes_K), range(self.workers) if self.config.data.holds is not None else range(1)
+        known = {slot: [j for j in self.held_by(slot) or () if j < k] for slot in slots}
+        return {slot: held for slot, held in known.items() if held}
 
     def scheme(self, on_plan: OnPlan) -> Scheme:
         """The configured scheme with its stop rule."""
@@ -143,7 +159,7 @@ class Session:
             self.config.code.load_most if self.config.code.allocation == "chain" and code.name in ALLOCATED else np.inf,
             self.config.straggler.p != "measured",
         )
-        checked("code", maker.try_all)
+        checked("code", lambda: maker.try_all(self._holds()))
         return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
 
     def _bits_caps(self) -> list[int]:
@@ -157,6 +173,21 @@ class Session:
     def sizes_K(self) -> F64:
         """(K,) shares of the samples."""
         return self.gradients.sizes_K
+
+
+def _cut_by(task: Task, config: Config) -> Task:
+    """The task with the settings' partitions."""
+    by = config.data.partition_by
+    if by is not None and task.partitioner is not None:
+        raise ConfigError(f"data.partition_by: found {by!r}; the task has a partitioner of its own: give one of them")
+    if config.data.holds is not None and task.holds is not None:
+        raise ConfigError("data.holds: the task has holds of its own: give one of them")
+    most = max((len(list(held)) for held in (task.holds or (), *(config.data.holds or ()))), default=0)
+    if most > MOST_HELD:
+        raise ConfigError(
+            f"holds: found {most} partitions of one worker; at most {MOST_HELD} can be named: use fewer, larger ones"
+        )
+    return task if by is None else replace(task, partitioner=partition_by(by))
 
 
 def load_user_task(config: Config, base: Path) -> Task:

@@ -191,7 +191,7 @@ class Network:
         """A worker makes a link: a fresh ticket, then hello."""
         worker.inc = inc = next(self._tickets)
         peer = Peer(worker.slot, inc)
-        hello = self._session.hello(f"worker{worker.slot}")
+        hello = self._session.hello(f"worker{worker.slot}", worker.slot)
 
         def say_hello() -> None:
             self.up(worker, SMALL, lambda at: Joined(at, peer, hello))

@@ -44,7 +44,7 @@ _LOG = object()  # the note of a frame of the log
 class WorkerLinks:
     """A worker's port: one link at a time."""
 
-    def __init__(self, session: Session, source: StoreSource, name: str) -> None:
+    def __init__(self, session: Session, source: StoreSource, name: str, worker: int) -> None:
         self.inbox: Inbox[WorkerEvent] = Inbox(Tick)
         self.slot = -1
         self.ever_linked = False
@@ -52,7 +52,7 @@ class WorkerLinks:
         self._settings = link_settings(session)
         self._secret = session.config.cluster.shared_secret()
         self._timeout = session.config.cluster.join_timeout
-        self._hello = pack_hello(session.hello(name))
+        self._hello = pack_hello(session.hello(name, worker))
         self._link: Link | None = None
         self._over = threading.Event()
         self._down = threading.Event()  # of the last link

@@ -33,7 +33,7 @@ def fails(**values: object) -> str:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"stepz": 3}, 'stepz: unknown key; did you mean "steps"? allowed: seed, steps, out,'),
+        ({"stepz": 3}, 'stepz: unknown key; did you mean "steps"? allowed: seed, steps, epochs, out,'),
         ({"code": {"partitionz": 3}}, 'code.partitionz: unknown key; did you mean "partitions"? allowed: scheme,'),
         ({"steps": 0}, "steps: found 0; should be greater than or equal to 1"),
         ({"steps": "3"}, 'steps: found "3"; should be a valid integer'),

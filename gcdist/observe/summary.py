@@ -42,6 +42,7 @@ class Summary:
     bytes_up_float32: int  # the same messages with float32 payloads
     bytes_down: int
     folder: Path
+    notes: Sequence[str] = ()  # lines that somebody should know
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain dictionaries."""
@@ -94,6 +95,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("bytes up", f"{bytes_text(summary.bytes_up)}, in float32 {bytes_text(summary.bytes_up_float32)}{less}")
     )
     facts.append(("bytes down", bytes_text(summary.bytes_down)))
+    facts += [("note", line) for line in summary.notes]
     return facts
 
 

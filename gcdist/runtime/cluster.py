@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ from gcdist.config import ConfigError, dump_config
 from gcdist.observe import RunFolder, Summary, WorkerArrivals
 from gcdist.planning import PlanReport
 from gcdist.runtime.accounts import ArrivalTally, WaitForAllClock, noise_observed, noise_planned
+from gcdist.runtime.data_account import DataAccount
 from gcdist.runtime.driver import MasterDriver, RoundResult
 from gcdist.runtime.session import Session
 from gcdist.straggler import ArrivalRule
@@ -44,6 +46,8 @@ class StepInfo:
     noise_planned: float
     noise_observed: float | None
     estimated: bool  # False: nothing is known of the gradient, every .grad is None
+    data_seconds: float | None  # mean over the arrived workers: waiting for batches; None if none arrived
+    compute_seconds: float | None  # the same: forward and backward
 
 
 class Step:
@@ -52,6 +56,11 @@ class Step:
     def __init__(self, cluster: Cluster, number: int) -> None:
         self.number = number
         self._cluster = cluster
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over before this step."""
+        return self.number // self._cluster.steps_per_epoch
 
     def backward(self) -> StepInfo:
         """One coded round with the model's parameters as they are: fills ``.grad`` of every trainable parameter.
@@ -112,6 +121,7 @@ class Cluster:
         self.on_step = on_step
         self.arrivals = ArrivalTally(session.workers)
         self.waiting = WaitForAllClock(session.delays, self.config.seed, session.workers, len(session.sizes_K))
+        self.data = DataAccount(self.config.data.prefetch)
         self.finished = False
         self._scheme = session.scheme(self._planned)
         self._on_close = on_close
@@ -138,6 +148,11 @@ class Cluster:
     def rule(self) -> ArrivalRule:
         """The stop rule with its arrival statistics."""
         return self._scheme.rule
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the largest partition gives as many samples as it has."""
+        return self.session.gradients.batches.steps_per_epoch
 
     def steps(self, count: int) -> Iterator[Step]:
         """The next ``count`` steps."""
@@ -184,6 +199,9 @@ class Cluster:
         Returns:
             Seconds taken and seconds estimated, without what happens between rounds; None if there is no estimate.
         """
+        if self.data.local:  # who would compute how much depends on who is here
+            self.driver.say("check", "waiting for all is not checked: not every worker can read every partition")
+            return None
         scheme = self.session.wait_for_all(self._planned)
         taken = floors = 0.0
         first = self._next + 1  # the round before it brings the new plan, and is not timed
@@ -205,7 +223,8 @@ class Cluster:
         """The run so far, for people and for ``summary.json``."""
         tally, last = self.arrivals, self._last
         wall = last.seconds if last else 0.0
-        total = self.waiting.total() if self.config.inject.model != "none" else None
+        known = self.config.inject.model != "none" and not self.data.local
+        total = self.waiting.total() if known else None
         workers = [
             WorkerArrivals(
                 rank=i + 1,
@@ -230,6 +249,7 @@ class Cluster:
             bytes_up_float32=self._bytes_up + self._saved_bytes,
             bytes_down=self._bytes_down,
             folder=self.folder.path,
+            notes=self.data.notes(),
         )
 
     def close(self, reason: str = "the run is over") -> None:
@@ -237,6 +257,8 @@ class Cluster:
         if self.finished:
             return
         self.finished = True
+        for line in self.data.notes():
+            self.driver.say("data", line)
         self.driver.stop(reason)
         if self._on_close is not None:
             self._on_close()
@@ -263,6 +285,7 @@ class Cluster:
 
     def _account(self, result: RoundResult) -> None:
         self.arrivals.add(result)
+        self.data.add(result, local=bool(self.driver.machine.holds()))
         self._scheme.maker.calibrate([(c.sidecar, result.plan.bits_RS[c.row]) for c in result.counted])
         self.waiting.add(result)
         self._step_seconds += result.seconds
@@ -272,6 +295,7 @@ class Cluster:
         omega_by_bits = self._scheme.maker.noise
         parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
         weight = sum(share for _, share in parts.values())
+        sidecars = [c.sidecar for c in result.counted]
         self._bytes_up += up
         self._bytes_down += down
         return StepInfo(
@@ -289,6 +313,8 @@ class Cluster:
             noise_planned=noise_planned(result.plan, result.terms.p_R, omega_by_bits, self.session.sizes_K),
             noise_observed=noise_observed(result, omega_by_bits),
             estimated=result.gradient is not None,
+            data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
+            compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
         )
 
     def _write(self, info: StepInfo) -> None:

@@ -89,7 +89,8 @@ class SharedGradients:
         device = checked("compute", lambda: pick_device(config.compute.device))
         task = replace(session.task, model=copy.deepcopy(session.task.model).to(device))
         self._state = ModelState(task.model, True, config.quantizer.downlink, device)
-        self._gradients = PartitionGradients(task, self._state, len(session.sizes_K), session.config.seed)
+        self._gradients = PartitionGradients(task, self._state, len(session.sizes_K), config.seed, config.data.sampling)
+        self._seconds = config.simulate.compute_seconds
         self._loaded = -1
         self._cache: dict[tuple[int, int, int], PartitionResult] = {}
 
@@ -111,7 +112,9 @@ class SharedGradients:
         if found is None:
             self.load(raw, params, trained)
             made = self._gradients.compute(step, partition)
-            found = self._cache[key] = replace(made, gradient=made.gradient.copy())
+            # virtual seconds too: a simulated run gives the same figures again
+            found = replace(made, gradient=made.gradient.copy(), data_seconds=0.0, compute_seconds=self._seconds)
+            self._cache[key] = found
         return found
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 import gcdist
 from gcdist.coding import get_code
-from gcdist.observe import RunFolder
+from gcdist.observe import RunFolder, read_metrics
 from gcdist.protocol import Hello
 from gcdist.quantize import get_quantizer
 from gcdist.runtime.cluster import Cluster, StepInfo
@@ -23,8 +25,10 @@ from gcdist.runtime.simulator import Network, simulated
 from gcdist.runtime.state import ModelState
 from gcdist.straggler import Arrivals, WaitForAll
 from gcdist.tasks import digits
+from tests.runtime.conftest import Start
 
 HOLDS = ((0, 1, 2), (2, 3, 4), (4, 5, 0))  # partitions 1, 3 and 5 are in one place each
+LIMIT = 120.0
 
 
 def with_network(out: Path, batch_size: int = 16, **more: Any) -> tuple[Cluster, Network, list[str]]:
@@ -101,6 +105,29 @@ def test_codes_that_need_all_the_data_everywhere_are_refused(tmp_path: Path, cod
         with_network(tmp_path, code={**code, **options, "partitions": 6})
 
 
+def test_a_lost_workers_data_is_left_out_until_it_comes_back(tmp_path: Path) -> None:
+    cluster, network, lines = with_network(tmp_path)
+    with cluster:
+        train(cluster, 5)
+        network.workers[1].kill()
+        without = train(cluster, 3)
+        assert without[-1].live == 2
+        assert [line for line in lines if "nobody here holds" in line] == [
+            "plan: nobody here holds partitions [3]: the estimate leaves them out"
+        ]
+        back = train(cluster, 12)
+        assert back[-1].live == 3
+        plans = plans_of(cluster)
+        notes = cluster.summary().notes
+    assert [3] in [plan["uncovered"] for plan in plans]
+    assert plans[-1]["uncovered"] == []
+    assert all(keeps_to_holders(plan) for plan in plans)
+    lacking = {plan["plan_id"] for plan in plans if 3 in plan["uncovered"]}
+    left_out = sum(info.plan_id in lacking for info in [*without, *back])
+    assert f"partitions [3] were left out in up to {left_out} of 20 steps: nobody who was here could read them" in notes
+    assert f"data: {notes[0]}" in lines
+
+
 def test_the_estimate_is_the_gradient_of_what_is_held(tmp_path: Path) -> None:
     """Whole partitions, exact messages, waiting for all: the covered partitions' share of the mean loss's gradient."""
     cluster, _, lines = with_network(
@@ -126,6 +153,18 @@ def test_the_estimate_is_the_gradient_of_what_is_held(tmp_path: Path) -> None:
     assert "plan: nobody here holds partitions [4, 5]: the estimate leaves them out" in lines
     assert info.arrived == (1, 2, 3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_waiting_for_all_is_neither_estimated_nor_checked(tmp_path: Path) -> None:
+    cluster, _, lines = with_network(tmp_path)
+    with cluster:
+        train(cluster, 5)
+        assert cluster.check_waiting(3) is None
+        summary = cluster.summary()
+    assert summary.waiting_seconds is None
+    assert summary.waiting_check is None
+    assert "check: waiting for all is not checked: not every worker can read every partition" in lines
+    assert any("is not estimated" in note for note in summary.notes)
 
 
 def test_probes_are_of_held_partitions() -> None:
@@ -203,3 +242,68 @@ def test_partitions_and_holders_are_said_once(tmp_path: Path) -> None:
     parts = Session.build(good, settings, 3, own=False).task.partitions(6)
     labels = [{good.dataset.labels[i] for i in part.tolist()} for part in parts]
     assert sum(len(held) for held in labels) == 10
+
+
+def test_epochs_are_steps_of_the_largest_partition(tmp_path: Path) -> None:
+    cluster, _, _ = with_network(tmp_path, epochs=2, data={"sampling": "epochs"})
+    with cluster:
+        # 1438 samples in 6 partitions of at most 240, in batches of 16
+        assert cluster.steps_per_epoch == 15
+        assert cluster.config.steps == 30
+        epochs = []
+        for step in cluster.steps(cluster.config.steps):
+            step.backward()
+            epochs.append(step.epoch)
+    assert epochs == [0] * 15 + [1] * 15
+
+
+SCRIPT = """
+import os
+import torch, gcdist
+from gcdist.tasks import digits
+torch.set_num_threads(1)
+rank = int(os.environ["RANK"])
+good = digits.build(model="mlp")
+holds = [None, [0, 1, 2], [2, 3, 4], [4, 5, 0]][rank]
+task = gcdist.Task(good.model, good.dataset, good.loss_fn, batch_size=16, holds=holds)
+config = gcdist.Config(
+    seed=3, out="runs", name="run",
+    code={"scheme": "osgc", "partitions": 6},
+    data={"prefetch": 2, "sampling": "epochs"},
+    cluster={"min_workers": 1, "beat": 0.2, "silent_after": 1.0, "lost_after": 2.0, "retry_first": 0.1},
+    straggler={"deadline": 0.3, "warmup_steps": 2},
+    inject={"model": "shifted-exponential", "shift": 0.05},
+)
+with gcdist.connect(task, config) as cluster:
+    optimizer = torch.optim.SGD(good.model.parameters(), lr=0.1)
+    whole = lost = False
+    for step in cluster.steps(100000):
+        info = step.backward()
+        optimizer.step()
+        print("step", info.step, "live", info.live, "arrived", info.arrived, flush=True)
+        whole |= info.live == 3
+        lost |= whole and info.live == 2
+        if lost and 2 in info.arrived:
+            break
+"""
+
+
+def test_real_workers_with_data_of_their_own(tmp_path: Path, start: Start) -> None:
+    """With loaders; a worker stands still until it is lost, its data with it, and comes back."""
+    script = tmp_path / "local.py"
+    script.write_text(SCRIPT)
+    cluster = start([str(script)], ranks=4)
+    cluster.wait_for("live 3", 0, LIMIT)
+    os.kill(cluster.processes[2].pid, signal.SIGSTOP)
+    cluster.wait_for("nobody here holds partitions [3]: the estimate leaves them out", 0, LIMIT)
+    cluster.wait_for("live 2", 0, LIMIT)
+    os.kill(cluster.processes[2].pid, signal.SIGCONT)
+    assert cluster.wait(LIMIT) == [0, 0, 0, 0], cluster.output(0)
+    run = tmp_path / "runs" / "run"
+    plans = [json.loads(path.read_text()) for path in (run / "plans").glob("*.json")]
+    assert all(keeps_to_holders(plan) for plan in plans)
+    assert {tuple(plan["uncovered"]) for plan in plans} >= {(), (3,)}
+    metrics = read_metrics(run)
+    assert {m["live"] for m in metrics} >= {2, 3}
+    assert all(m["data_seconds"] >= 0 and m["compute_seconds"] > 0 for m in metrics if m["arrived"])
+    assert "partitions [3] were left out in up to" in cluster.output(0)

@@ -62,6 +62,7 @@ def main() -> None:
     )
     with gcdist.connect(task, config) as cluster:  # workers serve in here and end their process here
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.8)
+        cluster.track(optimizer=optimizer)  # in every checkpoint, beside the model
         for step in cluster.steps(STEPS):
             info = step.backward()  # one coded round: fills .grad
             optimizer.step()

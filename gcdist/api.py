@@ -11,11 +11,14 @@ from typing import Literal, NoReturn
 
 from gcdist.config import Config, ConfigError, floor_warnings
 from gcdist.observe import RunFolder
-from gcdist.runtime.cluster import Cluster, Step, new_folder
+from gcdist.runtime.checkpoint import Checkpoint
+from gcdist.runtime.cluster import Cluster, Step
 from gcdist.runtime.driver import Say
 from gcdist.runtime.real import real_master, serve
+from gcdist.runtime.runs import new_folder, resumed_folder, take_up
 from gcdist.runtime.session import Session
 from gcdist.runtime.simulator import simulated
+from gcdist.runtime.standstill import Standstill
 from gcdist.runtime.warm import warm_kernels
 from gcdist.tasks import Task
 from gcdist.transport import JoinError, StoreSource
@@ -31,6 +34,16 @@ class WorkerDone:
     def steps(self, count: int) -> Iterator[Step]:
         """Nothing: this process was a worker."""
         return iter(())
+
+    def track(self, **parts: object) -> None:
+        """Nothing: the master keeps them."""
+
+    def save(self) -> None:
+        """Nothing: the master writes checkpoints."""
+
+    def evaluate(self, fn: object = None) -> dict[str, float]:
+        """Nothing: the master evaluates."""
+        return {}
 
     def __enter__(self) -> WorkerDone:
         return self
@@ -51,6 +64,7 @@ def connect(
     folder: str | Path | None = None,
     say: Say = say_to_stderr,
     on_worker: Literal["exit", "return"] = "exit",
+    resume: bool | str | Path = False,
 ) -> Cluster:
     """Join the run that this process was started for.
 
@@ -63,10 +77,13 @@ def connect(
         folder: where the master writes the run; by default a new folder under ``config.out``.
         say: takes the master's log lines (kind, text).
         on_worker: what becomes of a worker when it is released.
+        resume: folder of the run that goes on at its newest good checkpoint, at step 0 if it has none; True: ``folder``, or
+            the one that ``config.name`` names. Model and what is tracked get their states back in place; `Cluster.steps`
+            says what its count means then. Seed, task and number of partitions must be the run's.
 
     Raises:
-        ConfigError: settings that do not fit; the master of another run; RANK, WORLD_SIZE, MASTER_ADDR or MASTER_PORT
-            missing (start with torchrun).
+        ConfigError: settings that do not fit, or not the resumed run; the master of another run; RANK, WORLD_SIZE,
+            MASTER_ADDR or MASTER_PORT missing (start with torchrun).
     """
     config = config or Config()
     rank, world = _place()
@@ -83,19 +100,21 @@ def connect(
             if on_worker == "return":
                 return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
             _leave(rank, ended.code, ended.reason)
-        run = new_folder(session, Path(folder) if folder else None)
-        log = _into(run, say)
+        run, log, found = _open(session, folder, resume, say)
         for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
             log("warning", line)
         driver, close = real_master(session, source, log, worker_log=run.logs.add)
     except JoinError as error:
         raise ConfigError(str(error)) from None
     try:
-        cluster = Cluster(session, driver, run, on_close=close)
+        cluster = Cluster(session, driver, run, on_close=close, resumed=found)
     except BaseException:
         driver.stop("the master could not start")
         close()
+        run.close()
         raise
+    if resume is not False:
+        take_up(run, session, found)
     atexit.register(cluster.close)  # for scripts without a with block; closing twice does nothing
     return cluster
 
@@ -106,10 +125,12 @@ def simulate(
     *,
     folder: str | Path | None = None,
     say: Say = say_to_stderr,
+    resume: bool | str | Path = False,
 ) -> Cluster:
     """The same run on a virtual clock, in this process: real gradients, simulated workers, delays and network.
 
-    The number of workers is ``config.cluster.workers``.
+    The number of workers is ``config.cluster.workers``. A resumed run (``resume``: as for `connect`) goes on to the same
+    numbers, to the last bit, as one that was not interrupted.
 
     Raises:
         ConfigError: settings that do not fit.
@@ -117,9 +138,16 @@ def simulate(
     if config.cluster.workers is None:
         raise ConfigError("cluster.workers: missing; a simulated run needs to know how many there are")
     session = Session.build(task, config, config.cluster.workers, own=False)
-    run = new_folder(session, Path(folder) if folder else None)
-    driver, _ = simulated(session, _into(run, say))
-    return Cluster(session, driver, run)
+    run, log, found = _open(session, folder, resume, say)
+    driver, network = simulated(session, log)
+    try:
+        cluster = Cluster(session, driver, run, resumed=found, standstill=Standstill(driver, network))
+    except BaseException:
+        run.close()
+        raise
+    if resume is not False:
+        take_up(run, session, found)
+    return cluster
 
 
 def _place() -> tuple[int, int]:
@@ -131,6 +159,26 @@ def _place() -> tuple[int, int]:
                 "--nproc-per-node=9 script.py, or --no-python gcdist train FILE.toml), or simulate"
             )
     return int(found["RANK"]), int(found["WORLD_SIZE"])
+
+
+def _open(
+    session: Session, folder: str | Path | None, resume: bool | str | Path, say: Say
+) -> tuple[RunFolder, Say, Checkpoint | None]:
+    """The run's folder, where its log lines go, and the checkpoint that it goes on from."""
+    given = Path(folder) if folder else None
+    if resume is False:
+        run = new_folder(session, given)
+        return run, _into(run, say), None
+    name = session.config.name
+    path = (given or (session.config.out / name if name else None)) if resume is True else Path(resume)
+    if path is None:
+        raise ConfigError("resume: which run? give its folder, or set name")
+    lines: list[tuple[str, str]] = []
+    run, found = resumed_folder(session, path, lambda kind, text: lines.append((kind, text)))
+    log = _into(run, say)
+    for kind, text in lines:
+        log(kind, text)
+    return run, log, found
 
 
 def _into(run: RunFolder, say: Say) -> Say:

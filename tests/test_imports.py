@@ -73,3 +73,17 @@ def test_pure_rooms_have_no_clock_and_no_torch(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported(path)}
     assert not roots & CLOCKS, f"{path} imports {roots & CLOCKS}"
     assert "torch" not in roots, f"{path} imports torch"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(package())))
+def test_nothing_is_unpickled(path: Path) -> None:
+    """Bytes of a peer or of a file never become objects by themselves."""
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            told = ast.unparse(node.func)
+            assert told != "torch.load", path
+            assert not told.endswith("_object_list"), f"{path}: {told}"
+            pickles = [word.value for word in node.keywords if word.arg == "allow_pickle"]
+            assert all(isinstance(each, ast.Constant) and each.value is False for each in pickles), f"{path}: {told}"

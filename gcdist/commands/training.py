@@ -28,6 +28,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set straggler.deadline=0.5"),
 ]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUNFOLDER",
+        help="Go on with the run of this folder at its newest checkpoint; at step 0 if it has none, so that a job that is "
+        "started again can always say so.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output, nothing else.")]
 
 
@@ -44,27 +52,42 @@ class _Relay:
     """The master's log lines go where the progress is shown, once there is one; the run's events have them all."""
 
     def __init__(self) -> None:
-        self.to: Callable[[str], None] = lambda text: None
+        self._held: list[str] = []
+        self._to: Callable[[str], None] = self._held.append
 
     def __call__(self, kind: str, text: str) -> None:
-        self.to(f"{kind}: {text}")
+        self._to(f"{kind}: {text}")
+
+    def show(self, to: Callable[[str], None]) -> None:
+        """From now on lines go there, the ones so far first."""
+        self._to = to
+        for line in self._held:
+            to(line)
+        self._held.clear()
 
 
-def train(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def train(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, resume: Resume = None) -> None:
     """Train on processes that torchrun (or another launcher) has started: rank 0 is the master, the others are workers.
 
     Example: torchrun --standalone --nproc-per-node=9 --no-python gcdist train examples/digits.toml
     """
-    _run(config, overrides, as_json, lambda task, settings, say: connect(task, settings, say=say))
+    _run(
+        config, overrides, as_json, lambda task, settings, say: connect(task, settings, say=say, resume=resume or False)
+    )
 
 
-def simulated(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+def simulated(config: ConfigFile, overrides: Overrides = None, as_json: Json = False, resume: Resume = None) -> None:
     """The same run on a virtual clock, in this process: real gradients, simulated workers, delays and network.
 
     Example: gcdist simulate examples/digits.toml --set cluster.workers=8
     """
     torch.set_num_threads(1)  # partitions are small; threads would fight over them
-    _run(config, overrides, as_json, lambda task, settings, say: simulate(task, settings, say=say))
+    _run(
+        config,
+        overrides,
+        as_json,
+        lambda task, settings, say: simulate(task, settings, say=say, resume=resume or False),
+    )
 
 
 def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable[[Task, Config, Say], Cluster]) -> None:
@@ -96,8 +119,9 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
     """Train for ``config.steps`` steps, evaluate, check the wait-for-all estimate; write the summary."""
     config = cluster.config
     optimizer = make_optimizer(config, task)
+    cluster.track(optimizer=optimizer)
     with Progress(config.steps, console) as progress:
-        relay.to = progress.note
+        relay.show(progress.note)
         for step in cluster.steps(config.steps):
             info = step.backward()
             optimizer.step()
@@ -110,8 +134,9 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
                 info.bytes_up,
                 info.bytes_down,
                 info.deadline,
+                cluster.evaluation,
             )
-        metrics = dict(task.evaluate(task.model)) if task.evaluate is not None else {}
+        metrics = cluster.final_evaluation()
         checks = config.summary.sync_check_steps
         if checks:
             progress.note(f"waiting for all workers in {checks} more steps, to check what that takes")

@@ -6,13 +6,16 @@ which file, which key, what was found, what is allowed.
 
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, suggest
-from gcdist.config.files import dump_config, load_config, shared_settings, with_overrides
+from gcdist.config.faults import FaultConfig
+from gcdist.config.files import dump_config, load_config, setting_lines, shared_settings, with_overrides
 from gcdist.config.sections import (
     INJECT_KEYS,
+    CheckpointConfig,
     ClusterConfig,
     CodeConfig,
     ComputeConfig,
     Config,
+    EvaluationConfig,
     InjectConfig,
     OptimizerConfig,
     QuantizerConfig,
@@ -25,12 +28,15 @@ from gcdist.config.sections import (
 
 __all__ = [
     "INJECT_KEYS",
+    "CheckpointConfig",
     "ClusterConfig",
     "CodeConfig",
     "ComputeConfig",
     "Config",
     "ConfigError",
     "DataConfig",
+    "EvaluationConfig",
+    "FaultConfig",
     "InjectConfig",
     "OptimizerConfig",
     "QuantizerConfig",
@@ -41,6 +47,7 @@ __all__ = [
     "dump_config",
     "floor_warnings",
     "load_config",
+    "setting_lines",
     "shared_settings",
     "suggest",
     "with_overrides",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -37,18 +37,21 @@ def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:
 
 
 def _section(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The section at ``path``; None if that is a value."""
+    """The section at ``path`` (one of an array of tables: its number follows its key); None if that is a value."""
+    at: Any = model
     for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        if isinstance(part, int):
+            at = next(iter(get_args(at)), None)
+        elif isinstance(at, type) and issubclass(at, BaseModel) and part in at.model_fields:
+            at = at.model_fields[part].annotation
+        else:
             return None
-        model = field.annotation
-    return model
+    return at if isinstance(at, type) and issubclass(at, BaseModel) else None
 
 
 def _lines(item: ErrorDetails, model: type[BaseModel]) -> Iterable[str]:
     where, kind, message = item["loc"], item["type"], item["msg"]
-    key = ".".join(str(part) for part in where)
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
     if kind == "extra_forbidden":
         section = _section(model, where[:-1])
         assert section is not None

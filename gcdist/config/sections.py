@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
+from gcdist.config.faults import FaultConfig
 from gcdist.config.section import Count, NotNegative, Positive, Section
 
 
@@ -213,7 +214,7 @@ class ClusterConfig(Section):
     rejoin_timeout: Positive = 3600.0
     beat: Positive = 1.0
     silent_after: Positive = 5.0
-    lost_after: Positive = 20.0
+    lost_after: Positive = 10.0
     piece_timeout: Positive = 10.0
     interface: str | None = None
     secret: Annotated[SecretStr | None, Field(strict=False)] = None
@@ -257,6 +258,19 @@ class SimulateConfig(Section):
     encode_seconds: NotNegative = 0.0
 
 
+class CheckpointConfig(Section):
+    """When the run's state is written, and how many of them are kept; ``keep`` 0: none is ever written."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    keep: Annotated[int, Field(ge=0)] = 3
+
+
+class EvaluationConfig(Section):
+    """When the task's own evaluation runs on the master."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+
+
 class SummaryConfig(Section):
     """What is done after training for the summary."""
 
@@ -286,9 +300,12 @@ partitions, load_most, options
     quantizer: QuantizerConfig = QuantizerConfig()
     straggler: StragglerConfig = StragglerConfig()
     inject: InjectConfig = InjectConfig()
+    faults: Annotated[tuple[FaultConfig, ...], Field(strict=False)] = ()
     cluster: ClusterConfig = ClusterConfig()
     compute: ComputeConfig = ComputeConfig()
     simulate: SimulateConfig = SimulateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     summary: SummaryConfig = SummaryConfig()
 
     def __init__(self, /, **values: Any) -> None:
@@ -322,6 +339,11 @@ partitions, load_most, options
                 f"{key}: found a list of {length}; cluster.workers is {workers}"
                 for key, length in lists.items()
                 if length != workers
+            ]
+            wrong += [
+                f"faults[{i}].worker: found {fault.worker}; cluster.workers is {workers}"
+                for i, fault in enumerate(self.faults)
+                if fault.worker is not None and fault.worker > workers
             ]
         if wrong:
             raise ValueError("\n".join(wrong))

@@ -1,7 +1,7 @@
 """What a run leaves behind and shows while it goes: its folder, the terminal, the summary."""
 
 from gcdist.observe.folder import RunFolder, plain, read_lines, read_metrics
-from gcdist.observe.summary import Summary, WorkerArrivals, bytes_text, print_summary, summary_table
+from gcdist.observe.summary import Summary, WorkerArrivals, bytes_text, metric_text, print_summary, summary_table
 from gcdist.observe.terminal import Progress
 from gcdist.observe.trace import Trace
 
@@ -12,6 +12,7 @@ __all__ = [
     "Trace",
     "WorkerArrivals",
     "bytes_text",
+    "metric_text",
     "plain",
     "print_summary",
     "read_lines",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -39,9 +39,9 @@ def plain(value: Any) -> Any:
 class RunFolder:
     """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl``, ``trace.json`` and ``summary.json``.
 
-    ``trace`` takes the rounds for ``trace.json``. A line is flushed as it is written; the other files appear whole or not
-    at all. A folder that holds a run already is refused (ValueError), unless ``resume``: then lines are added after the
-    last whole one.
+    ``evaluations.jsonl`` has a line an evaluation. ``trace`` takes the rounds for ``trace.json``. A line is flushed as it is
+    written; the other files appear whole or not at all. A folder that holds a run already is refused (ValueError), unless
+    ``resume``: then lines are added after the last whole one.
     """
 
     def __init__(self, path: str | Path, resume: bool = False) -> None:
@@ -75,6 +75,28 @@ class RunFolder:
         deadline, why, step_seconds, plan_id, data_seconds, compute_seconds.
         """
         _line(self._metrics, {"step": step, **values})
+
+    def evaluation(self, step: int, seconds: float, evaluation_seconds: float, metrics: Mapping[str, float]) -> None:
+        """A line of ``evaluations.jsonl``: after so many steps, at those seconds of the run, what the evaluation gave."""
+        with _open_lines(self.path / "evaluations.jsonl") as file:
+            _line(
+                file,
+                {"step": step, "seconds": seconds, "evaluation_seconds": evaluation_seconds, "metrics": dict(metrics)},
+            )
+
+    def rewind(self, step: int) -> None:
+        """Go back to before ``step``: metrics of it and later ones, evaluations after it, and the summary are removed."""
+        self._metrics.close()
+        self._cut("metrics.jsonl", lambda at: at < step)
+        self._metrics = _open_lines(self.path / "metrics.jsonl")
+        self._cut("evaluations.jsonl", lambda at: at <= step)
+        (self.path / "summary.json").unlink(missing_ok=True)
+
+    def _cut(self, name: str, stays: Callable[[int], bool]) -> None:
+        path = self.path / name
+        if path.exists():
+            lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in read_lines(path) if stays(line["step"])]
+            self._write(name, "".join(lines))
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """A line of ``events.jsonl``: ``kind`` (drop, loss, join, replan, ...) and ``text`` for a reader."""

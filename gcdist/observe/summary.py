@@ -42,6 +42,8 @@ class Summary:
     bytes_up_float32: int  # the same messages with float32 payloads
     bytes_down: int
     folder: Path
+    evaluation_seconds: float = 0.0  # apart from the wall clock, as the next one
+    checkpoint_seconds: float = 0.0
     notes: Sequence[str] = ()  # lines that somebody should know
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,8 +83,11 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("run", f"{summary.steps} steps of {summary.scheme}, {summary.workers} workers, {summary.quantizer}")]
-    facts += [(name.replace("_", " "), _number(name, value)) for name, value in summary.metrics.items()]
+    facts += [(_words(name), _number(name, value)) for name, value in summary.metrics.items()]
     facts.append(("wall clock", f"{summary.wall_seconds:.1f} s"))
+    apart = {"evaluation": summary.evaluation_seconds, "checkpoints": summary.checkpoint_seconds}
+    if any(seconds >= 0.05 for seconds in apart.values()):
+        facts.append(("not in it", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in apart.items())))
     if summary.waiting_seconds is not None:
         times = f" ({summary.waiting_seconds / summary.wall_seconds:.2f} times)" if summary.wall_seconds > 0 else ""
         facts.append(("waiting for all", f"{summary.waiting_seconds:.1f} s{times}, estimated at the same delays"))
@@ -97,6 +102,19 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts.append(("bytes down", bytes_text(summary.bytes_down)))
     facts += [("note", line) for line in summary.notes]
     return facts
+
+
+def metric_text(name: str, value: float) -> str:
+    """A metric with its name, for people.
+
+    >>> metric_text("test_accuracy", 0.97222)
+    'test accuracy 97.22%'
+    """
+    return f"{_words(name)} {_number(name, value)}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _number(name: str, value: float) -> str:

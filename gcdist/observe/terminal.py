@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gcdist.observe.summary import bytes_text
+from gcdist.observe.summary import bytes_text, metric_text
 
 _REFRESH = 0.1  # seconds between two pictures of the live line, at least
 _LINES = 1000  # lines that wait for a terminal that does not take them; older ones are dropped
@@ -48,6 +49,7 @@ class Progress:
         bytes_up: int,
         bytes_down: int,
         deadline: float,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Show a finished step.
 
@@ -60,6 +62,7 @@ class Progress:
             bytes_up: of this step; the totals are shown.
             bytes_down: of this step.
             deadline: of this step, seconds.
+            metrics: of the newest evaluation, if there is one.
         """
         self._bytes_up += bytes_up
         self._bytes_down += bytes_down
@@ -68,6 +71,7 @@ class Progress:
             f"  up {bytes_text(self._bytes_up)}  down {bytes_text(self._bytes_down)}"
             f"  {seconds:.1f} s  deadline {deadline:.3g} s"
         )
+        text += "".join(f"  {metric_text(name, value)}" for name, value in (metrics or {}).items())
         with self._word:
             self._done, self._status, self._fresh = step + 1, text, True
             if not self._live and (step == 0 or (step + 1) % self._every == 0 or step + 1 == self._steps):

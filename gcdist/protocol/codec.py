@@ -11,7 +11,7 @@ from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from gcdist.protocol.messages import CreditWhy, Head, Hello, Round
+from gcdist.protocol.messages import CreditWhy, Fault, Head, Hello, Round
 
 _HEAD = struct.Struct("<qqqqqq")
 _CREDIT = struct.Struct("<qB")
@@ -20,6 +20,7 @@ _FAILED = struct.Struct("<qq")
 _WHYS: tuple[CreditWhy, ...] = get_args(CreditWhy)
 _ROUND = TypeAdapter(Round)
 _HELLO = TypeAdapter(Hello)
+_FAULT = TypeAdapter(Fault)
 
 
 class Kind(IntEnum):
@@ -30,6 +31,7 @@ class Kind(IntEnum):
     RELEASE = 18
     WELCOME = 19
     REFUSE = 20
+    FAULT = 21
     CREDIT = 32
     MESSAGE = 33
     FAILED = 34
@@ -119,3 +121,16 @@ def unpack_hello(raw: bytes) -> Hello:
         return _HELLO.validate_json(raw)
     except ValidationError as error:
         raise CodecError(f"hello: {error.errors()[0]['msg']}") from None
+
+
+def pack_fault(fault: Fault) -> bytes:
+    """A fault that a worker shall do to itself."""
+    return _FAULT.dump_json(fault)
+
+
+def unpack_fault(raw: bytes) -> Fault:
+    """The reverse of ``pack_fault``; CodecError."""
+    try:
+        return _FAULT.validate_json(raw)
+    except ValidationError as error:
+        raise CodecError(f"fault: {error.errors()[0]['msg']}") from None

@@ -13,6 +13,8 @@ PROTOCOL = 2  # raised when a message changes; peers of another number are refus
 Body: TypeAlias = Any
 CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]
 CloseWhy: TypeAlias = Literal["complete", "deadline", "count", "stop"]
+FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay"]
+Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
 
 
 class Peer(NamedTuple):
@@ -37,9 +39,7 @@ class Hello(NamedTuple):
     samples: int  # length of the data set
     config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
-    holds: tuple[int, ...] | None = (
-        None  # partitions this worker can read; None = all; the master's: all that there are
-    )
+    holds: tuple[int, ...] | None = None  # partitions this worker can read; None = all; the master's: all that there are
 
     def difference(self, theirs: Hello) -> str | None:
         """The first thing in which a worker's Hello differs from the master's and must not, in words; else None.
@@ -109,6 +109,15 @@ class Head(NamedTuple):
     shard: int
     shift: int  # version of h_row that was subtracted
     nbytes: int  # of the payload
+
+
+class Fault(NamedTuple):
+    """Master to worker: something to do to itself on purpose, if its own settings allow this kind."""
+
+    kind: FaultKind
+    seconds: float | None = None
+    rate: float | None = None  # bytes a second
+    what: Corruption = "payload"  # of a corrupt message
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any, ClassVar
 
 import numpy as np
 
+from gcdist.observe import WorkerArrivals
 from gcdist.quantize.grid import measure
-from gcdist.runtime.driver import RoundResult
+from gcdist.runtime.driver import MasterPort, RoundResult
 from gcdist.types import F64, DelayModel, Plan
 
 
@@ -23,6 +27,8 @@ class ArrivalTally:
 
     workers: int
     early: bool = False
+    _COUNTS: ClassVar = ("planned", "observed", "variance", "steps")
+
     planned_N: F64 = field(init=False)
     observed_N: F64 = field(init=False)
     variance_N: F64 = field(init=False)
@@ -51,11 +57,109 @@ class ArrivalTally:
         for counted in result.counted:
             self.observed_N[plan.worker_R[counted.row]] += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts so far, for a checkpoint."""
+        return {"early": self.early, **{name: getattr(self, f"{name}_N").copy() for name in self._COUNTS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave, of as many workers."""
+        self.early = state["early"]
+        for name in self._COUNTS:
+            getattr(self, f"{name}_N")[:] = state[name]
+
+    def rates(self) -> list[WorkerArrivals]:
+        """What each worker was promised to do and did, for the summary."""
+        steps_N = np.maximum(1.0, self.steps_N)
+        planned_N, observed_N, sigmas_N = self.planned_N / steps_N, self.observed_N / steps_N, self.sigmas()
+        return [
+            WorkerArrivals(i + 1, int(self.steps_N[i]), float(planned_N[i]), float(observed_N[i]), float(sigmas_N[i]))
+            for i in range(self.workers)
+        ]
+
     def sigmas(self) -> F64:
         """(observed - planned) over its standard deviation, (N,); 0 where nothing was promised."""
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (self.observed_N - self.planned_N) / np.sqrt(self.variance_N)
         return np.where(self.variance_N > 0, z, 0.0)
+
+
+class Ledger:
+    """Seconds and bytes of a run so far. Pauses are kept apart, by name: the run's seconds stand still in them."""
+
+    def __init__(self, port: MasterPort) -> None:
+        self.paused: dict[str, float] = {}
+        self.step_seconds = 0.0  # in rounds
+        self.bytes_up = 0  # in the steps, without the check of waiting
+        self.bytes_down = 0
+        self.saved_bytes = 0  # float32 payloads minus the packed ones
+        self._port = port
+        self._began: float | None = None  # on the port's clock
+        self._resting = False
+        self._counted = (0, 0)  # the port's bytes when the last step had ended
+        self._resumed: Mapping[str, Any] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the run has begun."""
+        return self._began is not None
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return 0.0 if self._began is None else self._port.now() - self._began
+
+    def begin(self, same_clock: bool = False) -> None:
+        """The run begins now, or goes on; ``same_clock``: the port's clock goes on from the checkpoint's time, too."""
+        told, port = self._resumed, self._port
+        up, down = told["pending"] if told else (0, 0)
+        self._counted = port.bytes_up - up, port.bytes_down - down
+        self._began = port.now() - (told["seconds"] if told else 0.0)
+        if told and same_clock:
+            self._began = told["began"]  # to the last bit
+
+    @contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Time in here is kept under ``name``; a pause within another one is a part of that."""
+        if self._resting:
+            yield
+            return
+        self._resting, start = True, self._port.now()
+        try:
+            yield
+        finally:
+            spent = self._port.now() - start
+            self._resting = False
+            self.paused[name] = self.paused.get(name, 0.0) + spent
+            if self._began is not None:
+                self._began += spent
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes up and down since the last call."""
+        before, self._counted = self._counted, (self._port.bytes_up, self._port.bytes_down)
+        up, down = self._counted[0] - before[0], self._counted[1] - before[1]
+        self.bytes_up += up
+        self.bytes_down += down
+        return up, down
+
+    def state_dict(self) -> dict[str, Any]:
+        """The accounts so far, for a checkpoint."""
+        pending = self._port.bytes_up - self._counted[0], self._port.bytes_down - self._counted[1]
+        return {
+            **{name: getattr(self, name) for name in self._SUMS},
+            "paused": dict(self.paused),
+            "seconds": self.seconds,
+            "began": self._began,
+            "pending": pending if self.running else (0, 0),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave, before `begin`."""
+        for name in self._SUMS:
+            setattr(self, name, state[name])
+        self.paused = dict(state["paused"])
+        self._resumed = state
+
+    _SUMS = ("step_seconds", "bytes_up", "bytes_down", "saved_bytes")
 
 
 class WaitForAllClock:
@@ -73,6 +177,16 @@ class WaitForAllClock:
         self._overheads: deque[float] = deque(maxlen=200)
         self._floors = 0.0
         self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, for a checkpoint."""
+        return {"overheads": list(self._overheads), "floors": self._floors, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self._overheads.clear()
+        self._overheads.extend(state["overheads"])
+        self._floors, self._steps = state["floors"], state["steps"]
 
     def add(self, result: RoundResult) -> None:
         """Take in one step."""

@@ -11,6 +11,7 @@ from gcdist.protocol import Peer, Round
 from gcdist.protocol.codec import (
     CodecError,
     Kind,
+    pack_fault,
     pack_round,
     pack_step,
     unpack_credit,
@@ -33,13 +34,16 @@ from gcdist.protocol.master_io import (
     Refuse,
 )
 from gcdist.protocol.master_io import Silent as SilentPeer
-from gcdist.protocol.messages import Tick
+from gcdist.protocol.messages import Fault, Tick
 from gcdist.runtime.aggregate import Message
+from gcdist.runtime.faults import strike_process
 from gcdist.runtime.frames import DRAIN_SECONDS, NOTHING, bytes_of, link_settings, text_of
 from gcdist.runtime.inbox import Inbox
 from gcdist.runtime.session import Session
 from gcdist.transport import Acceptor, Down, Event, Frame, In, Link, Sent, Silent, StoreSource, digest
 from gcdist.types import U8
+
+MOST_UNHANDLED = 64  # frames of one worker; more, where a worker may have more rows
 
 
 class MasterLinks:
@@ -59,6 +63,8 @@ class MasterLinks:
         self._bytes_in = 0  # of links that are gone
         self._bytes_out = 0
         self._digest: tuple[U8, int] | None = None
+        self._unhandled: dict[Peer, int] = {}
+        self._most_unhandled = max(MOST_UNHANDLED, 2 * len(session.sizes_K))
         secret = session.config.cluster.shared_secret()
         self._acceptor = Acceptor(source, self._joined, self._emit, link_settings(session), secret)
 
@@ -82,7 +88,19 @@ class MasterLinks:
 
     def next(self, until: float | None) -> MasterEvent:
         """The next event; a Tick once ``until`` has passed."""
-        return self.inbox.get(until)
+        event = self.inbox.get(until)
+        if isinstance(event, Arrived | Credit | Failed | Leaving):
+            with self._lock:
+                if event.peer in self._unhandled:
+                    self._unhandled[event.peer] -= 1
+        return event
+
+    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
+        """Tell a worker to do it to itself; the master (None) does it to this process."""
+        if peer is None:
+            strike_process(fault)
+        elif (link := self._links.get(peer)) is not None:
+            link.post(Frame(Kind.FAULT, pack_step(step), bytes_of(pack_fault(fault))))
 
     def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
         """Post what concerns one peer; a link that is gone has reported so."""
@@ -133,6 +151,7 @@ class MasterLinks:
             peer = Peer(self._slot(hello.name), ticket)
             self._links[peer] = link
             self._peers[link] = peer
+            self._unhandled[peer] = 0
         self.inbox.put(lambda at: Joined(at, peer, hello))
 
     def _slot(self, name: str) -> int:
@@ -159,6 +178,12 @@ class MasterLinks:
                 except CodecError as error:
                     link.close(f"worker {peer.rank} sent bytes that are no message: {error}")
                     return
+                with self._lock:
+                    self._unhandled[peer] += 1
+                    flood = self._unhandled[peer] > self._most_unhandled
+                if flood:  # what a worker may send between two credits is far less
+                    link.close(f"worker {peer.rank} sent {self._most_unhandled} messages faster than they are handled")
+                    return
                 self.inbox.put(make)
             case Silent(seconds=seconds):
                 self.inbox.put(lambda at: SilentPeer(at, peer, seconds))
@@ -166,7 +191,7 @@ class MasterLinks:
                 with self._lock:
                     self._bytes_in += link.bytes_in
                     self._bytes_out += link.bytes_out
-                    del self._links[peer], self._peers[link]
+                    del self._links[peer], self._peers[link], self._unhandled[peer]
                 self.inbox.put(lambda at: Lost(at, peer, reason))
             case Sent():
                 pass

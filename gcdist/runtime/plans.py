@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -32,6 +32,20 @@ def noise_by_bits(quantizer: Quantizer, d: int) -> F64:
         except ValueError:
             continue
     return noise
+
+
+@dataclass(slots=True)
+class PlanIds:
+    """The numbers of a run's plans; ``next`` is the one that comes next."""
+
+    next: int = 0
+
+    def __iter__(self) -> PlanIds:
+        return self
+
+    def __next__(self) -> int:
+        self.next += 1
+        return self.next - 1
 
 
 class PlanMaker:
@@ -88,6 +102,14 @@ class PlanMaker:
     def noise(self) -> F64:
         """omega (33,) by packed bits: the quantizer's law times what its errors on this run's gradients came to."""
         return self._law * (self._error / self._expected if self._error > 0 and self._expected > 0 else 1.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """The calibration of the noise law, for a checkpoint."""
+        return {"error": self._error, "expected": self._expected}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take what `state_dict` gave."""
+        self._error, self._expected = state["error"], state["expected"]
 
     def calibrate(self, counted: Sequence[tuple[Sidecar, U8]]) -> None:
         """Take in the messages of one step: |Q(x)-x|^2 as made against the law's, for each message and its bits (S,)."""

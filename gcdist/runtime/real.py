@@ -93,7 +93,7 @@ def serve(session: Session, source: StoreSource, rank: int) -> Exit:
         rows,
         port,
         0,
-        session.delays,
+        port.orders,
         session.config.seed,
         name_of=session.state.name_at,
         coming=loader.expect if loader else None,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ from gcdist.protocol import PROTOCOL, Hello
 from gcdist.quantize import get_quantizer
 from gcdist.runtime.compute import PartitionGradients
 from gcdist.runtime.device import CPU, pick_device
-from gcdist.runtime.plans import Holds, PlanMaker, noise_by_bits
+from gcdist.runtime.plans import Holds, PlanIds, PlanMaker, noise_by_bits
 from gcdist.runtime.scheme import Scheme
 from gcdist.runtime.state import ModelState
 from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_delays, make_stop_rule
@@ -53,7 +52,7 @@ class Session:
     quantizer: Quantizer
     code: GradientCode
     delays: DelayModel
-    plan_ids: Iterator[int] = field(default_factory=itertools.count)
+    plan_ids: PlanIds = field(default_factory=PlanIds)
 
     @staticmethod
     def build(task: Task, config: Config, workers: int, own: bool) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from gcdist.protocol.codec import (
     pack_failed,
     pack_head,
     pack_hello,
+    unpack_fault,
     unpack_round,
     unpack_step,
 )
@@ -31,6 +33,7 @@ from gcdist.protocol.worker_io import (
     WorkerEvent,
 )
 from gcdist.runtime.aggregate import Message
+from gcdist.runtime.faults import Orders, described, strike_process
 from gcdist.runtime.frames import bytes_of, link_settings, text_of
 from gcdist.runtime.inbox import Inbox
 from gcdist.runtime.session import Session
@@ -54,6 +57,9 @@ class WorkerLinks:
         self._timeout = session.config.cluster.join_timeout
         self._hello = pack_hello(session.hello(name, worker))
         self._link: Link | None = None
+        self.orders = Orders(session.delays)
+        self.obeyed = {fault.kind for fault in session.config.faults}
+        self._cut_until = self._slow_until = self._rate = 0.0
         self._over = threading.Event()
         self._down = threading.Event()  # of the last link
         self.log = WorkerLog(name, lambda text: self._post(Frame(Kind.LOG, meta=bytes_of(text)), _LOG))
@@ -73,8 +79,10 @@ class WorkerLinks:
 
     def send(self, head: Head, body: Message) -> None:
         """Post a message; SentRow comes when its last byte is taken."""
-        frame = Frame(Kind.MESSAGE, pack_head(head), body.sidecar, body.payload)
-        self._post(frame, (head.step, head.row))
+        leaving = self.orders.outgoing(head, body)
+        for left, out in zip(range(len(leaving) - 1, -1, -1), leaving, strict=True):
+            frame = Frame(out.kind, pack_head(out.head), out.body.sidecar, out.body.payload, out.digest)
+            self._post(frame, None if left else (head.step, head.row))
 
     def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:
         """Post a small message."""
@@ -113,13 +121,14 @@ class WorkerLinks:
             link.post(frame, note=note)
 
     def _connect(self, after: float) -> None:
-        if self._over.wait(after):
+        if self._over.wait(max(after, self._cut_until - self.now())):
             return
         if self.ever_linked and is_over(self._source):
             self.inbox.put(Released)
             return
         try:
-            join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)
+            link, _ = join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)
+            link.hinder(self._slow_until, self._rate)
         except JoinError as error:
             reason = str(error)
             refused = reason.startswith("refused")
@@ -136,6 +145,9 @@ class WorkerLinks:
                 try:
                     if fault is not None:
                         raise CodecError(fault)
+                    if frame.kind == Kind.FAULT:
+                        self._suffer(link, frame)
+                        return
                     make = self._translated(frame)
                 except CodecError as error:
                     link.close(f"the master's bytes are no message: {error}")
@@ -154,6 +166,25 @@ class WorkerLinks:
                 self._down.set()
                 self.log.lost()
                 self.inbox.put(lambda at: LinkLost(at, reason))
+
+    def _suffer(self, link: Link, frame: Frame) -> None:
+        """Do an injected fault to oneself, if the settings name its kind."""
+        step, fault = unpack_step(frame.head), unpack_fault(text_of(frame).encode())
+        if fault.kind not in self.obeyed:
+            raise CodecError(f'it asks for the fault "{fault.kind}", which these settings do not have')
+        print(f"gcdist {described(fault, self.slot + 1)}", file=sys.stderr, flush=True)
+        until = self.now() + (fault.seconds or 0.0)
+        match fault.kind:
+            case "kill" | "stop":
+                strike_process(fault)
+            case "cut":
+                self._cut_until = until
+                link.hinder(until)
+            case "slow":
+                self._slow_until, self._rate = until, fault.rate or 1.0
+                link.hinder(until, self._rate)
+            case "corrupt" | "delay":
+                self.orders.take(step, fault)
 
     def _translated(self, frame: Frame) -> Callable[[float], WorkerEvent]:
         match frame.kind:

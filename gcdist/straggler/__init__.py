@@ -10,6 +10,7 @@ from gcdist.straggler.deadline import (
     make_stop_rule,
 )
 from gcdist.straggler.delays import DELAYS, load_delays, make_delays
+from gcdist.straggler.faults import FaultSchedule, Planned, pick
 
 __all__ = [
     "DELAYS",
@@ -17,9 +18,12 @@ __all__ = [
     "ArrivalRule",
     "Arrivals",
     "AutoDeadline",
+    "FaultSchedule",
     "FixedDeadline",
+    "Planned",
     "WaitForAll",
     "load_delays",
     "make_delays",
     "make_stop_rule",
+    "pick",
 ]

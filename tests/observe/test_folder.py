@@ -61,3 +61,20 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     RunFolder(tmp_path).close()
     with pytest.raises(ValueError, match="already holds a run"):
         RunFolder(tmp_path)
+
+
+def test_a_run_is_taken_back_to_a_step(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        for step in range(6):
+            folder.step(step, loss=0.1 * step, arrived=[1])
+            if step % 2:
+                folder.evaluation(step + 1, 0.5 * step, 0.1, {"accuracy": 0.5})
+        folder.write_summary({})
+    before = (tmp_path / "metrics.jsonl").read_bytes().splitlines()
+    with RunFolder(tmp_path, resume=True) as folder:
+        folder.rewind(4)
+        assert (tmp_path / "metrics.jsonl").read_bytes().splitlines() == before[:4]
+        assert [line["step"] for line in read_lines(tmp_path / "evaluations.jsonl")] == [2, 4]
+        folder.step(4, loss=1.0)
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(5))
+    assert not (tmp_path / "summary.json").exists()

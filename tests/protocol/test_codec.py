@@ -16,18 +16,20 @@ from gcdist.protocol.codec import (
     Kind,
     pack_credit,
     pack_failed,
+    pack_fault,
     pack_head,
     pack_hello,
     pack_round,
     pack_step,
     unpack_credit,
     unpack_failed,
+    unpack_fault,
     unpack_head,
     unpack_hello,
     unpack_round,
     unpack_step,
 )
-from gcdist.protocol.messages import CreditWhy
+from gcdist.protocol.messages import Corruption, CreditWhy, Fault, FaultKind
 
 exactly = settings(derandomize=True, deadline=None, max_examples=200)
 int64 = st.integers(-(2**63), 2**63 - 1)
@@ -51,6 +53,13 @@ rounds = st.builds(
     st.none() | assignments,
 )
 hellos = st.builds(Hello, text, int64, text, text, int64, text, text, st.none() | st.lists(int64).map(tuple))
+faults = st.builds(
+    Fault,
+    st.sampled_from(get_args(FaultKind)),
+    st.none() | finite,
+    st.none() | finite,
+    st.sampled_from(get_args(Corruption)),
+)
 UNPACK: list[Callable[[bytes], Any]] = [
     unpack_head,
     unpack_credit,
@@ -58,6 +67,7 @@ UNPACK: list[Callable[[bytes], Any]] = [
     unpack_failed,
     unpack_round,
     unpack_hello,
+    unpack_fault,
 ]
 
 
@@ -94,6 +104,12 @@ def test_rounds_keep_every_bit(sent: Round) -> None:
 @given(hellos)
 def test_hellos(hello: Hello) -> None:
     assert unpack_hello(pack_hello(hello)) == hello
+
+
+@exactly
+@given(faults)
+def test_faults(fault: Fault) -> None:
+    assert unpack_fault(pack_fault(fault)) == fault
 
 
 @pytest.mark.parametrize("unpack", UNPACK, ids=lambda f: f.__name__)

@@ -24,7 +24,25 @@ class Cluster:
     """The processes of one run, by rank; their output is in one file each."""
 
     folder: Path
+    command: list[str]
+    env: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def begin(self, rank: int) -> None:
+        """Start a rank, again if it has run before; its output goes on in the same file."""
+        with (self.folder / f"out{rank}").open("ab") as out:
+            process = subprocess.Popen(
+                self.command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**self.env, "RANK": str(rank)},
+                cwd=self.folder.parent,
+            )
+        if rank < len(self.processes):
+            self.processes[rank] = process
+        else:
+            self.processes.append(process)
 
     def output(self, rank: int) -> str:
         return (self.folder / f"out{rank}").read_text()
@@ -74,22 +92,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def go(arguments: list[str], ranks: int, env: dict[str, str] | None = None) -> Cluster:
         folder = tmp_path / f"processes{len(running)}"
         folder.mkdir()
-        cluster = Cluster(folder)
-        running.append(cluster)
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
         limits = {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+        cluster = Cluster(folder, [sys.executable, *arguments], {**os.environ, **place, **limits, **(env or {})})
+        running.append(cluster)
         for rank in range(ranks):
-            with (folder / f"out{rank}").open("wb") as out:
-                cluster.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *arguments],
-                        stdout=out,
-                        stderr=subprocess.STDOUT,
-                        stdin=subprocess.DEVNULL,
-                        env={**os.environ, **place, **limits, **(env or {}), "RANK": str(rank)},
-                        cwd=tmp_path,
-                    )
-                )
+            cluster.begin(rank)
         return cluster
 
     yield go

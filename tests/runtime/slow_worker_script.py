@@ -13,8 +13,9 @@ from torch import nn
 
 import gcdist
 from gcdist.protocol.master_io import SendRound
-from gcdist.runtime.cluster import Cluster, new_folder
+from gcdist.runtime.cluster import Cluster
 from gcdist.runtime.real import real_master
+from gcdist.runtime.runs import new_folder
 from gcdist.runtime.session import Session
 from gcdist.transport import StoreSource
 

@@ -122,7 +122,7 @@ def test_too_few_workers_end_the_run_with_a_line(tmp_path: Path) -> None:
     cluster, network = with_network(tmp_path, cluster=settings)
     with cluster:
         train(cluster, 3)
-        network.workers[0].kill()
+        network.workers[0].kill(None)
         with pytest.raises(gcdist.RunHaltedError, match="3 of at least 4 workers"):
             train(cluster, 2)
 

@@ -144,7 +144,15 @@ def detector(samples: int) -> gcdist.Task:
         return {"boxes": torch.rand(boxes, 4), "cells": torch.randint(3, (boxes, 2))}
 
     data = [(torch.randn(3, 12 + 4 * (i % 2), 12 + 4 * (i % 3)), target(1 + i % 3)) for i in range(samples)]
-    return gcdist.Task(Detector(), data, lambda model, batch: model(*batch), batch_size=4, collate_fn=listed)
+    model = Detector()
+    model.features[:2].requires_grad_(False)  # `unfreeze` ends that
+    return gcdist.Task(model, data, lambda model, batch: model(*batch), batch_size=4, collate_fn=listed)
+
+
+def unfreeze(model: nn.Module, step: int) -> None:
+    """What the training scripts do before step 10: nothing stays frozen."""
+    if step == 10:
+        model.requires_grad_(True)
 
 
 ZOO: dict[str, Callable[[int], gcdist.Task]] = {

@@ -6,6 +6,7 @@ which file, which key, what was found, what is allowed.
 
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, suggest
+from gcdist.config.faults import FaultConfig
 from gcdist.config.files import dump_config, load_config, setting_lines, shared_settings, with_overrides
 from gcdist.config.sections import (
     INJECT_KEYS,
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "FaultConfig",
     "InjectConfig",
     "OptimizerConfig",
     "QuantizerConfig",

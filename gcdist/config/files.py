@@ -80,10 +80,10 @@ def dump_config(config: Config) -> str:
 def shared_settings(config: Config) -> str:
     """The settings that both ends of a link must share, one ``key=value`` a line, sorted: equal texts fit together.
 
-    They are seed, task, partitions and sampling, code, quantizer and injected delays; of a trace only the file's name, as
-    folders differ.
+    They are seed, task, partitions and sampling, code, quantizer, injected delays and faults; of a trace only the file's
+    name, as folders differ.
     """
-    shared = config.model_dump(mode="json", include={"seed", "task", "data", "code", "quantizer", "inject"})
+    shared = config.model_dump(mode="json", include={"seed", "task", "data", "code", "quantizer", "inject", "faults"})
     del shared["data"]["prefetch"], shared["data"]["holds"]  # of each worker
     if config.inject.file is not None:
         shared["inject"]["file"] = config.inject.file.name
@@ -114,4 +114,6 @@ def _flat(key: str, value: Any) -> Iterator[str]:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
     return value

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
+from gcdist.config.faults import FaultConfig
 from gcdist.config.section import Count, NotNegative, Positive, Section
 
 
@@ -213,7 +214,7 @@ class ClusterConfig(Section):
     rejoin_timeout: Positive = 3600.0
     beat: Positive = 1.0
     silent_after: Positive = 5.0
-    lost_after: Positive = 20.0
+    lost_after: Positive = 10.0
     piece_timeout: Positive = 10.0
     interface: str | None = None
     secret: Annotated[SecretStr | None, Field(strict=False)] = None
@@ -299,6 +300,7 @@ partitions, load_most, options
     quantizer: QuantizerConfig = QuantizerConfig()
     straggler: StragglerConfig = StragglerConfig()
     inject: InjectConfig = InjectConfig()
+    faults: Annotated[tuple[FaultConfig, ...], Field(strict=False)] = ()
     cluster: ClusterConfig = ClusterConfig()
     compute: ComputeConfig = ComputeConfig()
     simulate: SimulateConfig = SimulateConfig()
@@ -337,6 +339,11 @@ partitions, load_most, options
                 f"{key}: found a list of {length}; cluster.workers is {workers}"
                 for key, length in lists.items()
                 if length != workers
+            ]
+            wrong += [
+                f"faults[{i}].worker: found {fault.worker}; cluster.workers is {workers}"
+                for i, fault in enumerate(self.faults)
+                if fault.worker is not None and fault.worker > workers
             ]
         if wrong:
             raise ValueError("\n".join(wrong))

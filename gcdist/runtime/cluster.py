@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gcdist.config import ConfigError, FaultConfig
 from gcdist.observe import RunFolder, Summary
 from gcdist.planning import PlanReport
 from gcdist.runtime.accounts import ArrivalTally, Ledger, WaitForAllClock
@@ -17,6 +18,7 @@ from gcdist.runtime.checkpoint import Checkpoint, write_checkpoint
 from gcdist.runtime.data_account import DataAccount
 from gcdist.runtime.driver import MasterDriver, RoundResult, RunStoppedError
 from gcdist.runtime.evaluation import evaluated
+from gcdist.runtime.faults import drill
 from gcdist.runtime.kept import Parts, Stateful, generators_now, load_model, model_state, set_generators
 from gcdist.runtime.nested import StateError
 from gcdist.runtime.session import Session, checked
@@ -24,7 +26,7 @@ from gcdist.runtime.standstill import Standstill
 from gcdist.runtime.stepinfo import Step as Step
 from gcdist.runtime.stepinfo import StepInfo as StepInfo
 from gcdist.runtime.stepinfo import step_info
-from gcdist.straggler import ArrivalRule
+from gcdist.straggler import ArrivalRule, pick
 from gcdist.tasks.task import Evaluate
 from gcdist.types import U8, Plan, RunHaltedError
 
@@ -83,6 +85,7 @@ class Cluster:
         self._sync_check: tuple[float, float] | None = None
         if resumed is not None:
             self._restore(resumed)
+            driver.faults.spare_master()
 
     @property
     def plan(self) -> Plan | None:
@@ -246,6 +249,24 @@ class Cluster:
         expected = self.waiting.of(floors, steps)
         self._sync_check = None if expected is None else (taken, expected)
         return self._sync_check
+
+    def inject(self, fault: FaultConfig | Mapping[str, Any]) -> None:
+        """Make a fault happen now, for a drill: a table as in ``[[faults]]``, without ``step`` and ``every``.
+
+        Workers obey the kinds that ``[[faults]]`` of their own settings name; a table without step and every only names one.
+
+        Raises:
+            ConfigError: no such fault, or its worker is not here.
+        """
+        what, rank = drill(self.config, fault)
+        here = sorted(peer.rank for peer in self.driver.machine.peers())
+        if rank is None and here:
+            rank = pick(self.config.seed, -1, self._next, here)
+        if rank is None or rank not in (0, *here):
+            raise ConfigError(
+                f"inject: worker {'' if rank is None else rank} is not here; here are ranks {here or 'none'}"
+            )
+        self.driver.inject(self._next, what, rank)
 
     def summary(self, metrics: dict[str, float] | None = None) -> Summary:
         """The run so far, for people and for ``summary.json``."""

@@ -24,6 +24,7 @@ from gcdist.protocol.master_io import (
     Halt,
     Keep,
     Leave,
+    Lost,
     MasterEvent,
     MasterInstruction,
     Observe,
@@ -36,13 +37,16 @@ from gcdist.protocol.master_io import (
     Stop,
     TakeOut,
 )
-from gcdist.protocol.messages import CloseWhy, Peer, Round, Tick, Wake
+from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
 from gcdist.runtime.aggregate import Aggregator, Counted, Message
+from gcdist.runtime.faults import described, schedule_of
 from gcdist.runtime.scheme import Scheme
 from gcdist.runtime.session import Session
 from gcdist.runtime.shape import Shape
+from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
+UNTOLD = ("stale", "late", "failed", "its link is closed")  # reasons to drop a message that need no line
 TELL_SECONDS = 10.0  # between two lines that say who is waited for
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
@@ -92,6 +96,10 @@ class MasterPort(Protocol):
         """Send a round; ``state`` is immutable from now on. Never blocks."""
         ...
 
+    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
+        """Make a fault happen at a worker as ``step`` opens, or at the master itself (None)."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
@@ -135,6 +143,7 @@ class MasterDriver:
         start_workers: the first step waits for so many, for ``start_timeout`` seconds once ``min_workers`` are here.
         join_timeout: seconds to wait for ``min_workers``, at the start and later.
         record: every event with the instructions that it gave, in order, if given.
+        faults: what is injected, when, at whom.
     """
 
     machine: MasterMachine
@@ -146,6 +155,8 @@ class MasterDriver:
     start_timeout: float
     join_timeout: float
     record: Record | None = None
+    faults: FaultSchedule[Fault] = field(default_factory=lambda: FaultSchedule((), 0))
+    _began: float | None = None
     _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
     _wake: float | None = None
@@ -171,6 +182,7 @@ class MasterDriver:
             cluster.start_timeout,
             cluster.join_timeout,
             record,
+            schedule_of(session.config),
         )
 
     def run_round(self, step: int, state: U8, scheme: Scheme) -> RoundResult:
@@ -188,6 +200,7 @@ class MasterDriver:
         promised = scheme.promises
         terms = scheme.rule.terms(plan, live_N, ready_N)
         self.aggregator.reshape(scheme.maker.shape)
+        self._inject_due(step)
         opened = self.port.now()
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
@@ -255,7 +268,21 @@ class MasterDriver:
         if self._stop is None:
             self._feed(Stop(self.port.now(), reason))
 
+    def inject(self, step: int, fault: Fault, rank: int) -> None:
+        """Make a fault happen at a worker that is here, or at the master (rank 0), as ``step`` opens."""
+        self.say("fault", described(fault, rank))
+        peer = next((peer for peer in self.machine.peers() if peer.rank == rank), None)
+        if peer is not None or rank == 0:
+            self.port.inject(peer, step, fault)
+
     # --- events in, instructions out ---
+
+    def _inject_due(self, step: int) -> None:
+        now = self.port.now()
+        self._began = now if self._began is None else self._began
+        here = sorted(peer.rank for peer in self.machine.peers())
+        for fault, rank in self.faults.due(step, now - self._began, here):
+            self.inject(step, fault, rank)
 
     def _wait_for_workers(self) -> None:
         self.drain()
@@ -272,10 +299,7 @@ class MasterDriver:
                 until = min(give_up, now + self.start_timeout)
             if now >= until:
                 if here >= self.min_workers:
-                    self.say(
-                        "join",
-                        f"starting with {here} of {self.start_workers} workers; others are taken in when they come",
-                    )
+                    self.say("join", f"starting with {here} of {self.start_workers} workers; others are taken in when they come")
                     break
                 text = (
                     f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "
@@ -302,6 +326,8 @@ class MasterDriver:
     def _feed(self, event: MasterEvent) -> None:
         if isinstance(event, Arrived):
             event = self._inspected(event)
+        elif isinstance(event, Lost):
+            self._sent.pop(event.peer, None)
         elif isinstance(event, Stop):
             self._stop = event.reason
         elif isinstance(event, Failed):
@@ -353,9 +379,7 @@ class MasterDriver:
             case Wake(at=when):
                 self._wake = when
             case Drop(peer=peer, step=step, reason=reason):
-                if reason not in ("stale", "late", "failed") and not reason.startswith(
-                    "user error"
-                ):  # told as an error
+                if reason not in UNTOLD and not reason.startswith("user error"):  # that is told as an error
                     self.say("drop", f"worker {peer.rank}, step {step}: {reason.splitlines()[0]}")
             case Replan(reason=reason):
                 if self._scheme is not None:

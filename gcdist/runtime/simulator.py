@@ -6,14 +6,13 @@ gradient of (step, partition) is the same wherever it is computed.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 from gcdist.protocol import Peer, Round, WorkerMachine
-from gcdist.protocol.codec import pack_head, pack_round
+from gcdist.protocol.codec import Kind, pack_head, pack_round
 from gcdist.protocol.master_io import (
     Admit,
     Announce,
@@ -27,8 +26,9 @@ from gcdist.protocol.master_io import (
     Lost,
     MasterEvent,
     Refuse,
+    Silent,
 )
-from gcdist.protocol.messages import Head, Tick
+from gcdist.protocol.messages import Fault, Head, Tick
 from gcdist.protocol.worker_io import (
     Announced,
     Linked,
@@ -45,71 +45,17 @@ from gcdist.protocol.worker_io import (
 )
 from gcdist.runtime.aggregate import Message
 from gcdist.runtime.clock import Clock, Coming
-from gcdist.runtime.compute import PartitionGradients, PartitionResult
-from gcdist.runtime.device import pick_device
 from gcdist.runtime.driver import MasterDriver, Record, Say
+from gcdist.runtime.faults import Orders
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import Pace, WorkerDriver
-from gcdist.runtime.session import Session, checked
-from gcdist.runtime.shape import Shape
-from gcdist.runtime.state import ModelState
+from gcdist.runtime.session import Session
+from gcdist.runtime.shared import SharedGradients, SharedView
+from gcdist.runtime.trouble import Trouble
+from gcdist.transport import digest
 from gcdist.types import U8, RunHaltedError
 
 SMALL = 200  # bytes of a message without a body, as the links frame it
-
-
-class SharedGradients:
-    """One copy of the model computes for all workers; results of the newest steps are kept for whoever needs them next."""
-
-    def __init__(self, session: Session) -> None:
-        # a copy: the master's model belongs to the optimizer, and a stale row may need older parameters
-        config = session.config
-        device = checked("compute", lambda: pick_device(config.compute.device))
-        task = replace(session.task, model=copy.deepcopy(session.task.model).to(device))
-        self._state = ModelState(task.model, True, config.quantizer.downlink, device)
-        self._gradients = PartitionGradients(task, self._state, len(session.sizes_K), config.seed, config.data.sampling)
-        self._seconds = config.simulate.compute_seconds
-        self._loaded = -1
-        self._cache: dict[tuple[int, int, int], PartitionResult] = {}
-
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
-        """Take version ``params`` of the parameters, unless it is the one at hand."""
-        if params != self._loaded:
-            self._state.adopt(trained)
-            self._state.load(raw)
-            self._loaded = params
-            self._cache = {k: v for k, v in self._cache.items() if k[0] >= params - 1}
-        return self._state.shape
-
-    def compute(
-        self, raw: U8, params: int, trained: tuple[int, ...] | None, step: int, partition: int
-    ) -> PartitionResult:
-        """The gradient of ``partition`` at ``step`` with the parameters of version ``params``."""
-        key = (params, step, partition)
-        found = self._cache.get(key)
-        if found is None:
-            self.load(raw, params, trained)
-            made = self._gradients.compute(step, partition)
-            # virtual seconds too: a simulated run gives the same figures again
-            found = replace(made, gradient=made.gradient.copy(), data_seconds=0.0, compute_seconds=self._seconds)
-            self._cache[key] = found
-        return found
-
-
-class _Gradients:
-    """One worker's view of the shared gradients."""
-
-    def __init__(self, shared: SharedGradients) -> None:
-        self._shared = shared
-        self._round: tuple[U8, int, tuple[int, ...] | None] | None = None
-
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
-        self._round = raw, params, trained
-        return self._shared.load(raw, params, trained)
-
-    def compute(self, step: int, partition: int) -> PartitionResult:
-        assert self._round is not None
-        return self._shared.compute(*self._round, step, partition)
 
 
 class Network:
@@ -122,8 +68,20 @@ class Network:
         self._session = session
         self._events: deque[MasterEvent] = deque()
         self._free: dict[tuple[int, bool], float] = {}
+        self._wires: dict[tuple[int, bool], deque[tuple[int, Callable[[], None]]]] = {}
         self.workers: dict[int, SimulatedWorker] = {}
         self._tickets = itertools.count(1)
+        cluster = session.config.cluster
+        self.trouble = Trouble(
+            clock,
+            cluster.silent_after,
+            cluster.lost_after,
+            lambda peer, seconds: self._events.append(Silent(clock.now, peer, seconds)),
+            self._lose,
+            lambda slot: Peer(slot, self.workers[slot].inc),
+            lambda slot: self.workers[slot].wake(),
+        )
+        self._asleep = 0.0  # the master is stopped until then
 
     # --- the master's port ---
 
@@ -170,57 +128,105 @@ class Network:
     def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
         """Deliver a round; its parameters take their time on the link."""
         worker = self.workers[peer.worker]
+        if worker.inc != peer.inc:
+            return  # its link is gone, and the master will hear of it
         self.down(worker, SMALL + len(pack_round(sent)) + len(state), lambda at: RoundIn(at, sent, state))
+
+    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
+        """Make a fault happen at a worker, or at the master (None)."""
+        seconds = fault.seconds or 0.0
+        if peer is None:
+            if fault.kind == "kill":
+                raise RunHaltedError("the master was killed, as the settings ask (faults)")
+            self._asleep = self.clock.now + seconds
+            while (at := self.clock.next_at()) is not None and at <= self._asleep:
+                self.clock.step()
+            self.clock.now = self._asleep
+            return
+        worker = self.workers[peer.worker]
+        match fault.kind:
+            case "kill":
+                worker.kill(fault.seconds)
+            case "stop":
+                self.trouble.stop(worker.slot, seconds)
+            case "cut":
+                self.trouble.cut(worker.slot, seconds)
+            case "slow":
+                self.trouble.slow(worker.slot, seconds, fault.rate or 1.0)
+            case "corrupt" | "delay":
+                worker.orders.take(step, fault)
 
     # --- links ---
 
     def join(self, worker: SimulatedWorker, after: float) -> None:
-        """A worker makes a link: a fresh ticket, then hello."""
+        """A worker makes a link: a fresh ticket, then hello; not while it is stopped or cut off."""
         worker.inc = inc = next(self._tickets)
         peer = Peer(worker.slot, inc)
         hello = self._session.hello(f"worker{worker.slot}", worker.slot)
 
         def say_hello() -> None:
-            self.up(worker, SMALL, lambda at: Joined(at, peer, hello))
-
-        self.clock.at(self.clock.now + after, say_hello, pressing=False)
-
-    def up(self, worker: SimulatedWorker, nbytes: int, make: Callable[[float], MasterEvent]) -> float:
-        """Worker to master; returns when the last byte is in."""
-        self.bytes_up += nbytes
-        when = self._arrival(worker.slot, True, nbytes)
-        inc = worker.inc
-
-        def deliver() -> None:
             if worker.inc == inc:
-                self._events.append(make(self.clock.now))
+                self.up(worker, SMALL, lambda at: Joined(at, peer, hello))
 
-        self.clock.at(when, deliver)
-        return when
+        self.clock.at(self.clock.now + after, lambda: worker.when_running(say_hello), pressing=False)
+
+    def up(
+        self,
+        worker: SimulatedWorker,
+        nbytes: int,
+        make: Callable[[float], MasterEvent],
+        sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Worker to master; ``sent`` is called when the last byte is in."""
+
+        def hand() -> None:
+            self._events.append(make(self.clock.now))
+            if sent is not None:
+                sent()
+
+        self.bytes_up += nbytes
+        self._carry(worker, True, nbytes, hand)
 
     def down(self, worker: SimulatedWorker, nbytes: int, make: Callable[[float], WorkerEvent]) -> None:
         """Master to worker."""
         self.bytes_down += nbytes
-        inc = worker.inc
-
-        def deliver() -> None:
-            if worker.inc == inc and worker.driver.exit is None:
-                worker.driver.feed(make(self.clock.now))
-
-        self.clock.at(self._arrival(worker.slot, False, nbytes), deliver)
+        self._carry(worker, False, nbytes, lambda: worker.take(make))
 
     def drop(self, worker: SimulatedWorker, reason: str) -> None:
-        """The link breaks: what is on its way is gone, both ends are told."""
-        peer, when = Peer(worker.slot, worker.inc), self.clock.now + self._session.config.simulate.latency
+        """The link breaks: what is on its way is gone, both ends are told; the master once no cut is in the way."""
+        peer, now = Peer(worker.slot, worker.inc), self.clock.now + self._session.config.simulate.latency
         worker.inc = -1
+        when = max(now, self.trouble.healed_at(worker.slot))
         self.clock.at(when, lambda: self._events.append(Lost(self.clock.now, peer, reason)))
-        self.clock.at(when, lambda: worker.driver.feed(LinkLost(self.clock.now, reason)))
+        worker.later(now, lambda at: LinkLost(at, reason))
 
-    def _arrival(self, slot: int, up: bool, nbytes: int) -> float:
-        simulate = self._session.config.simulate
+    def _lose(self, peer: Peer, reason: str) -> None:
+        """Silence for too long: the master's end gives up, and so does the worker's, at once or when it goes on."""
+        self._events.append(Lost(self.clock.now, peer, reason))
+        worker = self.workers[peer.worker]
+        if worker.inc == peer.inc:
+            worker.inc = -1
+            worker.take(lambda at: LinkLost(at, reason))
+
+    def _carry(self, worker: SimulatedWorker, up: bool, nbytes: int, hand: Callable[[], None]) -> None:
+        """Hand something over after the link's time, in order, if the link still stands then; a cut holds it up."""
+        simulate, slot = self._session.config.simulate, worker.slot
+        rate = (self.trouble.rate(slot) if up else None) or simulate.bandwidth
         begin = max(self.clock.now, self._free.get((slot, up), 0.0))
-        self._free[slot, up] = begin + nbytes / simulate.bandwidth
-        return self._free[slot, up] + simulate.latency
+        self._free[slot, up] = begin + nbytes / rate
+        wire = self._wires.setdefault((slot, up), deque())
+        wire.append((worker.inc, hand))
+
+        def deliver() -> None:
+            until = max(self.trouble.healed_at(slot), self._asleep if up else 0.0)
+            if self.clock.now < until:
+                self.clock.at(until, deliver)
+                return
+            inc, hand = wire.popleft()
+            if worker.inc == inc:
+                hand()
+
+        self.clock.at(self._free[slot, up] + simulate.latency, deliver)
 
 
 class SimulatedWorker:
@@ -229,30 +235,81 @@ class SimulatedWorker:
     def __init__(self, slot: int, session: Session, network: Network, shared: SharedGradients) -> None:
         self.slot = slot
         self.inc = -1
+        self.lives = 0  # processes so far
         self._network = network
         self._clock = network.clock
+        self._session = session
+        self._shared = shared
         self._tagged: dict[object, list[Coming]] = {}
-        simulate, config = session.config.simulate, session.config
-        rows = RowMaker(session.quantizer, config.seed, _Gradients(shared))
-        self.rows = rows
+        self._waiting: list[Callable[[], None]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """A process starts."""
+        session, config = self._session, self._session.config
+        self.lives += 1
+        for tag in list(self._tagged):
+            self.cancel(tag)
+        self._waiting.clear()
+        self.orders = Orders(session.delays)
+        self.rows = RowMaker(session.quantizer, config.seed, SharedView(self._shared))
         self.driver = WorkerDriver(
             WorkerMachine(config.cluster.retry_first, config.cluster.retry_most),
-            rows,
+            self.rows,
             self,
-            slot,
-            session.delays,
+            self.slot,
+            self.orders,
             config.seed,
-            Pace(simulate.compute_seconds, simulate.encode_seconds, defer=True),
+            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, defer=True),
             session.state.name_at,
         )
 
-    def kill(self) -> None:
-        """The process dies: its link breaks and nothing of it goes on."""
+    def kill(self, seconds: float | None = 1.0) -> None:
+        """The process dies: its link breaks, nothing of it goes on. Another one starts ``seconds`` later; None: never."""
         self._network.drop(self, "killed")
+        self._network.trouble.reborn(self.slot)
+        self._begin()  # stands for the dead one: it has no link and does nothing
+        if seconds is not None:
+            life = self.lives
+
+            def start() -> None:
+                if self.lives == life:
+                    self._begin()
+                    self.connect(0.0)
+
+            self._clock.at(self._clock.now + seconds, start, pressing=False)
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self.driver.feed(Sigterm(self._clock.now))
+        self.take(Sigterm)
+
+    def take(self, make: Callable[[float], WorkerEvent]) -> None:
+        """Handle an event; once it goes on, if the process is stopped."""
+
+        def feed() -> None:
+            if not self.is_over():
+                self.driver.feed(make(self._clock.now))
+                if self.is_over():
+                    self._network.drop(self, "the worker ended")
+
+        self.when_running(feed)
+
+    def is_over(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self.driver.exit is not None
+
+    def when_running(self, do: Callable[[], None]) -> None:
+        """Now, or once the stopped process goes on, in order."""
+        if self._network.trouble.is_stopped(self.slot):
+            self._waiting.append(do)
+        else:
+            do()
+
+    def wake(self) -> None:
+        """The process goes on: what has waited comes in order."""
+        waiting, self._waiting = self._waiting, []
+        for do in waiting:
+            do()
 
     # --- the worker's port ---
 
@@ -268,9 +325,10 @@ class SimulatedWorker:
                 self._tagged[tag].remove(coming)
                 if not self._tagged[tag]:
                     del self._tagged[tag]
-            if self.driver.exit is None:
-                self.driver.feed(make(self._clock.now))
+            if self.lives == life:
+                self.take(make)
 
+        life = self.lives
         coming = self._clock.at(at, fire)
         if tag is not None:
             self._tagged.setdefault(tag, []).append(coming)
@@ -283,9 +341,16 @@ class SimulatedWorker:
     def send(self, head: Head, body: Message) -> None:
         """A message takes its time on the link."""
         peer = Peer(self.slot, self.inc)
-        size = SMALL + len(pack_head(head)) + body.nbytes
-        arrived = self._network.up(self, size, lambda at: Arrived(at, peer, head, body))
-        self.later(arrived, lambda at: SentRow(at, head.step, head.row))
+        sent = partial(self.take, lambda at: SentRow(at, head.step, head.row))
+        leaving = self.orders.outgoing(head, body)
+        for left, out in zip(range(len(leaving) - 1, -1, -1), leaving, strict=True):
+            if out.kind != Kind.MESSAGE:
+                self._network.drop(self, f"worker {peer.rank} sent bytes that are no message")
+                return
+            wrong = out.digest is not None and out.digest != digest(out.body.payload)
+            made = partial(Arrived, peer=peer, head=out.head, body=out.body, fault="wrong digest" if wrong else None)
+            size = SMALL + len(pack_head(head)) + out.body.nbytes
+            self._network.up(self, size, made, None if left else sent)
 
     def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:
         """A small message."""

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types check bench-kernels bench-links bench-planner clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,12 @@ demo: $(VENV)/gcdist ## train the embedded task with 1 master and 8 workers, two
 
 test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel (ARGS="-k link" for some)
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
+
+test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take minutes each
+	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m slow $(ARGS)
+
+test-cluster: $(VENV)/dev $(VENV)/gcdist ## seven hosts made of network namespaces (needs root, ip and tc)
+	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(VENV)/dev ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -42,8 +48,14 @@ bench-kernels: $(VENV)/dev $(VENV)/gcdist ## quantizers against a memory copy an
 bench-links: $(VENV)/dev $(VENV)/gcdist ## throughput and round trip of a link against a plain socket
 	$(BIN)/python benchmarks/links.py $(ARGS)
 
+bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against DistributedDataParallel's, ten minutes (ARGS=--quick: two)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
+
 bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")
 	$(BIN)/python benchmarks/planner.py $(ARGS)
+
+bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ARGS="--soak --steps 4500": half an hour)
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 clean: ## remove .venv and everything that was built; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,7 +39,7 @@ class Hello(NamedTuple):
     samples: int  # length of the data set
     config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
-    holds: tuple[int, ...] | None = None  # partitions this worker can read; None = all; the master's: all that there are
+    holds: tuple[int, ...] | None = None  # partitions it can read; None = all; the master's: all that there are
 
     def difference(self, theirs: Hello) -> str | None:
         """The first thing in which a worker's Hello differs from the master's and must not, in words; else None.

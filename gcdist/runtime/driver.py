@@ -299,7 +299,8 @@ class MasterDriver:
                 until = min(give_up, now + self.start_timeout)
             if now >= until:
                 if here >= self.min_workers:
-                    self.say("join", f"starting with {here} of {self.start_workers} workers; others are taken in when they come")
+                    text = f"starting with {here} of {self.start_workers} workers; others are taken in when they come"
+                    self.say("join", text)
                     break
                 text = (
                     f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "

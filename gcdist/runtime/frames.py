@@ -9,17 +9,21 @@ from gcdist.transport import Frame, LinkSettings
 from gcdist.types import U8
 
 DRAIN_SECONDS = 5.0  # a last word gets so long to leave a link that closes
+BYTES_A_VALUE = 8  # at most, of a parameter or buffer in any format
+SPARE_BYTES = 1 << 16  # scales and headers of small models
 NOTHING: U8 = np.zeros(0, np.uint8)
 
 
 def link_settings(session: Session) -> LinkSettings:
-    """The links' timeouts from the settings."""
-    cluster = session.config.cluster
+    """The links' timeouts from the settings; no frame is larger than all of the model needs, in either direction."""
+    cluster, model = session.config.cluster, session.task.model
+    values = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     return LinkSettings(
         beat=cluster.beat,
         silent_after=cluster.silent_after,
         lost_after=cluster.lost_after,
         piece_timeout=cluster.piece_timeout,
+        max_bytes=BYTES_A_VALUE * values + SPARE_BYTES,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ class RunFolder:
         (self.path / "plans").mkdir(parents=True, exist_ok=True)
         self._metrics = _open_lines(self.path / "metrics.jsonl")
         self._events = _open_lines(self.path / "events.jsonl")
+        self._step: int | None = None  # the last that has ended
         self.trace = Trace(self.path / "trace.json")
         self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
@@ -75,6 +77,7 @@ class RunFolder:
         deadline, why, step_seconds, plan_id, data_seconds, compute_seconds.
         """
         _line(self._metrics, {"step": step, **values})
+        self._step = step
 
     def evaluation(self, step: int, seconds: float, evaluation_seconds: float, metrics: Mapping[str, float]) -> None:
         """A line of ``evaluations.jsonl``: after so many steps, at those seconds of the run, what the evaluation gave."""
@@ -99,8 +102,11 @@ class RunFolder:
             self._write(name, "".join(lines))
 
     def event(self, kind: str, text: str, **values: Any) -> None:
-        """A line of ``events.jsonl``: ``kind`` (drop, loss, join, replan, ...) and ``text`` for a reader."""
-        _line(self._events, {"kind": kind, "text": text, **values})
+        """A line of ``events.jsonl``: ``kind`` (drop, fault, members, plan, ...) and ``text`` for a reader.
+
+        With the time of day (Unix seconds), and the last step that had ended.
+        """
+        _line(self._events, {"time": round(time.time(), 3), "step": self._step, "kind": kind, "text": text, **values})
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """``summary.json``."""

@@ -10,6 +10,7 @@ from gcdist.types import U8
 
 DRAIN_SECONDS = 5.0  # a last word gets so long to leave a link that closes
 BYTES_A_VALUE = 8  # at most, of a parameter or buffer in any format
+BYTES_A_PARTITION = 128  # of assignments and losses, in text
 SPARE_BYTES = 1 << 16  # scales and headers of small models
 NOTHING: U8 = np.zeros(0, np.uint8)
 
@@ -23,7 +24,7 @@ def link_settings(session: Session) -> LinkSettings:
         silent_after=cluster.silent_after,
         lost_after=cluster.lost_after,
         piece_timeout=cluster.piece_timeout,
-        max_bytes=BYTES_A_VALUE * values + SPARE_BYTES,
+        max_bytes=BYTES_A_VALUE * values + BYTES_A_PARTITION * len(session.sizes_K) + SPARE_BYTES,
     )
 
 

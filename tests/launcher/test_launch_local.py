@@ -168,9 +168,13 @@ def test_a_refused_worker_stays_away(launch: Launch, tmp_path: Path) -> None:
         "from torch.utils.data import TensorDataset\n"
         "wide = 4 if os.environ['RANK'] == '2' else 3\n"
         "task = gcdist.Task(nn.Linear(wide, 1), TensorDataset(torch.ones(8, wide)), lambda m, b: m(b[0]).mean())\n"
-        "config = gcdist.Config(cluster={'join_timeout': 6.0, 'min_workers': 1})\n"
+        "config = gcdist.Config(cluster={'start_timeout': 1.0, 'min_workers': 1})\n"
         "with gcdist.connect(task, config) as cluster:\n"
-        "    print(next(cluster.steps(1)).backward().live)\n"
+        "    for step in cluster.steps(100_000):\n"
+        "        live = step.backward().live\n"
+        "        if '\"refuse\"' in (cluster.folder.path / 'events.jsonl').read_text():\n"
+        "            break\n"
+        "    print(live)\n"
     )
     launched = launch("-n", "2", "--", sys.executable, str(script))
     assert launched.wait() == 0, launched.err.read_text()

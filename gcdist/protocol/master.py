@@ -234,7 +234,8 @@ class MasterMachine:
                 self._open.settled.update(assignment.rows)
         if closes != inf:
             self._out.append(Wake(closes))
-        self._out += [Announce(state.peer, event.step) for state in self._peers.values()]
+        # whoever has given credit has no older work to drop
+        self._out += [Announce(state.peer, event.step) for state in self._peers.values() if not state.credit]
         for state in self._peers.values():
             if state.credit:
                 self._send(state)

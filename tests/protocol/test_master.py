@@ -88,14 +88,13 @@ def test_join_and_credit() -> None:
     assert machine.peers() == (A,)
 
 
-def test_open_announces_to_all_and_sends_against_credit() -> None:
+def test_open_announces_to_the_busy_and_sends_against_credit() -> None:
     machine = master(A)
     machine.handle(Joined(0.0, B, HELLO))
     plan = make_plan(0, TWO)
     first = Assignment((0,), (((0, 1.0),),), ((4,),))
     assert machine.handle(opening(0, plan)) == [
         Wake(2.0),
-        Announce(A, 0),
         Announce(B, 0),
         SendRound(A, Round(0, 0, 0, None, (0,), (0.0,), first)),
     ]

@@ -340,7 +340,7 @@ def compare(ddp: Group, d: int, way: str, blocks: int, budget: float) -> dict[st
     walls, cpus = ({k: statistics.median(w[i].get(k, 0.0) for w in workers) for k in workers[0][i]} for i in (0, 1))
     mine_ms = 1e3 * statistics.median(mine for mine, _ in pairs)
     for name in ("wait for Announced", "wait for RoundIn"):  # in them is also the time of the other method's blocks
-        walls.pop(name)
+        walls.pop(name, None)
     walls["wait for a round"] = mine_ms - sum(walls.values())
     return {
         "d": sum(p.numel() for p in network(d).parameters()),

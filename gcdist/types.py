@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,10 @@ F64: TypeAlias = NDArray[np.float64]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
+
+# injected faults: what a worker does to itself, and what is wrong with a message that it corrupts
+FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay"]
+Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
 
 
 class NonFiniteError(ValueError):

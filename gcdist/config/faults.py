@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from gcdist.config.section import Positive, Section
-
-Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
+from gcdist.types import Corruption, FaultKind
 
 # keys that each kind must have, and those that it may have
 FAULT_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -31,7 +30,7 @@ class FaultConfig(Section):
     bytes a second.
     """
 
-    kind: Literal["kill", "stop", "cut", "slow", "corrupt", "delay"]
+    kind: FaultKind
     worker: Annotated[int, Field(ge=0)] | None = None
     step: Annotated[int, Field(ge=0)] | None = None
     every: Positive | None = None

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from gcdist.types import Corruption, FaultKind
+
 PROTOCOL = 2  # raised when a message changes; peers of another number are refused
 
 Body: TypeAlias = Any
 CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]
 CloseWhy: TypeAlias = Literal["complete", "deadline", "count", "stop"]
-FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay"]
-Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
 
 
 class Peer(NamedTuple):

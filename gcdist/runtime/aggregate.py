@@ -185,13 +185,16 @@ class Aggregator:
         """h_row (d,), or None while it is zero; for tests."""
         return self._h.get(row)
 
-    def export(self) -> tuple[dict[int, F32], F32 | None]:
-        """Copies for a checkpoint: h_row (d,) of every row that has one, and the predictor (d,) if there is one."""
-        predictor = None if self._predictor is None else self._predictor.copy()
-        return {row: h.copy() for row, h in self._h.items()}, predictor
+    def shifts(self) -> dict[int, F32]:
+        """Copies, for a checkpoint, of h_row (d,) of every row that has one."""
+        return {row: h.copy() for row, h in self._h.items()}
+
+    def predictor(self) -> F32 | None:
+        """A copy, for a checkpoint, of the predictor (d,); None: there is none."""
+        return None if self._predictor is None else self._predictor.copy()
 
     def restore(self, shifts: dict[int, F32], predictor: F32 | None) -> None:
-        """Take what `export` gave, between two steps; H is their sum.
+        """Take what `shifts` and `predictor` gave, between two steps; H is their sum.
 
         Raises:
             ValueError: a vector that does not fit the model.

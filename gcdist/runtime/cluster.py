@@ -380,7 +380,7 @@ class Cluster:
             "waiting": self.waiting.state_dict(),
             "ledger": self.ledger.state_dict(),
             "data": self.data.state_dict(),
-            "predictor": self.driver.aggregator.export()[1],
+            "predictor": self.driver.aggregator.predictor(),
             "standstill": self._standstill.state_dict() if self._standstill is not None and at_rest else None,
             "evaluation": {"step": self._evaluated_at, "metrics": self.evaluation},
         }

@@ -20,9 +20,8 @@ class DataAccount:
     def __init__(self, prefetch: int) -> None:
         self._prefetch = prefetch
         self._steps = 0
-        self._data_seconds = self._compute_seconds = self._step_seconds = (
-            0.0  # means over the rows that counted, summed
-        )
+        # means over the rows that counted, summed
+        self._data_seconds = self._compute_seconds = self._step_seconds = 0.0
         self._uncovered: dict[int, int] = {}  # partition: steps without it
         self.local = False  # some worker can read only some of the partitions
 

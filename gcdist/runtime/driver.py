@@ -259,7 +259,7 @@ class MasterDriver:
     ) -> None:
         """Take the shifts of a checkpoint, which the workers hold too: see `Restore`; ``h`` has h_row (d,) of each."""
         self._feed(Restore(self.port.now(), shifts, cold))
-        self.aggregator.restore(h, self.aggregator.export()[1])
+        self.aggregator.restore(h, self.aggregator.predictor())
 
     def stop(self, reason: str) -> None:
         """Release everybody who has come by now."""

@@ -14,11 +14,11 @@ import numpy as np
 from gcdist.config import Config, ConfigError, FaultConfig
 from gcdist.protocol import Head
 from gcdist.protocol.codec import Kind
-from gcdist.protocol.messages import Corruption, Fault
+from gcdist.protocol.messages import Fault
 from gcdist.runtime.aggregate import Message
 from gcdist.straggler import FaultSchedule, Planned
 from gcdist.transport import digest
-from gcdist.types import F64, U8, DelayModel
+from gcdist.types import F64, U8, Corruption, DelayModel
 
 FLOOD = 300  # frames
 _UNKNOWN = 77  # a kind of frame that means nothing

@@ -25,15 +25,15 @@ class Standstill:
         """Come to rest before ``step`` opens: `MasterDriver.settle`. It takes virtual seconds."""
         came = self._driver.settle(step, self._network.next_at)
         # H is a running sum; both this run and a resumed one go on from the plain one
-        self._driver.aggregator.restore(*self._driver.aggregator.export())
+        aggregator = self._driver.aggregator
+        aggregator.restore(aggregator.shifts(), aggregator.predictor())
         return came
 
     def state_dict(self) -> dict[str, Any]:
         """What is left at rest: h_row (d,) by row, (row, worker, version, beta) of the shifts, cold workers, the time."""
         told = self._driver.machine.restoring(self._network.now())
         shifts = [(row, peer.worker, version, beta) for row, peer, version, beta in told.shifts]
-        h, _ = self._driver.aggregator.export()
-        return {"now": told.at, "h": h, "shifts": shifts, "cold": told.cold}
+        return {"now": told.at, "h": self._driver.aggregator.shifts(), "shifts": shifts, "cold": told.cold}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
         """Bring a run whose workers have joined to that rest, before ``step``."""

@@ -29,7 +29,8 @@ from gcdist.protocol.codec import (
     unpack_round,
     unpack_step,
 )
-from gcdist.protocol.messages import Corruption, CreditWhy, Fault, FaultKind
+from gcdist.protocol.messages import CreditWhy, Fault
+from gcdist.types import Corruption, FaultKind
 
 exactly = settings(derandomize=True, deadline=None, max_examples=200)
 int64 = st.integers(-(2**63), 2**63 - 1)

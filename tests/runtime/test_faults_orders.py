@@ -12,7 +12,7 @@ import pytest
 import gcdist
 from gcdist.protocol import Head, Peer
 from gcdist.protocol.codec import Kind, pack_credit, pack_fault, pack_hello, pack_step
-from gcdist.protocol.messages import Corruption, Fault
+from gcdist.protocol.messages import Fault
 from gcdist.runtime.aggregate import Message
 from gcdist.runtime.cluster import Cluster
 from gcdist.runtime.faults import FLOOD, Orders, described
@@ -24,6 +24,7 @@ from gcdist.runtime.simulator import simulated
 from gcdist.runtime.worker_links import WorkerLinks
 from gcdist.straggler import make_delays
 from gcdist.transport import Frame, In, Link, StoreSource, digest, open_store
+from gcdist.types import Corruption
 from tests.runtime.test_faults_simulated import linear_task
 
 HEAD, BODY = Head(7, 2, 1, 0, 0, 40), Message(np.arange(40, dtype=np.uint8), np.zeros(3, np.uint8), (4,))

@@ -29,14 +29,14 @@ import gcdist
 from gcdist.coding import decoders, shifted, structured
 from gcdist.protocol import MasterMachine, Peer
 from gcdist.protocol.master_io import Accumulate, MasterEvent, MasterInstruction
-from gcdist.protocol.messages import Corruption, Fault
+from gcdist.protocol.messages import Fault
 from gcdist.runtime.aggregate import Aggregator
 from gcdist.runtime.driver import MasterDriver, Record
 from gcdist.runtime.faults import FLOOD
 from gcdist.runtime.session import Session
 from gcdist.runtime.shift import decode_row, move
 from gcdist.runtime.simulator import simulated
-from gcdist.types import Plan, StepTerms
+from gcdist.types import Corruption, Plan, StepTerms
 from tests.runtime.sim_spy import Spy
 
 MAX_WAIT, LOST_AFTER = 3.0, 6.0

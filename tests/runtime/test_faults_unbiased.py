@@ -22,9 +22,8 @@ from tests.runtime.test_faults_simulated import DATA, linear_task, loss_fn
 
 WORKERS, ROUNDS, DEADLINE = 4, 1000, 1.0
 CHANCE = (0.15, 0.3, 0.45, 0.25)
-STRIKE = (
-    0.005  # after the step has opened: the deaths of a step must not be known when it opens; before a round is there
-)
+# seconds after the opening: the deaths of a step must not be known when it opens; before a round is there
+STRIKE = 0.005
 BEYOND = DEADLINE - STRIKE + 1e-6
 FAULTS = (
     Fault("stop", seconds=BEYOND),

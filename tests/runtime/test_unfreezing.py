@@ -105,7 +105,7 @@ def test_shifts_begin_anew_and_late_messages_of_the_older_vector_are_dropped(tmp
     aggregator = cluster.driver.aggregator
     with cluster:
         backward(cluster, 8)
-        held = aggregator.export()
+        held = aggregator.shifts(), aggregator.predictor()
         assert bool(held[0]) == (scheme != "osgc")
         assert (held[1] is not None) == (scheme == "osgc")
         begun = len(record)
@@ -113,7 +113,7 @@ def test_shifts_begin_anew_and_late_messages_of_the_older_vector_are_dropped(tmp
         backward(cluster, 12)
         assert model.get_parameter("0.weight").grad is not None
         assert model.get_parameter("2.weight").grad is None
-        shifts, predictor = aggregator.export()
+        shifts, predictor = aggregator.shifts(), aggregator.predictor()
         vectors = [*shifts.values(), *([] if predictor is None else [predictor])]
         assert vectors
         assert {len(vector) for vector in vectors} == {cluster.session.state.layout.d} == {4 * 4 + 5}
@@ -136,12 +136,12 @@ def test_the_predictor_and_shifts_of_a_checkpoint_are_taken_back(tmp_path: Path)
     with cluster:
         backward(cluster, 3)
         aggregator = cluster.driver.aggregator
-        shifts, predictor = aggregator.export()
+        shifts, predictor = aggregator.shifts(), aggregator.predictor()
         assert predictor is None
         aggregator.restore({}, np.ones(5, np.float32))
-        assert aggregator.export()[0] == {}
+        assert aggregator.shifts() == {}
         aggregator.restore(shifts, None)
-        assert {row: h.tobytes() for row, h in aggregator.export()[0].items()} == {
+        assert {row: h.tobytes() for row, h in aggregator.shifts().items()} == {
             row: h.tobytes() for row, h in shifts.items()
         }
         with pytest.raises(ValueError, match=r"h of row 1 has shape \(2,\), must have \(5,\)"):

@@ -243,12 +243,20 @@ def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
     """
     if result.gradient is None or not result.counted:
         return None
-    noise = 0.0
+    _, energy, _ = measure(result.gradient)
+    signal = signal_and_energy(result, omega_by_bits)[0]
+    return (energy - signal) / signal if signal > 0 else None
+
+
+def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, float]:
+    """Estimates, without bias where the promises hold, of |g|^2 (may be negative) and of the rows' ``sum_i |y_i|^2``."""
+    if result.gradient is None:
+        return 0.0, 0.0
+    noise = energy = 0.0
     for counted in result.counted:
         p = float(result.terms.p_R[counted.row])
         omega = float(omega_by_bits[result.plan.bits_RS[counted.row]].mean())
         if p < 1:
             noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy
-    _, energy, _ = measure(result.gradient)
-    signal = energy - noise
-    return noise / signal if signal > 0 else None
+            energy += counted.sidecar.energy / (1 - p)
+    return measure(result.gradient)[1] - noise, energy

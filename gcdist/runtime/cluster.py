@@ -13,7 +13,7 @@ import numpy as np
 from gcdist.config import ConfigError, FaultConfig
 from gcdist.observe import RunFolder, Summary
 from gcdist.planning import PlanReport
-from gcdist.runtime.accounts import ArrivalTally, Ledger, WaitForAllClock
+from gcdist.runtime.accounts import ArrivalTally, Ledger, WaitForAllClock, signal_and_energy
 from gcdist.runtime.checkpoint import Checkpoint, write_checkpoint
 from gcdist.runtime.data_account import DataAccount
 from gcdist.runtime.driver import MasterDriver, RoundResult, RunStoppedError
@@ -422,7 +422,9 @@ class Cluster:
     def _account(self, result: RoundResult) -> None:
         self.arrivals.add(result)
         self.data.add(result, local=bool(self.driver.machine.holds()))
-        self._scheme.maker.calibrate([(c.sidecar, result.plan.bits_RS[c.row]) for c in result.counted])
+        maker, bits_RS = self._scheme.maker, result.plan.bits_RS
+        messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
+        maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))
         self.waiting.add(result)
         self.ledger.step_seconds += result.seconds
         self._count_saved(result.messages, result.payload_bytes)

@@ -64,6 +64,8 @@ class PlanMaker:
         exact_p: p is known, not measured: no floor once the rule promises a deadline.
     """
 
+    _LEARNED = ("error", "expected", "energy", "agreeing")
+
     def __init__(
         self,
         code: GradientCode,
@@ -92,6 +94,7 @@ class PlanMaker:
         self._quantizer = quantizer
         self._law = noise_by_bits(quantizer, shape().layout.d)
         self._error = self._expected = 0.0
+        self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
 
     @property
     def shape(self) -> Shape:
@@ -105,16 +108,34 @@ class PlanMaker:
 
     def state_dict(self) -> dict[str, float]:
         """The calibration of the noise law, for a checkpoint."""
-        return {"error": self._error, "expected": self._expected}
+        return {name: getattr(self, f"_{name}") for name in self._LEARNED}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Take what `state_dict` gave."""
-        self._error, self._expected = state["error"], state["expected"]
+        for name in self._LEARNED:
+            setattr(self, f"_{name}", state.get(name, 0.0))
 
-    def calibrate(self, counted: Sequence[tuple[Sidecar, U8]]) -> None:
-        """Take in the messages of one step: |Q(x)-x|^2 as made against the law's, for each message and its bits (S,)."""
-        self._error *= FORGET
-        self._expected *= FORGET
+    @property
+    def disagreement(self) -> float:
+        """What straggler and quantization noise come to against partitions that agree: ``sum |v_i|^2 k^2/(Y_i^2 |g|^2)``.
+
+        1 if all partitions have the same gradient, up to k (where it is cut) if they are orthogonal; below 1 where
+        differences are sent that are smaller than the gradient. 1 before anything is known.
+        """
+        if self._energy <= 0:
+            return 1.0
+        most = float(len(self._size_K))
+        return most if self._agreeing * most <= self._energy else self._energy / self._agreeing
+
+    def calibrate(self, plan: Plan, counted: Sequence[tuple[Sidecar, U8]], signal: float, energy: float) -> None:
+        """Take in one step: what its messages' errors came to against the law's, and the rows' energies to the gradient's.
+
+        ``counted``: each message and its bits (S,); ``signal`` and ``energy``: estimates of |g|^2 and of ``sum_i |v_i|^2``.
+        """
+        for name in self._LEARNED:
+            setattr(self, f"_{name}", FORGET * getattr(self, f"_{name}"))
+        self._energy += energy
+        self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
         for sidecar, bits_S in counted:
             omega = float(self._law[bits_S].mean())
             if sidecar.energy > 0 and np.isfinite(omega):

@@ -40,7 +40,7 @@ class Scheme:
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
         if self.plan is None or self.outdated or due or grown or warming != self._warm:
             if not warming:
-                self.rule.retune(live_N, self.maker.omega_N(len(live_N)))
+                self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement)
             try:
                 self.plan, self.report = self.maker.make(live_N, holds)
             except ValueError as error:

@@ -26,6 +26,7 @@ from gcdist.types import F64, DelayModel, GradientCode, Plan, Quantizer
 
 T = TypeVar("T")
 ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
+HEADROOM_MOST = 1.5  # of an automatic deadline over the times seen, for plans that give a worker more than it had
 MOST_HELD = 2000  # partitions that a Hello has room to name
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
@@ -117,6 +118,11 @@ class Session:
         known = {slot: [j for j in self.held_by(slot) or () if j < k] for slot in slots}
         return {slot: held for slot, held in known.items() if held}
 
+    @property
+    def _grows(self) -> bool:
+        """Whether a plan gives reliable workers more to compute, up to ``load_most`` times an even share."""
+        return self.config.code.allocation == "chain" and self.code.name in ALLOCATED
+
     def scheme(self, on_plan: OnPlan) -> Scheme:
         """The configured scheme with its stop rule."""
         straggler = self.config.straggler
@@ -136,6 +142,7 @@ class Session:
                 window=straggler.window,
                 delays=self.delays,
                 noise_most=straggler.noise_most,
+                headroom=min(self.config.code.load_most, HEADROOM_MOST) if self._grows else 1.0,
             ),
         )
         return self._scheme(self.code, rule, on_plan)
@@ -155,7 +162,7 @@ class Session:
             np.array(self._bits_caps(), np.int64),
             rule,
             self.plan_ids,
-            self.config.code.load_most if self.config.code.allocation == "chain" and code.name in ALLOCATED else np.inf,
+            self.config.code.load_most if self._grows else np.inf,
             self.config.straggler.p != "measured",
         )
         checked("code", lambda: maker.try_all(self._holds()))

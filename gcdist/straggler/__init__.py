@@ -9,7 +9,7 @@ from gcdist.straggler.deadline import (
     WaitForAll,
     make_stop_rule,
 )
-from gcdist.straggler.delays import DELAYS, load_delays, make_delays
+from gcdist.straggler.delays import DELAYS, load_delays, make_delays, read_trace
 from gcdist.straggler.faults import FaultSchedule, Planned, pick
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "make_delays",
     "make_stop_rule",
     "pick",
+    "read_trace",
 ]

@@ -92,7 +92,7 @@ class ArrivalRule:
             return np.clip(self._delays.survival(worker, load, deadline), WAIT_P, 1.0)
         return np.full(load.shape, self.arrivals.late(worker, deadline))
 
-    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None) -> bool:
+    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None, disagreement: float = 1.0) -> bool:
         """Choose the deadline anew; True if it changed. Between two calls it stays. Only `AutoDeadline` ever does."""
         return False
 
@@ -167,14 +167,17 @@ class WaitForAll(ArrivalRule):
 
 
 class AutoDeadline(ArrivalRule):
-    """The deadline that minimises ``E[min(tau, time until all are in)] (1 + 1/F(tau))`` (math.md section 8).
+    """The deadline that minimises ``E[min(tau, time until all are in)] (1 + D/F(tau))`` (math.md section 8, for D = 1).
 
-    That is the wall clock to a given accuracy for aligned or interpolating gradients, with ``F = sum (1-p_i)/(p_i+omega_i)``
-    and independent arrivals, if the step size follows the noise. The user's step size is fixed, so ``noise_most`` bounds how
-    much larger than for waiting the noise ratio 1/F may become. Candidates are quantiles of the arrivals seen, the present
-    deadline, and waiting for all. It is chosen only in `retune`, first after the warm-up, during which the rule waits for
-    all. Beyond it nothing would be seen any more, so one step in 25 has twice the deadline, with its own p. When a row of
-    steps without any arrival had, by their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
+    That is the wall clock to a given accuracy if the step size follows the noise, with ``F = sum (1-p_i)/(p_i+omega_i)`` and
+    independent arrivals. D is how many times larger the noise is than for partitions that agree, as it was observed (ours:
+    with D = 1 the deadline is far too short where partitions differ). A plan may give a worker ``headroom`` times what it
+    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. The user's step
+    size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise ratio D/F may become. Candidates are
+    quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
+    warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
+    deadline, with its own p. When a row of steps without any arrival had, by their promises, a chance below 1e-6, the past
+    is forgotten and the warm-up begins anew.
     """
 
     _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody")
@@ -187,13 +190,17 @@ class AutoDeadline(ArrivalRule):
         p: Literal["measured", "model"] = "measured",
         delays: DelayModel | None = None,
         noise_most: float = 0.1,
+        headroom: float = 1.0,
     ) -> None:
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
+        if not headroom >= 1:
+            raise ValueError(f"headroom: found {headroom}; should be at least 1")
         if not noise_most > 0:
             raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._noise_most = noise_most
+        self._headroom = headroom
         self._deadline = max_wait
         # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
         self._promised = self._promised_last = self._doubt = 0.0
@@ -238,19 +245,20 @@ class AutoDeadline(ArrivalRule):
         self._promised = -float(np.log(terms.p_R).sum())
         return terms
 
-    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None) -> bool:
+    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None, disagreement: float = 1.0) -> bool:
         """Choose the deadline anew from the arrivals so far; True if it changed.
 
-        ``live_N``: who is there (None: all); ``omega_N``: quantization noise of each worker's messages (None: 0).
+        ``live_N``: who is there (None: all); ``omega_N``: quantization noise of each worker's messages (None: 0);
+        ``disagreement``: how many times larger the noise is than for partitions that agree.
         """
         arrived = self.arrivals.arrived()
         live = np.ones(self.arrivals.workers, bool) if live_N is None else live_N
         if self.warming or len(arrived) == 0 or not live.any():
             return False
-        quantiles = np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
+        quantiles = self._headroom * np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
         grid = np.unique(np.minimum(np.append(quantiles, self._deadline), self.max_wait))
         grid = np.unique(np.append(grid, self.max_wait))
-        cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N)
+        cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N, disagreement)
         present = cost[np.searchsorted(grid, self._deadline)]
         best = float(grid[np.argmin(cost)])
         if present <= _KEEP * cost.min() or best == self._deadline:
@@ -258,26 +266,26 @@ class AutoDeadline(ArrivalRule):
         self._deadline = best
         return True
 
-    def cost(self, tau_G: F64, live_N: Mask, omega_N: F64) -> F64:
-        """``E[min(tau, time until all are in)] (1 + 1/F(tau))`` of each of the ascending ``tau_G``, seconds.
+    def cost(self, tau_G: F64, live_N: Mask, omega_N: F64, disagreement: float = 1.0) -> F64:
+        """``E[min(tau, time until all are in)] (1 + disagreement/F(tau))`` of each of the ascending ``tau_G``, seconds.
 
         A tau of ``max_wait`` stands for waiting for all, with its p. A tau that less than one arrival is expected by costs
         inf (without a least delay the formula would take it to 0, where every step is overhead), and so does one whose noise
         is too large.
         """
-        out_NG = self.arrivals.survival(tau_G)
+        out_NG = self.arrivals.survival(tau_G / self._headroom)
         open_G = 1.0 - np.prod(1.0 - out_NG[live_N], axis=0)  # P(somebody is still out)
         # a trapezoid between quantiles; from the last arrival on the curve is level
         steps_G = np.diff(tau_G, prepend=0.0)
         before_G = np.concatenate([[1.0], open_G[:-1]])
-        level_G = tau_G > self.arrivals.arrived()[-1]
+        level_G = tau_G > self._headroom * self.arrivals.arrived()[-1]
         seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
         p_NG = self._p_NG(tau_G, out_NG)[live_N]
         p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
         F_G = np.sum((1 - p_NG) / (p_NG + omega_N[live_N, None]), axis=0)
-        noise_G = 1 / np.maximum(F_G, 1e-12)
+        noise_G = disagreement / np.maximum(F_G, 1e-12)
         p_wait_N = self._waiting_N()[live_N]
-        noise_wait = 1 / max(1e-12, float(np.sum((1 - p_wait_N) / (p_wait_N + omega_N[live_N]))))
+        noise_wait = disagreement / max(1e-12, float(np.sum((1 - p_wait_N) / (p_wait_N + omega_N[live_N]))))
         allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
         return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
 
@@ -304,6 +312,7 @@ def make_stop_rule(
     window: int = 200,
     delays: DelayModel | None = None,
     noise_most: float = 0.1,
+    headroom: float = 1.0,
 ) -> ArrivalRule:
     """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
 
@@ -316,5 +325,5 @@ def make_stop_rule(
     if deadline == "auto":
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most)
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

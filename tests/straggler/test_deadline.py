@@ -248,3 +248,23 @@ def test_planned_and_observed_arrival_rates_agree(deadline: float | Literal["aut
     assert np.all(np.abs(observed - planned) < 4 * np.sqrt(variance))
     # and 10% would be told
     assert abs(observed.sum() - 0.9 * planned.sum()) > 4 * math.sqrt(variance.sum())
+
+
+def test_where_partitions_differ_a_learned_deadline_is_longer() -> None:
+    chosen = []
+    for disagreement in (1.0, 4.0):
+        rule = make_stop_rule(8, "auto", warmup_steps=200, noise_most=0.1)
+        run(rule, delayed(np.full(8, 0.2), 200))
+        rule.retune(disagreement=disagreement)
+        chosen.append(rule.deadline)
+    assert chosen[1] > 1.2 * chosen[0]
+
+
+def test_a_learned_deadline_leaves_room_for_what_a_plan_may_give() -> None:
+    plain, roomy = (make_stop_rule(8, "auto", warmup_steps=200, headroom=headroom) for headroom in (1.0, 1.25))
+    for rule in (plain, roomy):
+        run(rule, delayed(np.full(8, 0.2), 200))
+        assert rule.retune()
+    assert plain.deadline * 1.1 < roomy.deadline < plain.deadline * 1.4
+    with pytest.raises(ValueError, match="headroom: found 0.5"):
+        make_stop_rule(8, "auto", headroom=0.5)

@@ -1,0 +1,1 @@
+"""The benchmark: schemes against delay scenarios, in wall-clock time, by real processes."""

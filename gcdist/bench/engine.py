@@ -1,0 +1,213 @@
+"""The benchmark from beginning to end: tune in the simulator, run every cell by real processes, go on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcdist.bench.cells import Cell, Outcome, get_scheme, read_outcome, write_json
+from gcdist.bench.loop import simulated
+from gcdist.bench.network import Links, why_not
+from gcdist.bench.problems import get_problem
+from gcdist.bench.processes import forkserver, run_cell
+from gcdist.bench.scenarios import make_scenario
+from gcdist.bench.tuning import Choice, tune
+from gcdist.config import ConfigError
+
+TUNING_SEEDS = (1001, 1002)  # never those of the benchmark
+START_SECONDS = 4.0  # of a cell's processes, for the estimate of the cost
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is asked for. ``target`` None: the problem's own."""
+
+    problem: str
+    schemes: tuple[str, ...]
+    delays: tuple[str, ...]
+    workers: int = 8
+    seeds: int = 3
+    target: float | None = None
+    budget: float = 40.0
+    pace: float = 0.05
+    simulate: dict[str, float] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """ConfigError in one line, for names and numbers that do not do."""
+        for name in self.schemes:
+            get_scheme(name)
+        for name in self.delays:
+            make_scenario(name, self.workers, get_problem(self.problem).share, self.pace)
+        if len({self.scenario(name) for name in self.delays}) < len(self.delays):
+            raise ConfigError(f"delays: two of {', '.join(self.delays)} have the same name")
+        for key, value, least in (("workers", self.workers, 2), ("seeds", self.seeds, 1)):
+            if value < least:
+                raise ConfigError(f"{key}: found {value}; should be {least} or more")
+        for key, number in (("target", self.target), ("budget", self.budget), ("pace", self.pace)):
+            if number is not None and not (0 < number < math.inf):
+                raise ConfigError(f"{key}: found {number:g}; should be above 0")
+
+    def scenario(self, delays: str) -> str:
+        """Short name of a scenario."""
+        return make_scenario(delays, self.workers, get_problem(self.problem).share, self.pace).name
+
+    def cell(self, delays: str, scheme: str, seed: int) -> Cell:
+        """The cell, its step size not chosen yet."""
+        problem = get_problem(self.problem)
+        target = problem.target if self.target is None else self.target
+        return Cell(
+            self.problem,
+            delays,
+            scheme,
+            self.workers,
+            seed,
+            problem.lr,
+            get_scheme(scheme).deadline,
+            self.pace,
+            target,
+            self.budget,
+            self.simulate,
+        )
+
+    def order(self) -> Iterator[tuple[int, str, str]]:
+        """(seed, delays, scheme): seeds outermost, schemes of a scenario interleaved in an order drawn by the seed."""
+        for seed in range(self.seeds):
+            for i, delays in enumerate(self.delays):
+                rng = np.random.default_rng((seed, i))
+                for s in rng.permutation(len(self.schemes)):
+                    yield seed, delays, self.schemes[int(s)]
+
+
+def open_folder(out: Path, bench: Bench) -> None:
+    """``bench.json`` says what the folder's results are of; ConfigError if they are of something else.
+
+    Schemes, delays and seeds may grow: what is there already is not run again.
+    """
+    path = out / "bench.json"
+    fixed = {key: value for key, value in asdict(bench).items() if key not in ("schemes", "delays", "seeds", "problem")}
+    if path.exists():
+        there = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in fixed.items():
+            if there.get(key) != value:
+                raise ConfigError(
+                    f"out: {out} holds results with {key} = {there.get(key)}, not {value}; take another folder"
+                )
+    write_json(path, fixed)
+
+
+def tune_all(bench: Bench, out: Path, say: Say, cores: int) -> dict[tuple[str, str], Choice]:
+    """The choice of each (delays, scheme), from the folder where it was made before."""
+    choices: dict[tuple[str, str], Choice] = {}
+    tasks: list[tuple[str, str]] = []
+    for delays in bench.delays:
+        for name in bench.schemes:
+            of = (delays, get_scheme(name).like or name)
+            path = _choice_path(bench, out, *of)
+            if of in choices or of in tasks:
+                continue
+            if path.exists():
+                found = json.loads(path.read_text(encoding="utf-8"))
+                choices[of] = Choice(**found)
+            else:
+                tasks.append(of)
+    if tasks:
+        say(f"tuning {len(tasks)} pairs of scheme and delays in the simulator, seeds {TUNING_SEEDS}")
+        with ProcessPoolExecutor(cores, mp_context=forkserver()) as pool:
+            waiting = {pool.submit(_tuned, bench, *of): of for of in tasks}
+            for done in as_completed(waiting):
+                of = waiting[done]
+                choices[of] = done.result()
+                write_json(_choice_path(bench, out, *of), choices[of].as_dict())
+                say(f"[{len(choices)}] {choice_line(bench.scenario(of[0]), of[1], choices[of])}")
+    return choices
+
+
+def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
+    """A choice, and the grid that it was made on."""
+    lrs = sorted({lr for lr, _, _ in choice.tried})
+    deadlines = sorted({d for _, d, _ in choice.tried if isinstance(d, float)})
+    grid = f"lr of {', '.join(f'{x:g}' for x in lrs)}"
+    if deadlines:
+        grid += f"; deadline of {', '.join(f'{x:.3g}' for x in deadlines)} s"
+    deadline = f"{choice.deadline:.3g} s" if isinstance(choice.deadline, float) else choice.deadline
+    comes = f"{choice.cost:.1f} s" if choice.reached else "target not reached"
+    return f"{scenario}, {scheme}: lr {choice.lr:g}, deadline {deadline}, {comes} in the simulator ({grid})"
+
+
+def _tuned(bench: Bench, delays: str, scheme: str) -> Choice:
+    return tune(bench.cell(delays, scheme, 0), TUNING_SEEDS, get_problem(bench.problem).lr, simulated)
+
+
+def _choice_path(bench: Bench, out: Path, delays: str, scheme: str) -> Path:
+    return out / "tuning" / bench.problem / bench.scenario(delays) / f"{scheme}.json"
+
+
+def cells_of(bench: Bench, choices: dict[tuple[str, str], Choice]) -> list[Cell]:
+    """All runs in the order in which they are made."""
+    cells = []
+    for seed, delays, name in bench.order():
+        scheme = get_scheme(name)
+        choice = choices[delays, scheme.like or name]
+        deadline = scheme.deadline if scheme.tunes == "step" else choice.deadline
+        cells.append(bench.cell(delays, name, seed).with_choice(choice.lr, deadline))
+    return cells
+
+
+def estimate(bench: Bench, choices: dict[tuple[str, str], Choice], cells: Sequence[Cell]) -> float:
+    """Seconds that these cells will take, by the simulator."""
+    total = 0.0
+    for cell in cells:
+        choice = choices[cell.delays, cell.what.like or cell.scheme]
+        total += START_SECONDS + min(choice.cost, bench.budget)
+    return total
+
+
+def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outcome]]:
+    """Tune, run what is missing, give everything back; SIGINT leaves a folder that the next call goes on with."""
+    bench.check()
+    blocked = why_not() if any(bench.cell(delays, "sync", 0).scenario.rate for delays in bench.delays) else None
+    if blocked:
+        raise ConfigError(f'delays: "network" cannot be run here: {blocked}')
+    open_folder(out, bench)
+    choices = tune_all(bench, out, say, cores)
+    cells = cells_of(bench, choices)
+    missing = [cell for cell in cells if not (out / "cells" / cell.place).exists()]
+    if missing:
+        minutes = estimate(bench, choices, missing) / 60
+        say(f"{len(missing)} of {len(cells)} runs are to be made, about {minutes:.0f} minutes")
+    context = forkserver()
+    results = []
+    made = 0
+    for cell in cells:
+        path = out / "cells" / cell.place
+        if path.exists():
+            results.append(read_outcome(path))
+            continue
+        made += 1
+        results.append((cell, _run(context, cell, path)))
+        say(f"[{made}/{len(missing)}] {outcome_line(*results[-1])}")
+    return results
+
+
+def _run(context: Any, cell: Cell, path: Path) -> Outcome:
+    rate = cell.scenario.rate
+    if rate is None:
+        return run_cell(context, cell, path)
+    with Links(cell.workers + 1, rate) as links:
+        return run_cell(context, cell, path, links)
+
+
+def outcome_line(cell: Cell, outcome: Outcome) -> str:
+    """One run for the log."""
+    what = f"{cell.scenario.name}, {cell.scheme}, seed {cell.seed}"
+    if outcome.status == "reached":
+        return f"{what}: {outcome.seconds:.2f} s, {outcome.steps} steps, {outcome.bytes_up / 1e6:.2f} MB up"
+    return f"{what}: {outcome.status} after {outcome.steps} steps, best loss {outcome.best:.3g} {outcome.why}".rstrip()

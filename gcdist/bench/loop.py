@@ -1,0 +1,61 @@
+"""The training loop of a benchmark run, the same for real and for simulated workers."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from gcdist.api import simulate
+from gcdist.bench.cells import Cell, Outcome
+from gcdist.bench.problems import Problem, get_problem
+from gcdist.runtime.cluster import Cluster
+from gcdist.tasks import Task
+from gcdist.types import RunHaltedError
+
+
+def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome:
+    """Plain SGD until the target, the budget, or the end; seconds are the run's, without the looks at the loss.
+
+    The clock begins with the first step: warm-up, planning and every wait are in it; starting processes is not.
+    """
+    outcome, arrived = Outcome(), 0
+    look = problem.evaluate(task)
+    optimizer = torch.optim.SGD(task.model.parameters(), lr=cell.lr)
+    outcome.look(0, 0.0, cluster.evaluate(look), cell.target, cell.budget)
+    try:
+        for step in cluster.steps(cluster.config.steps):
+            info = step.backward()
+            optimizer.step()
+            outcome.ends.append(info.seconds)
+            outcome.bytes_up += info.bytes_up
+            outcome.bytes_down += info.bytes_down
+            arrived += len(info.arrived)
+            done = info.step + 1
+            due = done % problem.every == 0 or info.seconds > cell.budget
+            if due and outcome.look(done, info.seconds, cluster.evaluate(look), cell.target, cell.budget):
+                break
+    except RunHaltedError as error:
+        # gradients that are not finite halt a run: that is a step size too large
+        outcome.status = "diverged" if "not finite" in str(error) or "loss is" in str(error) else "stopped"
+        outcome.why = str(error).splitlines()[0]
+    if outcome.ends:
+        outcome.arrived = arrived / len(outcome.ends)
+    return outcome
+
+
+def simulated(cell: Cell) -> Outcome:
+    """The cell on a virtual clock, in this process."""
+    torch.set_num_threads(1)
+    problem = get_problem(cell.problem)
+    task = problem.make(cell.seed)
+    with tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder:
+        try:
+            cluster = simulate(task, cell.config(), folder=Path(folder, "run"), say=lambda kind, text: None)
+        except RunHaltedError as error:
+            return Outcome("stopped", why=str(error).splitlines()[0])
+        with cluster, suppress(RunHaltedError):
+            return train(cluster, problem, task, cell)
+    return Outcome("stopped", why="no plan")

@@ -1,0 +1,166 @@
+"""`RESULTS.md`: hardware, versions, commands, every table and picture, written from a benchmark's folders."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from gcdist.bench.cells import Cell, Outcome, read_outcome
+from gcdist.bench.plots import loss_against_time, speed_up_by_workers, time_to_target
+from gcdist.bench.problems import get_problem
+from gcdist.bench.schemes import SCHEMES
+from gcdist.bench.tables import (
+    Entry,
+    Results,
+    entries,
+    in_registry_order,
+    names,
+    number,
+    ratio_text,
+    remarks,
+    speed_ups,
+)
+from gcdist.bench.tables import time_text as text_of
+from gcdist.config import ConfigError
+
+
+def load_results(folder: Path) -> list[tuple[Cell, Outcome]]:
+    """All runs of a benchmark's folder; ConfigError if it holds none."""
+    found = [read_outcome(path) for path in sorted((folder / "cells").rglob("seed*.json"))]
+    if not found:
+        raise ConfigError(f"{folder}: holds no results of gcdist bench wallclock")
+    order = {name: i for i, name in enumerate(SCHEMES)}
+    return sorted(found, key=lambda run: (run[0].problem, run[0].delays, order.get(run[0].scheme, 99), run[0].seed))
+
+
+def write_page(folders: Sequence[Path], page: Path, pictures: Path, command: str) -> None:
+    """The page and its pictures.
+
+    Args:
+        folders: of `gcdist bench wallclock`; the one with the most runs is the main one, others of other numbers of workers
+            give the picture of speed-up against n.
+        page: the Markdown file.
+        pictures: folder for PNG files, below the page's.
+        command: that makes it all again.
+    """
+    loaded = sorted((load_results(folder) for folder in folders), key=len, reverse=True)
+    main = loaded[0]
+    lines = _head(main, command)
+    for problem in dict.fromkeys(cell.problem for cell, _ in main):
+        of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
+        lines += _problem(problem, of_problem, page, pictures)
+    several = [run for results in loaded for run in results]
+    lines += _by_workers(several, page, pictures)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _head(results: Results, command: str) -> list[str]:
+    cells = [cell for cell, _ in results]
+    first = cells[0]
+    seeds = sorted({cell.seed for cell in cells})
+    return [
+        "# Wall clock under stragglers",
+        "",
+        f"Written by `{command}`; do not edit. Every second counts from the first step on: warm-up, planning, every wait. "
+        "Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
+        "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the "
+        "simulator, on seeds that are not these.",
+        "",
+        f"- machine: {_machine()}",
+        f"- versions: Python {platform.python_version()}, torch {version('torch')}, numpy {version('numpy')}, "
+        f"gcdist {version('gcdist')}",
+        f"- {first.workers} workers and a master (DDP: {first.workers} ranks), one thread each; an even share of the data "
+        f"takes at least {first.pace:g} s where delays are injected, and twice the data takes twice as long",
+        f"- {len(seeds)} seeds; a run ends at the target, or after {first.budget:g} s",
+        "",
+    ]
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2].strip() if lines else model
+    return f"{model}, {os.cpu_count()} cores, shared by all processes"
+
+
+def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list[str]:
+    found = entries(results)
+    scenarios = names(found, "scenario")
+    schemes = in_registry_order(names(found, "scheme"))
+    by = {(entry.scenario, entry.scheme): entry for entry in found}
+    cell = results[0][0]
+    about = {c.scenario.name: c.scenario.about for c, _ in results}
+    curves, bars = pictures / f"{problem}_loss.png", pictures / f"{problem}_time.png"
+    loss_against_time(results, problem, curves)
+    time_to_target(results, problem, bars)
+    lines = [f"## {problem}", "", f"{get_problem(problem).about}. Target: training loss {cell.target:g}.", ""]
+    lines += [f"- {name}: {text}" for name, text in about.items()]
+    lines += ["", *(f"- {line}" for line in remarks(results)), ""]
+    lines += ["Seconds to the target, median (least-most); [reached/runs] where not all did:", ""]
+    lines += _grid(schemes, scenarios, by, text_of)
+    for of, title in (("sync", "waiting for all"), ("ddp", "DistributedDataParallel")):
+        ratios = speed_ups(results, of)
+        if ratios:
+            lines += [
+                "",
+                f"Times faster than {title} (`{of}`), geometric mean (least-most); below 1: slower:",
+                "",
+            ]
+            lines += _grid(schemes, scenarios, by, partial(ratio_text, ratios=ratios))
+    for title, take in _MORE.items():
+        lines += ["", f"{title}:", "", *_grid(schemes, scenarios, by, take)]
+    lines += [
+        "",
+        *(f"![{text}]({path.relative_to(page.parent)})" for text, path in (("loss", curves), ("time", bars))),
+        "",
+    ]
+    return lines
+
+
+def _loss(entry: Entry) -> str:
+    return f"{number(entry.accuracy, '.1%')}, {number(entry.best_loss, '.2g')}"
+
+
+_MORE: dict[str, Callable[[Entry], str]] = {
+    "Steps to the target, and workers a step": lambda e: f"{number(e.steps, '.0f')}, {number(e.arrived, '.1f')}",
+    "Megabytes sent by all workers until the target": lambda e: number(e.megabytes_up, ".2f"),
+    "Test accuracy at the end, and the least training loss, means": _loss,
+    "Step size, and deadline in seconds, as tuned": lambda e: f"{e.lr:g}, {number(e.deadline, '.3g')}",
+}
+
+
+def _grid(
+    schemes: Sequence[str],
+    scenarios: Sequence[str],
+    by: Mapping[tuple[str, str], Entry],
+    take: Callable[[Entry], str],
+) -> list[str]:
+    lines = ["| scheme | " + " | ".join(scenarios) + " |", "|---|" + "---|" * len(scenarios)]
+    for scheme in schemes:
+        cells = [take(by[scenario, scheme]) if (scenario, scheme) in by else "" for scenario in scenarios]
+        lines.append(f"| `{scheme}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _by_workers(results: Results, page: Path, pictures: Path) -> list[str]:
+    sizes = sorted({cell.workers for cell, _ in results})
+    if len(sizes) < 2:
+        return []
+    shared = [
+        (problem, scenario)
+        for problem, scenario in dict.fromkeys((cell.problem, cell.scenario.name) for cell, _ in results)
+        if len({c.workers for c, _ in results if (c.problem, c.scenario.name) == (problem, scenario)}) > 1
+    ]
+    lines = ["## Speed-up against the number of workers", ""]
+    for problem, scenario in shared:
+        path = pictures / f"{problem}_{scenario}_workers.png"
+        speed_up_by_workers(results, problem, scenario, path)
+        lines += [f"![{problem}, {scenario}]({path.relative_to(page.parent)})", ""]
+    return lines

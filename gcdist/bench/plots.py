@@ -1,0 +1,133 @@
+"""Pictures of a benchmark, readable without colour: line styles and markers tell the schemes apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcdist.bench.tables import Entry, Results, entries, in_registry_order, names, speed_ups
+
+STYLES = ["-", "--", "-.", ":"]
+MARKERS = ["o", "s", "^", "D", "v", "x", "P", "*", "<", ">"]
+SHOWN = ("ddp", "sync", "ignore-rescaled", "memory", "frc", "erasurehead", "osgc", "joint", "joint-auto")
+DPI = 110
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {
+        "linestyle": STYLES[i % len(STYLES)],
+        "marker": MARKERS[i % len(MARKERS)],
+        "color": str(0.6 * (i % 3) / 2),
+        "markersize": 4,
+        "linewidth": 1.3,
+    }
+
+
+def loss_against_time(results: Results, problem: str, path: Path, shown: Sequence[str] = SHOWN) -> None:
+    """One panel a scenario: training loss against wall clock, every seed's run of the shown schemes."""
+    plt = _pyplot()
+    here = [(cell, outcome) for cell, outcome in results if cell.problem == problem]
+    scenarios = list(dict.fromkeys(cell.scenario.name for cell, _ in here))
+    columns = min(3, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows + 0.7), squeeze=False)
+    for axis in axes.flat[len(scenarios) :]:
+        axis.set_visible(False)
+    lines: dict[str, Any] = {}
+    for axis, scenario in zip(axes.flat, scenarios, strict=False):
+        for i, scheme in enumerate(shown):
+            runs = [o for c, o in here if c.scenario.name == scenario and c.scheme == scheme and o.curve]
+            for seed, outcome in enumerate(sorted(runs, key=lambda o: o.ends[-1] if o.ends else 0)):
+                seconds, loss = [row[1] for row in outcome.curve], [row[2] for row in outcome.curve]
+                style = _look(i) | {"markevery": [len(loss) - 1], "alpha": 0.9}
+                (line,) = axis.plot(seconds, loss, **style)
+                if seed == 0:
+                    lines[scheme] = line
+        target = next(cell.target for cell, _ in here)
+        axis.axhline(target, color="0.5", linewidth=0.7)
+        axis.set(yscale="log", title=f"delays: {scenario}", xlabel="wall clock, s", ylabel="training loss")
+        axis.set_xlim(left=0)
+    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=min(9, len(lines)), frameon=False)
+    figure.suptitle(f"{problem}: loss against wall clock, every seed; a marker ends a run; the grey line is the target")
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    _save(figure, path)
+
+
+def time_to_target(results: Results, problem: str, path: Path) -> None:
+    """Bars with spread: seconds to the target by scheme, one panel a scenario; no bar where it was not reached."""
+    plt = _pyplot()
+    found = [entry for entry in entries(results) if entry.problem == problem]
+    scenarios = names(found, "scenario")
+    schemes = in_registry_order(names(found, "scheme"))
+    columns = min(4, len(scenarios))
+    rows = -(-len(scenarios) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.4 * columns + 1, (0.23 * len(schemes) + 1.1) * rows), squeeze=False, sharey=True
+    )
+    for axis in axes.flat[len(scenarios) :]:
+        axis.set_visible(False)
+    for axis, scenario in zip(axes.flat, scenarios, strict=False):
+        mine = {entry.scheme: entry for entry in found if entry.scenario == scenario}
+        _bars(axis, [mine.get(scheme) for scheme in schemes])
+        axis.set_yticks(range(len(schemes)), schemes, fontsize=8)
+        axis.set(title=scenario, xlabel="s to target")
+        axis.invert_yaxis() if axis is axes.flat[0] else None
+    figure.suptitle(f"{problem}: time to target, median and range over seeds")
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _bars(axis: Any, found: Sequence[Entry | None]) -> None:
+    longest = max((entry.most for entry in found if entry is not None and entry.reached), default=1.0)
+    for place, entry in enumerate(found):
+        if entry is None:
+            continue
+        if not entry.reached:
+            axis.text(0.02 * longest, place, entry.status or "-", va="center", fontsize=7, style="italic")
+            continue
+        shade = "0.35" if entry.scheme.startswith("ddp") or entry.scheme == "sync" else "0.75"
+        axis.barh(place, entry.seconds, color=shade, edgecolor="black", linewidth=0.5)
+        spread = np.array([[entry.seconds - entry.least], [entry.most - entry.seconds]])
+        axis.errorbar(entry.seconds, place, xerr=spread, color="black", capsize=2, linewidth=0.8)
+        if not entry.all_reached:
+            axis.text(entry.most * 1.03, place, f"{entry.reached}/{entry.runs}", va="center", fontsize=7)
+
+
+def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Path, of: str = "sync") -> None:
+    """Speed-up over waiting for all against the number of workers, mean and range over seeds."""
+    plt = _pyplot()
+    sizes = sorted({cell.workers for cell, _ in results})
+    figure, axis = plt.subplots(figsize=(6, 4))
+    tables = {n: speed_ups([(c, o) for c, o in results if c.workers == n], of) for n in sizes}
+    schemes = in_registry_order({cell.scheme for cell, _ in results} - {of})
+    for i, scheme in enumerate(schemes):
+        points = [(n, tables[n][problem, scenario, scheme]) for n in sizes if (problem, scenario, scheme) in tables[n]]
+        if not points:
+            continue
+        n, middle = [p[0] for p in points], np.array([p[1][0] for p in points])
+        spread = np.array([[p[1][0] - p[1][1], p[1][2] - p[1][0]] for p in points]).T
+        axis.errorbar(n, middle, yerr=np.maximum(spread, 0), label=scheme, capsize=3, **_look(i))
+    axis.axhline(1.0, color="0.5", linewidth=0.7)
+    axis.set(xlabel="workers", ylabel=f"times faster than {of}", title=f"{problem}, delays: {scenario}")
+    axis.set_xticks(sizes)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    _pyplot().close(figure)

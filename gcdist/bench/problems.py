@@ -1,0 +1,104 @@
+"""What is trained in the benchmark, what is measured of it, and from where the search for a step size begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from gcdist.config import ConfigError
+from gcdist.tasks import Task, load_task
+from gcdist.tasks.task import Evaluate
+
+LOSS = "loss"  # the metric that targets are set for
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A task with its target.
+
+    Args:
+        name: as in file names.
+        about: one line for readers.
+        task: name of the task.
+        options: of the task; the benchmark adds ``seed``.
+        batch_size: samples of one partition in one step.
+        target: of the metric ``loss``: when a run has arrived.
+        lr: where the search for a step size begins.
+        every: steps between two looks at the loss.
+        share: partitions of an even share.
+        metric: the task's own metric that is the loss here; "": cross entropy over the whole training set.
+    """
+
+    name: str
+    about: str
+    task: str
+    options: Mapping[str, Any]
+    batch_size: int
+    target: float
+    lr: float
+    every: int = 2
+    metric: str = ""
+    share: int = 8
+
+    def make(self, seed: int) -> Task:
+        """The task with data, order and initial weights of that seed."""
+        return load_task(self.task, {**self.options, "seed": seed}, self.batch_size, Path())
+
+    def evaluate(self, task: Task) -> Evaluate:
+        """Gives ``loss`` over the whole training set, and the task's own metrics."""
+        if self.metric:
+            return _renamed(task, self.metric)
+        return _whole_training_set(task)
+
+
+def _renamed(task: Task, metric: str) -> Evaluate:
+    own = task.evaluate
+    assert own is not None
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        found = own(model)
+        return {LOSS: found[metric], **found}
+
+    return evaluate
+
+
+def _whole_training_set(task: Task) -> Evaluate:
+    inputs, labels = task.dataset.images, torch.tensor(task.dataset.labels)
+    own = task.evaluate
+    assert own is not None
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            loss = float(functional.cross_entropy(model(inputs), labels))
+        return {LOSS: loss, **own(model)}
+
+    return evaluate
+
+
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem
+    for problem in (
+        Problem(
+            "digits",
+            "1,438 handwritten digits, half sorted by label, a perceptron of 9,610 parameters, 16 samples a worker and step",
+            "digits",
+            {"model": "mlp", "label_sorted": 0.5},
+            2,
+            target=0.1,
+            lr=0.8,
+        ),
+    )
+}
+
+
+def get_problem(name: str) -> Problem:
+    """The problem of that name; ConfigError."""
+    if name not in PROBLEMS:
+        raise ConfigError(f"problem: found {name!r}; allowed: {', '.join(PROBLEMS)}")
+    return PROBLEMS[name]

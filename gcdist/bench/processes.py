@@ -1,0 +1,137 @@
+"""A cell by real processes: forked from one that has everything imported, so that starting them takes no time.
+
+They are processes of their own, with links over the loopback or through namespaces; only their start is shared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from gcdist.api import connect
+from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
+from gcdist.bench.ddp import ddp_rank
+from gcdist.bench.loop import train
+from gcdist.bench.network import Links
+from gcdist.bench.problems import get_problem
+
+STARTING = 90.0  # seconds for processes to find each other, beyond the budget
+ENDING = 10.0  # seconds for workers to end once the master has
+ADDRESS = "127.0.0.1"
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWNET = 0x40000000
+Pool = multiprocessing.context.BaseContext
+
+
+def forkserver() -> Pool:
+    """Where processes come from; to be called once, before threads are started."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "gcdist.quantize"])
+    return context
+
+
+def run_cell(context: Pool, cell: Cell, path: Path, links: Links | None = None) -> Outcome:
+    """Run it with one process a rank; the outcome is written to ``path``, the ranks' lines to ``path``'s ``.log``.
+
+    Args:
+        links: hosts of their own for the ranks; None: the loopback.
+    """
+    world = cell.workers + (cell.what.engine == "gcdist")
+    log = path.with_suffix(".log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    address = ADDRESS if links is None else links.address
+    with socket.socket() as reserved:  # bound and not listening: nobody else is given the port
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind((ADDRESS, 0))
+        port = reserved.getsockname()[1]
+        ranks = [
+            context.Process(  # type: ignore[attr-defined]
+                target=_rank, args=(rank, world, address, port, links and links.space(rank), cell, path, log)
+            )
+            for rank in range(world)
+        ]
+        try:
+            for process in ranks:
+                process.start()
+            outcome = _await(ranks, cell, path, log)
+        finally:
+            _end(ranks)
+    return outcome
+
+
+def _await(ranks: Sequence[BaseProcess], cell: Cell, path: Path, log: Path) -> Outcome:
+    ranks[0].join(cell.budget + STARTING)
+    if path.exists():
+        return read_outcome(path)[1]
+    why = "it did not end in time" if ranks[0].is_alive() else f"rank 0 ended with {ranks[0].exitcode}"
+    last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    outcome = Outcome("failed", why=": ".join([why, *last])[:300])
+    write_outcome(path, cell, outcome)
+    return outcome
+
+
+def _end(ranks: Sequence[BaseProcess]) -> None:
+    until = time.monotonic() + ENDING
+    for process in ranks:
+        if process.pid is None:
+            continue
+        process.join(max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+        process.close()
+
+
+def _rank(rank: int, world: int, address: str, port: int, space: str | None, cell: Cell, path: Path, log: Path) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no process outlives the benchmark
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the benchmark's, which ends its ranks
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if space:
+        _enter(space)
+    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
+    try:
+        ddp = cell.what.engine == "ddp"
+        outcome = ddp_rank(rank, cell) if ddp else _gcdist_rank(rank, cell, path.with_suffix(".run"))
+        if outcome is not None:
+            write_outcome(path, cell, outcome)
+    except Exception:
+        traceback.print_exc()
+        raise
+    finally:
+        sys.stderr.flush()
+    if ddp:
+        os._exit(0)  # a group with a dead peer cannot be taken down in order
+
+
+def _gcdist_rank(rank: int, cell: Cell, folder: Path) -> Outcome | None:
+    problem, config = get_problem(cell.problem), cell.config()
+    task = problem.make(cell.seed)
+    if rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    with connect(task, config, folder=folder, on_worker="return") as cluster:
+        if rank > 0:
+            return None
+        return train(cluster, problem, task, cell)
+
+
+def _enter(space: str) -> None:
+    """Go into a network namespace, before any socket is made."""
+    with open(f"/run/netns/{space}", "rb") as file:
+        if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {space}")

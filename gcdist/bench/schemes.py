@@ -1,0 +1,77 @@
+"""What is compared: gcdist's schemes with the settings that their papers give them, and PyTorch's DistributedDataParallel.
+
+A later scheme joins by one line: ``register(BenchScheme("mine", "about", code={"scheme": "mine"}))``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FLOAT32 = {"name": "float32", "bits": 32}
+FOUR_BITS = {"name": "rotated-dither", "bits": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class BenchScheme:
+    """One line of the tables.
+
+    ``tunes``: "deadline" (step size and deadline are tuned), "step" (the scheme waits, or finds its deadline itself).
+    ``like``: the gcdist scheme whose tuned step size a DDP variant takes, as the simulator has no DDP. ``differs`` about
+    the arithmetic is in math.md section 9.
+    """
+
+    name: str
+    about: str
+    code: Mapping[str, Any] = field(default_factory=dict)
+    quantizer: Mapping[str, Any] = field(default_factory=lambda: FLOAT32)
+    tunes: Literal["deadline", "step"] = "deadline"
+    deadline: Literal["wait", "auto"] = "wait"  # where it is not tuned
+    engine: Literal["gcdist", "ddp"] = "gcdist"
+    hook: Literal["", "bf16", "powersgd"] = ""
+    like: str = ""
+
+
+SCHEMES: dict[str, BenchScheme] = {}
+
+
+def register(scheme: BenchScheme) -> BenchScheme:
+    """Add a scheme to the benchmark; ValueError if its name is taken."""
+    if scheme.name in SCHEMES:
+        raise ValueError(f"scheme {scheme.name!r} is there already")
+    SCHEMES[scheme.name] = scheme
+    return scheme
+
+
+def _gcdist(name: str, about: str, code: str = "", **more: Any) -> None:
+    register(BenchScheme(name, about, {"scheme": code or name, **more.pop("code_settings", {})}, **more))
+
+
+def _fill() -> None:
+    ddp: dict[str, Any] = {"engine": "ddp", "tunes": "step", "like": "sync"}
+    register(BenchScheme("ddp", "PyTorch DistributedDataParallel", **ddp))
+    register(BenchScheme("ddp-bf16", "DDP with the bf16 hook", hook="bf16", **ddp))
+    register(BenchScheme("ddp-powersgd", "DDP with the PowerSGD hook, rank 1", hook="powersgd", **ddp))
+    _gcdist("sync", "wait for all", tunes="step")
+    _gcdist("sync-4bit", "wait for all, 4 bits", "sync", tunes="step", quantizer=FOUR_BITS)
+    _gcdist("ignore", "sum of the arrived")
+    _gcdist("ignore-rescaled", "times n/arrived")
+    _gcdist("memory", "last gradient of each worker")
+    _gcdist("frc", "fractional repetition, s = 1, exact", tunes="step")
+    _gcdist("cyclic", "cyclic code, s = 1, exact", tunes="step")
+    _gcdist("bgc", "Bernoulli code, r = 2")
+    _gcdist("sgc", "stochastic code, r = 2")
+    _gcdist("erasurehead", "groups, first arrival, r = 2")
+    _gcdist("expander", "edges of a graph, least squares")
+    _gcdist("adjacency", "adjacency matrix, pseudo-inverse")
+    _gcdist("osgc", "paper 1: optimal structured code")
+    _gcdist("joint", "paper 2: code and 4 bits", quantizer=FOUR_BITS)
+    _gcdist("self-normalised", "joint, self-normalised", quantizer=FOUR_BITS)
+    _gcdist("shifted", "joint, shifted", quantizer=FOUR_BITS)
+    _gcdist(
+        "joint-auto", "joint as it comes: deadline found", "joint", quantizer=FOUR_BITS, tunes="step", deadline="auto"
+    )
+
+
+_fill()

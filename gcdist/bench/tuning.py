@@ -1,0 +1,114 @@
+"""Step size and deadline of each scheme, chosen in the simulator on other seeds than the benchmark's.
+
+Grids are geometric and grow while the best point is on an edge: a choice on an edge is no choice. Step size first, then
+the deadline, then the step size again beside the best deadline. All that was tried is kept and printed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from gcdist.bench.cells import Cell, Outcome
+from gcdist.types import RunHaltedError
+
+Deadline = float | Literal["wait", "auto"]
+LR_FACTOR, DEADLINE_FACTOR = 2.0, 1.5
+GROW_MOST = 8  # points that a grid may grow by
+START_PACES = 2.0  # the first deadline
+LONGEST_PACES = 1000.0  # beyond it nothing changes
+
+
+@dataclass(slots=True)
+class Choice:
+    """What was chosen, and all that was tried: (lr, deadline, cost)."""
+
+    lr: float
+    deadline: Deadline
+    cost: float
+    reached: bool
+    tried: list[tuple[float, Deadline, float]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:
+    """Mean seconds to the target; a run without counts as its budget and more, by how far it was (in log loss).
+
+    A run that diverged or stopped costs infinity.
+    """
+    costs = []
+    for outcome in outcomes:
+        if outcome.status == "reached":
+            costs.append(outcome.seconds)
+        elif outcome.status == "budget":
+            last = [row[2] for row in outcome.curve[-5:]]
+            level = sum(last) / len(last)
+            costs.append(cell.budget * (1.5 + math.log10(max(level / cell.target, 1.0))))
+        else:
+            costs.append(math.inf)
+    return sum(costs) / len(costs)
+
+
+def tune(cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outcome]) -> Choice:
+    """The best step size, and deadline where the scheme has one to tune.
+
+    Args:
+        cell: the benchmark's cell; its seed, lr and deadline are replaced.
+        seeds: of the simulated runs; not the benchmark's.
+        lr: where the search begins.
+        run: the simulator.
+
+    Raises:
+        RunHaltedError: a grid grew ``GROW_MOST`` times and its best point is still on its edge.
+    """
+    known: dict[tuple[float, Deadline], float] = {}
+
+    def cost(lr: float, deadline: Deadline) -> float:
+        key = (lr, deadline)
+        if key not in known:
+            known[key] = cost_of([run(cell.with_choice(lr, deadline, seed)) for seed in seeds], cell)
+        return known[key]
+
+    what = cell.what
+    deadline: Deadline = START_PACES * cell.pace if what.tunes == "deadline" else what.deadline
+    lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
+    if what.tunes == "deadline":
+        most = min(LONGEST_PACES * cell.pace, cell.budget)
+        fixed = _search(lambda x: cost(lr, x), START_PACES * cell.pace, DEADLINE_FACTOR, "deadline", 1e-3, most)
+        deadline = fixed
+        lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
+    best = cost(lr, deadline)
+    tried = [(a, b, c) for (a, b), c in known.items()]
+    return Choice(lr, deadline, best, best <= cell.budget, tried)
+
+
+def _search(cost: Callable[[float], float], start: float, factor: float, name: str, least: float, most: float) -> float:
+    """The best of a geometric grid around ``start``, with a worse or equal neighbour on both sides.
+
+    ``least`` and ``most`` are no edges: beyond them the value has no meaning.
+    """
+    at, grown = 0, 0
+    values = {i: cost(start * factor**i) for i in (-1, 0, 1)}
+    while True:
+        at = min(values, key=lambda i: (values[i], abs(i)))
+        edge = at - 1 if at == min(values) else at + 1 if at == max(values) else None
+        if edge is None or (math.isinf(values[at]) and grown >= GROW_MOST):
+            return _rounded(start * factor**at)
+        x = start * factor**edge
+        if not least <= x <= most:
+            return _rounded(start * factor**at)
+        if grown == GROW_MOST:
+            raise RunHaltedError(f"tuning: the best {name} is still on the edge of its grid after {grown} more points")
+        values[edge] = cost(x)
+        grown += 1
+        if math.isinf(values[at]) and name == "lr":  # all diverged: smaller ones
+            at = min(values)
+
+
+def _rounded(x: float) -> float:
+    return float(f"{x:.6g}")

@@ -1,0 +1,97 @@
+"""`gcdist bench`: wall-clock time of every scheme under delays, by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gcdist.bench.engine import Bench, run
+from gcdist.bench.page import write_page
+from gcdist.bench.problems import PROBLEMS
+from gcdist.bench.scenarios import BUILT_IN, FORMS
+from gcdist.bench.schemes import SCHEMES
+from gcdist.bench.tables import print_tables, results_json
+from gcdist.config import ConfigError
+from gcdist.observe import plain
+
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
+DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
+PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
+QUICK = "ddp,sync,ignore-rescaled,osgc,joint,joint-auto"
+
+
+@bench.callback()
+def about() -> None:
+    """Measure wall-clock time under stragglers, every wait counted."""
+
+
+@bench.command("wallclock")
+def wallclock(
+    schemes: Annotated[str, typer.Option(help=SCHEMES_HELP)] = QUICK,
+    delays: Annotated[str, typer.Option(help=DELAYS_HELP)] = "none,exponential",
+    workers: Annotated[int, typer.Option(help="Workers, without the master.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Runs of each scheme under each delay model.")] = 3,
+    problem: Annotated[str, typer.Option(help=PROBLEM_HELP)] = "digits",
+    target: Annotated[float | None, typer.Option(help="Training loss to reach; without it the problem's own.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds after which a run has missed the target.")] = 40.0,
+    pace: Annotated[float, typer.Option(help="Least seconds of an even share of the data.")] = 0.05,
+    out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark that was stopped goes on.")] = Path(
+        "runs/wallclock"
+    ),
+    cores: Annotated[int | None, typer.Option(help="Processes that tune; without it one for each core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, nothing else.")] = False,
+) -> None:
+    """Time to a target loss, for every scheme under every delay model, with the same data, weights and delays.
+
+    Step size and deadline of each scheme are tuned in the simulator first, on other seeds.
+
+    Example: gcdist bench wallclock --schemes ddp,sync,joint --delays exponential,pareto --seeds 3 --out runs/mine
+    """
+    asked = Bench(
+        problem=problem,
+        schemes=tuple(SCHEMES) if schemes == "all" else _names(schemes, "schemes"),
+        delays=_names(delays, "delays"),
+        workers=workers,
+        seeds=seeds,
+        target=target,
+        budget=budget,
+        pace=pace,
+    )
+    to = sys.stderr if as_json else sys.stdout
+    results = run(asked, out, lambda line: print(line, file=to, flush=True), cores or os.cpu_count() or 1)
+    if as_json:
+        typer.echo(json.dumps(plain(results_json(results))))
+    else:
+        print_tables(results, Console())
+        print(f"results: {out}")
+
+
+@bench.command("report")
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of gcdist bench wallclock.")],
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("RESULTS.md"),
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of its pictures; without it img beside the page.")
+    ] = None,
+    command: Annotated[str, typer.Option(help="What the page says it was made with.")] = "gcdist bench report",
+) -> None:
+    """Write a page of tables and pictures from results.
+
+    Example: gcdist bench report runs/wallclock --page RESULTS.md
+    """
+    write_page(folders, page, pictures or page.parent / "img", command)
+    print(f"written: {page}")
+
+
+def _names(text: str, what: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ConfigError(f"{what}: found {text!r}; should be names with commas between")
+    return names

@@ -1,0 +1,178 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
+from gcdist.bench.engine import Bench, cells_of, open_folder
+from gcdist.bench.loop import simulated
+from gcdist.bench.scenarios import BUILT_IN, make_scenario
+from gcdist.bench.schemes import SCHEMES, BenchScheme, register
+from gcdist.bench.tables import entries, ratio_text, remarks, speed_ups, time_text, verdict
+from gcdist.bench.tuning import Choice, cost_of, tune
+from gcdist.config import ConfigError
+from gcdist.straggler import make_delays
+from gcdist.types import RunHaltedError
+
+
+def cell(scheme: str = "sync", delays: str = "exponential", **more: object) -> Cell:
+    base = Cell("digits", delays, scheme, 4, 0, 0.8, SCHEMES[scheme].deadline, 0.05, 0.3, 20.0)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+def outcome(seconds: float | None, loss: float = 0.05) -> Outcome:
+    made = Outcome("reached" if seconds is not None else "budget", steps=10, bytes_up=1_000_000, arrived=4.0)
+    made.seconds = float("nan") if seconds is None else seconds
+    made.curve = [(0, 0.0, 2.3, 0.1, 0), (10, seconds or 20.0, loss, 0.9, 1_000_000)]
+    return made
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEMES if SCHEMES[name].engine == "gcdist"])
+def test_every_scheme_runs_in_the_simulator(name: str) -> None:
+    deadline = SCHEMES[name].deadline if SCHEMES[name].tunes == "step" else 0.12
+    made = simulated(cell(name, budget=1.0, deadline=deadline))
+    assert made.status in ("budget", "reached"), made.why
+    assert made.bytes_up > 0
+    assert np.all(np.diff(made.ends) > 0)
+
+
+@pytest.mark.parametrize("name", list(BUILT_IN))
+def test_every_scenario_makes_settings(name: str) -> None:
+    scenario = make_scenario(name, 8, 8, 0.05)
+    config = cell(delays=name).config()
+    assert config.inject.model == scenario.inject.get("model", "none")
+    delays = make_delays(config.inject.model, 4, **config.inject.params())
+    if scenario.inject:
+        # nobody who computes an even share is faster than the pace, but for Pareto's scale, which is it
+        assert min(delays.seconds(w, t, 8.0, 0) for w in range(4) for t in range(50)) >= 0.05 * (1 - 1e-9)
+
+
+def test_a_trace_is_scaled_to_the_pace_and_bad_ones_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slow.csv"
+    path.write_text("round,a,b\n0,10,20\n1,10,40\n")
+    scenario = make_scenario(f"trace:{path}", 2, 4, 0.1)
+    assert scenario.name == "slow"
+    delays = make_delays("trace", 2, **{k: v for k, v in scenario.inject.items() if k != "model"})
+    assert delays.seconds(0, 0, 4.0, 0) == pytest.approx(0.1 * 10 / 15)
+    with pytest.raises(ConfigError, match="has 2 workers; 3 are needed"):
+        make_scenario(f"trace:{path}", 3, 4, 0.1)
+    with pytest.raises(ConfigError, match="delays: found 'nothing'; allowed: none, exponential"):
+        make_scenario("nothing", 3, 4, 0.1)
+
+
+def test_outcomes_survive_a_file_and_broken_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "seed0.json"
+    write_outcome(path, cell(), outcome(3.0))
+    found_cell, found = read_outcome(path)
+    assert found_cell == cell()
+    assert found == outcome(3.0)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="not a result of this benchmark"):
+        read_outcome(path)
+
+
+def test_a_run_ends_at_the_target_the_budget_or_when_it_explodes() -> None:
+    def looks(*losses: float) -> Outcome:
+        made = Outcome()
+        for step, loss in enumerate(losses):
+            if made.look(step, float(step), {"loss": loss}, 0.1, 5.0):
+                break
+        return made
+
+    assert looks(2.0, 0.09, 0.2, 0.09, 0.08, 0.01).status == "reached"
+    assert looks(2.0, 0.09, 0.2, 0.09, 0.08, 0.01).seconds == 3.0
+    assert looks(2.0, 300.0).status == "diverged"
+    assert looks(2.0, float("nan")).status == "diverged"
+    assert looks(*[1.0] * 10).status == "budget"
+
+
+def test_tuning_finds_the_least_cost_and_never_an_edge() -> None:
+    def run(made: Cell) -> Outcome:
+        assert isinstance(made.deadline, float)
+        seconds = 5.0 + np.log(made.lr / 3.2) ** 2 + np.log(made.deadline / 0.3) ** 2
+        return outcome(float(seconds))
+
+    choice = tune(cell("joint"), [7, 8], 0.1, run)
+    assert choice.reached
+    lrs = sorted({lr for lr, _, _ in choice.tried})
+    deadlines = sorted({d for _, d, _ in choice.tried if isinstance(d, float)})
+    assert lrs[0] < choice.lr < lrs[-1]
+    assert deadlines[0] < float(choice.deadline) < deadlines[-1]
+    assert abs(np.log2(choice.lr / 3.2)) < 0.51
+    with pytest.raises(RunHaltedError, match="on the edge"):
+        tune(cell("sync"), [7], 0.1, lambda made: outcome(1 / made.lr))
+
+
+def test_a_run_without_the_target_costs_more_than_its_budget() -> None:
+    made = cell()
+    assert cost_of([outcome(3.0), outcome(5.0)], made) == 4.0
+    near, far = cost_of([outcome(None, 0.4)], made), cost_of([outcome(None, 2.0)], made)
+    assert 20.0 < near < far
+    assert cost_of([Outcome("diverged")], made) == float("inf")
+
+
+def test_tables_say_who_is_faster_and_who_never_came(tmp_path: Path) -> None:
+    results = [
+        *((cell("sync", seed=s), outcome(8.0 + s)) for s in range(3)),
+        *((cell("joint", seed=s), outcome((8.0 + s) / 2)) for s in range(3)),
+        *((cell("ignore", seed=s), outcome(None)) for s in range(3)),
+    ]
+    found = {entry.scheme: entry for entry in entries(results)}
+    ratios = speed_ups(results, "sync")
+    assert ratio_text(found["joint"], ratios) == "2.00 (2.00-2.00)"
+    assert time_text(found["sync"]) == "9.0 (8.0-10.0)"
+    assert time_text(found["ignore"]) == "> 20"
+    assert ratio_text(found["ignore"], ratios) == "-"
+    text = remarks(results)
+    assert len(text) == 1
+    assert "joint, is faster than waiting for all (2.00 times); not always there: ignore" in text[0]
+    assert verdict(0.9) == "slower"
+
+
+def test_the_order_is_interleaved_and_the_same_every_time() -> None:
+    bench = Bench("digits", ("sync", "joint", "osgc"), ("none", "exponential"), seeds=2)
+    order = list(bench.order())
+    assert order == list(bench.order())
+    assert len(set(order)) == 12
+    assert [seed for seed, _, _ in order] == [0] * 6 + [1] * 6
+    choices = {(d, s): Choice(0.5, 0.2, 1.0, True) for d in bench.delays for s in bench.schemes}
+    cells = cells_of(bench, choices)
+    assert {c.deadline for c in cells if c.scheme == "sync"} == {"wait"}
+    assert {c.deadline for c in cells if c.scheme == "joint"} == {0.2}
+
+
+def test_a_folder_keeps_to_one_benchmark(tmp_path: Path) -> None:
+    bench = Bench("digits", ("sync",), ("none",))
+    open_folder(tmp_path, bench)
+    open_folder(tmp_path, replace(bench, schemes=("sync", "joint"), seeds=5))
+    with pytest.raises(ConfigError, match="holds results with workers = 8, not 4"):
+        open_folder(tmp_path, replace(bench, workers=4))
+    assert json.loads((tmp_path / "bench.json").read_text())["pace"] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"schemes": ("nix",)}, "schemes: found 'nix'"),
+        ({"delays": ("nix",)}, "delays: found 'nix'"),
+        ({"seeds": 0}, "seeds: found 0"),
+        ({"budget": float("inf")}, "budget: found inf"),
+        ({"problem": "nix"}, "problem: found 'nix'"),
+    ],
+)
+def test_mistakes_are_one_line(change: dict[str, object], line: str) -> None:
+    with pytest.raises(ConfigError, match=line) as found:
+        replace(Bench("digits", ("sync",), ("none",)), **change).check()  # type: ignore[arg-type]
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_a_later_scheme_joins_by_one_line() -> None:
+    try:
+        register(BenchScheme("mine", "a scheme of mine", code={"scheme": "osgc", "allocation": "full"}))
+        assert simulated(cell("mine", budget=0.5, deadline=0.12)).status == "budget"
+        with pytest.raises(ValueError, match="'mine' is there already"):
+            register(BenchScheme("mine", "again"))
+    finally:
+        del SCHEMES["mine"]

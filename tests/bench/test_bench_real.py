@@ -1,0 +1,65 @@
+"""Cells by real processes; the whole command once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gcdist.bench.cells import read_outcome
+
+
+def test_the_whole_command(tmp_path: Path) -> None:
+    """DDP, a waiting and a coded scheme; a second call makes nothing again."""
+    out = tmp_path / "bench"
+    command = [
+        *(sys.executable, "-m", "gcdist", "bench", "wallclock", "--schemes", "ddp,sync,joint-auto", "--delays", "dead"),
+        *("--workers", "4", "--seeds", "1", "--target", "0.8", "--budget", "8", "--out", str(out), "--json"),
+    ]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert first.returncode == 0, first.stderr
+    rows = {row["scheme"]: row for row in json.loads(first.stdout)["entries"]}
+    assert rows["sync"]["reached"] == 1
+    assert rows["joint-auto"]["reached"] == 1
+    assert rows["ddp"]["reached"] in (0, 1)  # before its rank is killed at step 10, or not at all
+    times = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("seed*.json")}
+    assert len(times) == 3
+    again = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert again.returncode == 0, again.stderr
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    page = tmp_path / "RESULTS.md"
+    report = [sys.executable, "-m", "gcdist", "bench", "report", str(out), "--page", str(page)]
+    subprocess.run(report, check=True, timeout=100, capture_output=True)
+    text = page.read_text()
+    assert "| `joint-auto` |" in text
+    assert (tmp_path / "img" / "digits_loss.png").stat().st_size > 10_000
+    for path in times:
+        cell, outcome = read_outcome(path)
+        assert outcome.status != "failed", outcome.why
+        assert cell.workers == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+def test_the_thin_links(tmp_path: Path) -> None:
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "gcdist",
+            "bench",
+            "wallclock",
+            "--schemes",
+            "ddp,sync,sync-4bit",
+            "--delays",
+            "network",
+        ),
+        *("--workers", "3", "--seeds", "1", "--target", "0.8", "--budget", "30", "--out", str(tmp_path), "--json"),
+    ]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert made.returncode == 0, made.stderr
+    rows = {row["scheme"]: row for row in json.loads(made.stdout)["entries"]}
+    assert rows["sync"]["reached"] == rows["sync-4bit"]["reached"] == 1
+    assert rows["sync-4bit"]["seconds"] < rows["sync"]["seconds"]

@@ -114,8 +114,7 @@ def tune_all(bench: Bench, out: Path, say: Say, cores: int) -> dict[tuple[str, s
             if of in choices or of in tasks:
                 continue
             if path.exists():
-                found = json.loads(path.read_text(encoding="utf-8"))
-                choices[of] = Choice(**found)
+                choices[of] = Choice.read(json.loads(path.read_text(encoding="utf-8")))
             else:
                 tasks.append(of)
     if tasks:

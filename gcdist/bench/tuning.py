@@ -7,7 +7,7 @@ the deadline, then the step size again beside the best deadline. All that was tr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +34,16 @@ class Choice:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    @staticmethod
+    def read(values: Mapping[str, Any]) -> Choice:
+        """What `as_dict` gave; JSON has null for infinity."""
+
+        def number(x: float | None) -> float:
+            return math.inf if x is None else x
+
+        tried = [(lr, deadline, number(cost)) for lr, deadline, cost in values["tried"]]
+        return Choice(values["lr"], values["deadline"], number(values["cost"]), values["reached"], tried)
 
 
 def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": ("training", "train", "Train on the processes that torchrun has started."),
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
     "launch": ("launch", "launch", "Start a master and workers on this machine: gcdist launch local -n 8 -- ..."),
+    "doctor": ("doctor", "doctor", "Check this machine and the network before a run; each finding with its fix."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
 }
 

@@ -78,7 +78,7 @@ def _host(seen: Place, master: bool, alone: bool) -> Finding:
         return Finding(
             "master's address", "fail", text, f"sed -i 's/^127.0.1.1/# &/' /etc/hosts, or MASTER_ADDR={_better(seen)}"
         )
-    return Finding("master's address", "ok", f"{what} is {', '.join(seen.hosts)}")
+    return Finding("master's address", "ok", ", ".join(dict.fromkeys([seen.host, *seen.hosts])))
 
 
 def _better(seen: Place) -> str:
@@ -94,7 +94,10 @@ def _own(seen: Place, alone: bool) -> Finding:
             f"this machine's own name, {seen.name}, is {seen.own[0]} here: torchrun and torch's own gloo would offer that "
             "to others"
         )
-        fix = f"export GLOO_SOCKET_IFNAME={seen.interface or 'eth0'}; remove the line of {seen.own[0]} from /etc/hosts"
+        fix = (
+            f"export GLOO_SOCKET_IFNAME={seen.interface or 'eth0'}; take {seen.name} out of the line of {seen.own[0]} in "
+            "/etc/hosts"
+        )
         return Finding("own name", "warn", text, fix)
     return Finding("own name", "ok", f"{seen.name} is {', '.join(seen.own)}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gcdist.doctor.address import both_names
+from gcdist.doctor.address import both_names, port_range
 from gcdist.doctor.connect import Measured
 from gcdist.doctor.finding import Finding
 from gcdist.doctor.pair import Paired
@@ -23,7 +23,7 @@ def judge(seen: Measured, mine: Mapping[str, str], own_name: str) -> list[Findin
         _secret(seen.same_secret),
         both_names(seen.my_name, seen.my_address, f"this machine's name, {own_name},"),
         clock(seen.skew, seen.round_trip),
-        *ports(seen),
+        *ports(seen, port_range()),
         round_trip(seen.round_trip),
         bandwidth(seen.up, seen.down),
         *([] if seen.pair is None else [pair(seen.pair, seen.up, seen.down)]),
@@ -63,19 +63,23 @@ def clock(skew: float, spent: float) -> Finding:
     return Finding("clock", "warn", f"{text} (training does not depend on them)", "timedatectl set-ntp true on both")
 
 
-def ports(seen: Measured) -> list[Finding]:
-    """Ports that the kernel chooses, as gloo's links have them: both directions are needed."""
-    low, high = seen.ports
-    fix = (
-        f"open TCP {low} to {high} between the machines, both ways (a narrower range: sysctl -w "
-        "net.ipv4.ip_local_port_range='40000 40999' on all of them)"
-    )
+def ports(seen: Measured, mine: tuple[int, int]) -> list[Finding]:
+    """Ports that the kernel chooses, as gloo's links have them, here out of ``mine``: both directions are needed."""
     wrong = [
-        Finding("ports", "fail", f"links will not come up, blocked: {reason}", fix)
-        for reason in (seen.blocked_there, seen.blocked_here)
+        Finding(
+            "ports",
+            "fail",
+            f"links will not come up, blocked: {reason}",
+            f"open TCP {low} to {high} {where}, for the other machine (a narrower range: sysctl -w "
+            "net.ipv4.ip_local_port_range='40000 40999')",
+        )
+        for reason, (low, high), where in (
+            (seen.blocked_there, seen.ports, "on the master's machine"),
+            (seen.blocked_here, mine, "on this machine"),
+        )
         if reason
     ]
-    return wrong or [Finding("ports", "ok", f"links can be made both ways (ports {low} to {high} there)")]
+    return wrong or [Finding("ports", "ok", "links can be made both ways, on ports that the kernel chooses")]
 
 
 def round_trip(seconds: float) -> Finding:

@@ -25,6 +25,7 @@ from gcdist.straggler.delays import read_trace
 from gcdist.types import F64, Plan, Problem
 
 GRID = 24
+LOADS = (1.0, 1.5, 2.0)
 FINER = 2  # partitions a worker, as gcdist has them by default
 LOAD_MOST = 2.0
 NOISE_MOST = 0.1  # that `straggler.noise_most` allows by default
@@ -91,7 +92,8 @@ def weigh(seconds_TN: F64, least: bool = False) -> Worth:
     steps, workers = seconds_TN.shape
     if workers < 2 or steps < LEAST_STEPS:
         raise ValueError(f"{steps} steps of {workers} workers are recorded: {LEAST_STEPS} of 2 are needed at least")
-    taus = np.unique(np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf"))
+    times = np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf")
+    taus = np.unique(np.outer(LOADS, times))  # of a share, and of the larger ones that a code gives to the fast
     taus = taus[taus > 0]
     plain = [_uncoded(seconds_TN, float(tau)) for tau in taus]
     coded = [_coded(seconds_TN, float(tau)) for tau in taus]

@@ -21,7 +21,15 @@ from gcdist.runtime.simulator import simulated
 from gcdist.runtime.standstill import Standstill
 from gcdist.runtime.warm import warm_kernels
 from gcdist.tasks import Task
-from gcdist.transport import ChannelError, JoinError, StoreSource, is_loopback, listening_address
+from gcdist.transport import (
+    INTERFACE,
+    ChannelError,
+    JoinError,
+    StoreSource,
+    interface_address,
+    is_loopback,
+    listening_address,
+)
 
 
 class WorkerDone:
@@ -93,8 +101,10 @@ def connect(
     warm_kernels(session.quantizer)
     secret = session.config.cluster.shared_secret()
     if session.config.cluster.interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", session.config.cluster.interface)
+        os.environ.setdefault(INTERFACE, session.config.cluster.interface)
     try:
+        if name := os.environ.get(INTERFACE):
+            interface_address(name)  # a wrong name would look like a master that does not come
         source = StoreSource.from_env()
         if rank > 0:
             ended = serve(session, source, rank)

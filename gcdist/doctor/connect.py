@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcdist.doctor.pair import PIECE, Paired, probe
-from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, shown_secret, why
+from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, door, shown_secret, why
 from gcdist.transport import ChannelError, JoinError, StoreSource
 
 SECONDS = 5.0
@@ -115,8 +115,8 @@ def _reached_there(wire: Wire) -> str | None:
 
 
 def _reached_here(wire: Wire) -> str | None:
-    with socket.create_server((wire.mine, 0)) as door:
-        port = door.getsockname()[1]
+    with door(wire.mine) as listener:
+        port = listener.getsockname()[1]
         found = wire.ask(do="reach", port=port)["why"]
     return found and f"port {port} here: {str(found)[:200]}"
 

@@ -15,7 +15,7 @@ from typing import Any
 from gcdist.doctor.address import port_range, resolved
 from gcdist.doctor.pair import answer
 from gcdist.doctor.software import versions
-from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, shown_secret
+from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, door, shown_secret
 from gcdist.transport import ChannelError, JoinError, open_store
 
 SECONDS = 5.0  # for one operation
@@ -80,8 +80,8 @@ def _do(wire: Wire, asked: dict[str, Any]) -> None:
         case "down":
             wire.pour()
         case "listen":
-            with socket.create_server((wire.mine, 0)) as door:
-                wire.say(port=door.getsockname()[1])
+            with door(wire.mine) as listener:
+                wire.say(port=listener.getsockname()[1])
                 wire.hear()  # when it has been tried
         case "reach":
             port = asked.get("port")

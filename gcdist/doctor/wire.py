@@ -131,6 +131,11 @@ def why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+def door(address: str) -> socket.socket:
+    """A listening socket at ``address``, at a port that the kernel chooses."""
+    return socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+
 def can_reach(host: str, port: int, seconds: float) -> str | None:
     """Why a connection to ``host:port`` cannot be made within ``seconds``; None if it can."""
     try:

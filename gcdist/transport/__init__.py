@@ -1,6 +1,13 @@
 """Links between master and workers: bytes in whole frames over torch.distributed. Knows no codes."""
 
-from gcdist.transport.channel import ChannelError, interface_address, is_loopback, listening_address, route_to
+from gcdist.transport.channel import (
+    INTERFACE,
+    ChannelError,
+    interface_address,
+    is_loopback,
+    listening_address,
+    route_to,
+)
 from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
 from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
 from gcdist.transport.handshake import RefusedError
@@ -13,6 +20,7 @@ __all__ = [
     "FIRST_INTERNAL",
     "HEAD_BYTES",
     "INLINE_BYTES",
+    "INTERFACE",
     "Acceptor",
     "ChannelError",
     "Down",

@@ -59,18 +59,20 @@ def route_to(host: str, port: int) -> str:
 
 
 def interface_address(name: str) -> str:
-    """The IPv4 address of a network interface; ChannelError names those there are.
+    """The address of a network interface (IPv4, else a global IPv6 one); ChannelError names those there are. Linux only.
 
     >>> interface_address("lo")
     '127.0.0.1'
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError:
-            there = ", ".join(known for _, known in socket.if_nameindex())
-            raise ChannelError(f"no network interface {name!r} with an IPv4 address; there are: {there}") from None
-    return socket.inet_ntoa(answer[20:24])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+        return socket.inet_ntoa(answer[20:24])
+    with suppress(OSError), open("/proc/net/if_inet6") as table:
+        for address, _, _, scope, _, owner in map(str.split, table):
+            if owner == name and scope == "00":
+                return str(ipaddress.IPv6Address(bytes.fromhex(address)))
+    there = ", ".join(known for _, known in socket.if_nameindex())
+    raise ChannelError(f"no network interface {name!r} with an address; there are: {there}")
 
 
 def listening_address(host: str, port: int) -> str:

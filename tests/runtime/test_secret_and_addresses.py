@@ -55,3 +55,11 @@ def test_one_address_one_secret(tmp_path: Path, start: Start) -> None:
     assert written
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     assert "no shared secret" not in cluster.output(0)  # there is one; and on loopback there need not be
+
+
+def test_an_interface_that_is_not_there(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + 'interface = "nope0"\n')
+    cluster = start(["-m", "gcdist", "train", str(tmp_path / "config.toml")], ranks=3)
+    assert cluster.wait(LIMIT) == [2, 2, 2]
+    for rank in range(3):
+        assert "no network interface 'nope0' with an address; there are: " in cluster.output(rank)

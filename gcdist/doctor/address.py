@@ -146,18 +146,18 @@ def port_range() -> tuple[int, int]:
         return 32768, 60999
 
 
-def both_names(mine: Sequence[str], address: str, whose: str) -> Finding:
-    """One end's name, as the other end resolves it (``mine``), against the address that it came from.
+def both_names(found: Sequence[str], address: str, whose: str, where: str) -> Finding:
+    """The name of one end, as it is ``found`` at ``where``, against the ``address`` that it has on this connection.
 
-    >>> both_names(["10.0.0.2"], "10.0.0.2", "the master's name, a,").level
+    >>> both_names(["10.0.0.2"], "10.0.0.2", "the master's name, a,", "here").level
     'ok'
     """
-    if not mine:
-        text = f"{whose} is unknown at the other end: only addresses can be used"
-        return Finding("names both ways", "warn", text, f"add it to DNS, or to /etc/hosts there: {address}")
-    if address not in mine:
-        text = f"{whose} is {', '.join(mine)} at the other end; it came from {address}"
+    if not found:
+        text = f"{whose} is unknown {where}: only addresses can be used"
+        return Finding("names both ways", "warn", text, f"add it {where} to DNS, or to /etc/hosts: {address}")
+    if address not in found:
+        text = f"{whose} is {', '.join(found)} {where}, and comes from {address}"
         return Finding(
-            "names both ways", "warn", text, f"use the address in MASTER_ADDR, or correct /etc/hosts: {address}"
+            "names both ways", "warn", text, f"MASTER_ADDR=ADDRESS, or correct /etc/hosts {where}: {address}"
         )
-    return Finding("names both ways", "ok", f"{whose} is {address} at both ends")
+    return Finding("names both ways", "ok", f"{whose} is {address} {where}")

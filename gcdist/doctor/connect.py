@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from gcdist.doctor.address import resolved
 from gcdist.doctor.pair import PIECE, Paired, probe
 from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, door, shown_secret, why
 from gcdist.transport import ChannelError, JoinError, StoreSource
@@ -26,6 +27,7 @@ class Measured:
     address: str  # of the other end
     versions: dict[str, str]
     name: str  # the other end's own
+    name_here: tuple[str, ...]  # as it resolves here
     my_name: tuple[str, ...]  # this machine's name, as the other end resolves it
     my_address: str  # as the other end sees it
     ports: tuple[int, int]  # the other end's range for links
@@ -68,7 +70,8 @@ def _measure(wire: Wire, secret: str | None) -> Measured:
         return Measured(
             wire.peer,
             {str(name): str(number) for name, number in hello["versions"].items()},
-            str(hello["name"]),
+            name := str(hello["name"])[:255],
+            resolved(name),
             tuple(map(str, hello["your_name"])),
             wire.mine,
             (low, high),

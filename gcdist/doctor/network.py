@@ -21,7 +21,8 @@ def judge(seen: Measured, mine: Mapping[str, str], own_name: str) -> list[Findin
     return [
         judge_both(mine, seen.versions),
         _secret(seen.same_secret),
-        both_names(seen.my_name, seen.my_address, f"this machine's name, {own_name},"),
+        both_names(seen.my_name, seen.my_address, f"this machine's name, {own_name},", "there"),
+        both_names(seen.name_here, seen.address, f"the master's name, {seen.name},", "here"),
         clock(seen.skew, seen.round_trip),
         *ports(seen, port_range()),
         round_trip(seen.round_trip),

@@ -136,6 +136,8 @@ class Hosts:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait()
         for rank in range(self.count):
+            # by name: a namespace takes its cable along only when the kernel gets to it, and the next test wants that name
+            subprocess.run(["ip", "link", "del", self._port(rank)], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", self._name(rank)], capture_output=True, check=False)
             shutil.rmtree(Path("/etc/netns") / self._name(rank), ignore_errors=True)
         subprocess.run(["ip", "link", "del", f"{self._tag}br"], capture_output=True, check=False)

@@ -21,7 +21,15 @@ from gcdist.runtime.simulator import simulated
 from gcdist.runtime.standstill import Standstill
 from gcdist.runtime.warm import warm_kernels
 from gcdist.tasks import Task
-from gcdist.transport import JoinError, StoreSource
+from gcdist.transport import (
+    INTERFACE,
+    ChannelError,
+    JoinError,
+    StoreSource,
+    interface_address,
+    is_loopback,
+    listening_address,
+)
 
 
 class WorkerDone:
@@ -91,9 +99,12 @@ def connect(
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     session = Session.build(task, config, world - 1, own=rank > 0)
     warm_kernels(session.quantizer)
+    secret = session.config.cluster.shared_secret()
     if session.config.cluster.interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", session.config.cluster.interface)
+        os.environ.setdefault(INTERFACE, session.config.cluster.interface)
     try:
+        if name := os.environ.get(INTERFACE):
+            interface_address(name)  # a wrong name would look like a master that does not come
         source = StoreSource.from_env()
         if rank > 0:
             ended = serve(session, source, rank)
@@ -101,10 +112,12 @@ def connect(
                 return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
             _leave(rank, ended.code, ended.reason)
         run, log, found = _open(session, folder, resume, say)
+        if secret is None and not is_loopback(address := listening_address(source.host, source.port)):
+            log("warning", f"no shared secret: whoever reaches {address} can join this run (docs/security.md)")
         for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
             log("warning", line)
         driver, close = real_master(session, source, log, worker_log=run.logs.add)
-    except JoinError as error:
+    except (JoinError, ChannelError) as error:
         raise ConfigError(str(error)) from None
     try:
         cluster = Cluster(session, driver, run, on_close=close, resumed=found)

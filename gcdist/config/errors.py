@@ -64,5 +64,4 @@ def _lines(item: ErrorDetails, model: type[BaseModel]) -> Iterable[str]:
         should = message.removeprefix("Value error, ").replace("Input should be", "should be")
         if kind in ("model_type", "dict_type", "model_attributes_type"):
             should = "should be a table of keys"
-        found = "a value" if where[-1:] == ("secret",) else shown(item["input"])
-        yield f"{key}: found {found}; {should}"
+        yield f"{key}: found {shown(item['input'])}; {should}"

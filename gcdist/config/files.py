@@ -18,7 +18,7 @@ from gcdist.config.sections import Config
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
 
-    A relative ``inject.file`` is taken from the folder of the config file.
+    A relative ``inject.file`` or ``cluster.secret_file`` is taken from the folder of the config file.
     """
     path = Path(path)
     try:
@@ -30,9 +30,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     values = with_overrides(values, overrides)
-    inject = values.get("inject")
-    if isinstance(inject, dict) and isinstance(inject.get("file"), str):
-        inject["file"] = str(path.parent.resolve() / inject["file"])
+    for section, key in (("inject", "file"), ("cluster", "secret_file")):
+        table = values.get(section)
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(path.parent.resolve() / table[key])
     try:
         return Config(**values)
     except ConfigError as error:
@@ -67,11 +68,11 @@ def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[
 
 
 def dump_config(config: Config) -> str:
-    """The settings as TOML that `load_config` reads back to an equal Config; the secret is left out.
+    """The settings as TOML that `load_config` reads back to an equal Config.
 
     Keys without a value (None) are left out, as TOML has no null.
     """
-    values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
+    values = config.model_dump(mode="json")
     if config.epochs is not None:
         del values["steps"]
     return tomli_w.dumps(_without_none(values))
@@ -91,12 +92,12 @@ def shared_settings(config: Config) -> str:
 
 
 def setting_lines(config: Config) -> dict[str, str]:
-    """All settings but the secret: value as JSON by dotted key.
+    """All settings: value as JSON by dotted key.
 
     >>> setting_lines(Config(steps=7))["steps"]
     '7'
     """
-    values = config.model_dump(mode="json", exclude={"cluster": {"secret"}})
+    values = config.model_dump(mode="json")
     return dict(line.split("=", 1) for line in _flat("", values))
 
 

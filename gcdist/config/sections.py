@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
@@ -219,7 +219,7 @@ class ClusterConfig(Section):
     lost_after: Positive = 10.0
     piece_timeout: Positive = 10.0
     interface: str | None = None
-    secret: Annotated[SecretStr | None, Field(strict=False)] = None
+    secret_file: Path | None = Field(default=None, strict=False)
     retry_first: Positive = 0.5
     retry_most: Positive = 30.0
     threads: Count | None = None
@@ -239,10 +239,20 @@ class ClusterConfig(Section):
         return self
 
     def shared_secret(self) -> str | None:
-        """The secret that peers must prove: the key ``secret``, else the environment's GCDIST_SECRET."""
-        if self.secret is not None:
-            return self.secret.get_secret_value()
-        return os.environ.get("GCDIST_SECRET") or None
+        """The secret that peers must prove: what ``secret_file`` holds, else the environment's GCDIST_SECRET.
+
+        White space around it does not count. ConfigError if the file cannot be read or is empty.
+        """
+        if self.secret_file is None:
+            return os.environ.get("GCDIST_SECRET", "").strip() or None
+        try:
+            found = self.secret_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ConfigError(f"cluster.secret_file: {self.secret_file} cannot be read: {why}") from None
+        if not found:
+            raise ConfigError(f"cluster.secret_file: {self.secret_file} is empty; openssl rand -hex 32 makes a secret")
+        return found
 
 
 class ComputeConfig(Section):

@@ -49,10 +49,17 @@ MOST_UNHANDLED = 64  # frames of one worker; more, where a worker may have more 
 class MasterLinks:
     """The master's port: one link a worker, one inbox for all of them.
 
-    ``log(rank, text)`` takes what the workers have to say, from the links' threads.
+    ``log(rank, text)`` takes what the workers have to say, ``refused(text)`` who did not know the secret, from the links'
+    threads.
     """
 
-    def __init__(self, session: Session, source: StoreSource, log: Callable[[int, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        source: StoreSource,
+        log: Callable[[int, str], None] | None = None,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
         self.inbox: Inbox[MasterEvent] = Inbox(Tick)
         self._lock = threading.Lock()
         self._links: dict[Peer, Link] = {}
@@ -66,7 +73,10 @@ class MasterLinks:
         self._unhandled: dict[Peer, int] = {}
         self._most_unhandled = max(MOST_UNHANDLED, 2 * len(session.sizes_K))
         secret = session.config.cluster.shared_secret()
-        self._acceptor = Acceptor(source, self._joined, self._emit, link_settings(session), secret)
+        self._refused, self._tell_refused = 0, refused
+        self._acceptor = Acceptor(
+            source, self._joined, self._emit, link_settings(session), secret, on_refused=self._count_refused
+        )
 
     # --- the driver's port ---
 
@@ -153,6 +163,13 @@ class MasterLinks:
             self._peers[link] = peer
             self._unhandled[peer] = 0
         self.inbox.put(lambda at: Joined(at, peer, hello))
+
+    def _count_refused(self, ticket: int, reason: str) -> None:
+        with self._lock:
+            self._refused += 1
+            count = self._refused
+        if self._tell_refused is not None and count & (count - 1) == 0:  # 1, 2, 4, ...: nobody can flood the log
+            self._tell_refused(f"a peer was refused, {count} so far: {reason}")
 
     def _slot(self, name: str) -> int:
         """``rankR`` is worker R - 1; other names get places in the order in which they come."""

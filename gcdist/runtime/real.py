@@ -60,9 +60,10 @@ def real_master(
 ) -> tuple[MasterDriver, Callable[[], None]]:
     """The master's driver over links, and what closes them. SIGINT and SIGTERM stop the run.
 
-    ``worker_log(rank, text)`` takes what the workers have to say; other threads call it.
+    ``worker_log(rank, text)`` takes what the workers have to say; other threads call it, and ``say`` for peers without the
+    secret.
     """
-    port = MasterLinks(session, source, worker_log)
+    port = MasterLinks(session, source, worker_log, lambda text: say("refuse", text))
     undo = on_signals(lambda name, number: port.inbox.put(lambda at: Stop(at, name)))
     driver = MasterDriver.of(session, port, say, record)
 

@@ -38,7 +38,7 @@ from gcdist.runtime.frames import bytes_of, link_settings, text_of
 from gcdist.runtime.inbox import Inbox
 from gcdist.runtime.session import Session
 from gcdist.runtime.worker_log import WorkerLog
-from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Sent, StoreSource, is_over, join
+from gcdist.transport import Down, Event, Frame, In, JoinError, Link, RefusedError, Sent, StoreSource, is_over, join
 
 FAREWELL_SECONDS = 2.0  # that the last words have to leave
 _LOG = object()  # the note of a frame of the log
@@ -129,10 +129,12 @@ class WorkerLinks:
         try:
             link, _ = join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)
             link.hinder(self._slow_until, self._rate)
+        except RefusedError as error:
+            refused = str(error)
+            self.inbox.put(lambda at: Refused(at, refused))
         except JoinError as error:
             reason = str(error)
-            refused = reason.startswith("refused")
-            self.inbox.put(lambda at: Refused(at, reason) if refused else LinkLost(at, reason))
+            self.inbox.put(lambda at: LinkLost(at, reason))
 
     def _emit(self, event: Event) -> None:
         if self._link is None:  # the first event of a new link may come before join() returns

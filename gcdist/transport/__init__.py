@@ -1,7 +1,16 @@
 """Links between master and workers: bytes in whole frames over torch.distributed. Knows no codes."""
 
+from gcdist.transport.channel import (
+    INTERFACE,
+    ChannelError,
+    interface_address,
+    is_loopback,
+    listening_address,
+    route_to,
+)
 from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
 from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
+from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink, LinkSettings
 from gcdist.transport.recycle import recycler
@@ -11,7 +20,9 @@ __all__ = [
     "FIRST_INTERNAL",
     "HEAD_BYTES",
     "INLINE_BYTES",
+    "INTERFACE",
     "Acceptor",
+    "ChannelError",
     "Down",
     "Emit",
     "Event",
@@ -21,12 +32,17 @@ __all__ = [
     "JoinError",
     "Link",
     "LinkSettings",
+    "RefusedError",
     "Sent",
     "Silent",
     "StoreSource",
     "digest",
+    "interface_address",
+    "is_loopback",
     "is_over",
     "join",
+    "listening_address",
     "open_store",
     "recycler",
+    "route_to",
 ]

@@ -7,8 +7,11 @@ The group's own send and recv are used: up to torch 2.6 isend and irecv want a g
 
 from __future__ import annotations
 
+import fcntl
+import ipaddress
 import os
 import socket
+import struct
 import threading
 from contextlib import suppress
 from datetime import timedelta
@@ -25,6 +28,8 @@ dist: Any = torch.distributed  # its type stubs lack the names used here
 HEADER_TAG = 1
 PIECE_TAG = 2
 _SEVER_TAG = 3
+INTERFACE = "GLOO_SOCKET_IFNAME"
+_SIOCGIFADDR = 0x8915  # Linux: get interface address
 
 _devices: dict[str, Any] = {}
 _devices_lock = threading.Lock()
@@ -53,19 +58,56 @@ def route_to(host: str, port: int) -> str:
         return str(probe.getsockname()[0])
 
 
+def interface_address(name: str) -> str:
+    """The address of a network interface (IPv4, else a global IPv6 one); ChannelError names those there are. Linux only.
+
+    >>> interface_address("lo")
+    '127.0.0.1'
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+        return socket.inet_ntoa(answer[20:24])
+    with suppress(OSError), open("/proc/net/if_inet6") as table:
+        for address, _, _, scope, _, owner in map(str.split, table):
+            if owner == name and scope == "00":
+                return str(ipaddress.IPv6Address(bytes.fromhex(address)))
+    there = ", ".join(known for _, known in socket.if_nameindex())
+    raise ChannelError(f"no network interface {name!r} with an address; there are: {there}")
+
+
+def listening_address(host: str, port: int) -> str:
+    """The one address that gloo listens on here: of GLOO_SOCKET_IFNAME, else that by which ``host`` is reached.
+
+    ChannelError if there is no such interface, or no way to that host.
+    """
+    interface = os.environ.get(INTERFACE)
+    if interface:
+        return interface_address(interface)
+    try:
+        return route_to(host, port)
+    except OSError as error:
+        raise ChannelError(f"no way to {host}: {one_line(error)}") from None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether nobody outside of this machine reaches ``address``.
+
+    >>> is_loopback("127.0.1.1"), is_loopback("::1"), is_loopback("10.0.0.1")
+    (True, True, False)
+    """
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
 def _options(address: str, timeout: timedelta) -> Any:
     """Options of a pair without threads of its own, on one device shared by all pairs of this process.
 
     Semi-private names of torch; without them the pair costs three threads and five descriptors but works the same.
     """
-    interface = os.environ.get("GLOO_SOCKET_IFNAME", "")
-    key = interface or address
     with _devices_lock:
-        if key not in _devices:
-            make = dist.ProcessGroupGloo.create_device
-            _devices[key] = make(interface=interface) if interface else make(hostname=address)
+        if address not in _devices:
+            _devices[address] = dist.ProcessGroupGloo.create_device(hostname=address)
         options = dist.ProcessGroupGloo._Options()
-        options._devices = [_devices[key]]
+        options._devices = [_devices[address]]
     options._threads = 0
     options._timeout = timeout
     return options

@@ -18,7 +18,7 @@ import xxhash
 from gcdist.types import U8
 
 MAGIC = b"GCDF"
-VERSION = 2
+VERSION = 3
 HEAD_BYTES = 96
 META_BYTES = 64 << 20
 INLINE_BYTES = 16 << 10  # a receiver's posted buffer is this much larger; only the bytes used are sent
@@ -33,7 +33,7 @@ HEADER_BYTES = _FIXED.size + _CHECK.size
 MESSAGE_BYTES = HEADER_BYTES + INLINE_BYTES
 
 FIRST_INTERNAL = 240  # kinds from here on are the transport's own
-REFUSED, WELCOME, HELLO, BYE, BEAT = range(251, 256)
+CHALLENGE, PROOF, REFUSED, WELCOME, HELLO, BYE, BEAT = range(249, 256)
 
 
 class FrameError(ValueError):

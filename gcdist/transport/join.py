@@ -2,36 +2,21 @@
 
 Keys in the store, under ``gcdist/RUN/``: ``master`` counts the masters there have been, ``tickets`` all joins, so that a
 ticket is the incarnation number. Master and worker meet in a gloo group whose prefix holds both numbers and is used once:
-nothing stale is ever found. The worker's first frame is its hello, with a proof that it knows the run's secret.
+nothing stale is ever found. What they say first: `handshake`.
 """
 
 from __future__ import annotations
 
-import hmac
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
-
-from gcdist.transport.channel import HEADER_TAG, Channel, ChannelError, as_tensor, one_line, route_to
+from gcdist.transport.channel import Channel, ChannelError, listening_address, one_line
 from gcdist.transport.events import Emit
-from gcdist.transport.framing import (
-    HELLO,
-    INLINE_BYTES,
-    MESSAGE_BYTES,
-    REFUSED,
-    WELCOME,
-    Frame,
-    FrameError,
-    decode,
-    digest,
-    encode,
-    fault,
-    inline_frame,
-)
+from gcdist.transport.framing import INLINE_BYTES, FrameError
+from gcdist.transport.handshake import RefusedError, greet, receive_hello
 from gcdist.transport.link import GlooLink, LinkSettings
 from gcdist.transport.store import JoinError, StoreSource
 from gcdist.transport.threads import ends_with_process, join_all, spawn
@@ -44,36 +29,6 @@ MOST_WAITING = 256  # tickets that are remembered while their taker does not com
 PATIENCE = 3.0  # connect timeouts a worker waits for its turn
 
 OnJoin = Callable[[GlooLink, int, bytes], None]
-
-
-def proof(secret: str | None, run_id: str, ticket: int, hello: bytes) -> bytes:
-    """HMAC-SHA256 of run, ticket and hello under the secret; empty without one.
-
-    >>> len(proof("s", "run", 1, b"")), proof(None, "run", 1, b"")
-    (32, b'')
-    """
-    if secret is None:
-        return b""
-    return hmac.digest(secret.encode(), b"gcdist\0%s\0%d\0" % (run_id.encode(), ticket) + hello, "sha256")
-
-
-def _send(channel: Channel, kind: int, head: bytes, text: bytes, seconds: float) -> None:
-    message, _ = encode(Frame(kind, head, np.frombuffer(text, np.uint8)))
-    channel.send(as_tensor(message), HEADER_TAG).wait(seconds)
-
-
-def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
-    """Kind, head and meta of one small frame, before the link runs."""
-    message = np.zeros(MESSAGE_BYTES, np.uint8)
-    channel.receive(as_tensor(message), HEADER_TAG).wait(seconds)
-    header = decode(message, 0)
-    if not header.whole:
-        raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {INLINE_BYTES} are allowed")
-    frame = inline_frame(header, message)
-    wrong = fault(header, digest(frame.meta), digest(frame.data))
-    if wrong is not None:
-        raise FrameError(wrong)
-    return header.kind, header.head, b"" if frame.meta is None else frame.meta.tobytes()
 
 
 def _meet(
@@ -110,7 +65,8 @@ def join(
     """Join the run as a worker: the running link and this life's ticket.
 
     Waits up to ``timeout`` seconds for a master. ``hello`` (at most 16 KiB) is handed to it. Events may come before this
-    returns. JoinError, in one line, if there is no master, it does not come, or it refuses; trying again is safe.
+    returns. In one line: JoinError if there is no master or it does not come (trying again is safe), RefusedError if the two
+    ends do not know the same secret.
     """
     if len(hello) > INLINE_BYTES:
         raise ValueError(f"hello has {len(hello)} bytes; at most {INLINE_BYTES} are allowed")
@@ -129,16 +85,20 @@ def join(
     except RuntimeError as error:
         raise JoinError(f"the store at {source.host}:{source.port} failed: {one_line(error)}") from None
     try:
-        address = route_to(source.host, source.port)
+        address = listening_address(source.host, source.port)
         seconds = settings.connect_timeout
         channel = _meet(store, source.run_id, master, ticket, 1, address, seconds, PATIENCE * seconds)
-        _send(channel, HELLO, proof(secret, source.run_id, ticket, hello), hello, seconds)
-        kind, _, text = _receive(channel, seconds)
+        greet(channel, secret, source.run_id, ticket, hello, seconds)
     except (ChannelError, FrameError, OSError) as error:
         raise JoinError(f"no link to the master (ticket {ticket}): {error}") from None
-    if kind != WELCOME:
+    except RefusedError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:  # the error's own traceback would keep the pair, and this process is about to end
         channel.sever()
-        raise JoinError(f"refused by the master: {text.decode(errors='replace')}")
+        del channel
+        raise RefusedError(refused)
     link = GlooLink(channel, emit, settings, name=f"master-{ticket}", allocate=allocate)
     link.start()
     return link, ticket
@@ -157,6 +117,7 @@ class Acceptor:
 
     ``on_join(link, ticket, hello)`` is called from that thread after the proof was checked; the link's events flow through
     ``emit`` only after it has returned (frames posted meanwhile are kept). To refuse, post the reason and close the link.
+    ``on_refused(ticket, reason)``: somebody came who does not know the secret.
     Opening it makes this process the run's master: workers with tickets of an earlier master join anew.
     """
 
@@ -169,6 +130,7 @@ class Acceptor:
         secret: str | None = None,
         *,
         allocate: Callable[[int], U8] | None = None,
+        on_refused: Callable[[int, str], None] = lambda ticket, reason: None,
     ) -> None:
         self._source = source
         self._on_join = on_join
@@ -176,8 +138,12 @@ class Acceptor:
         self._settings = settings
         self._secret = secret
         self._allocate = allocate
+        self._on_refused = on_refused
         self._keys = f"gcdist/{source.run_id}/"
-        self._address = route_to(source.host, source.port)
+        try:
+            self._address = listening_address(source.host, source.port)
+        except ChannelError as error:
+            raise JoinError(str(error)) from None
         self._closed = threading.Event()
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
         store = source.client()
@@ -235,14 +201,10 @@ class Acceptor:
             try:
                 store = self._source.client()
                 channel = _meet(store, self._source.run_id, self._master, ticket, 0, self._address, seconds, seconds)
-                kind, given, hello = _receive(channel, seconds)
-                if kind != HELLO:
-                    raise FrameError(f"first frame is of kind {kind}, not a hello")
-                if not self._proven(given, ticket, hello):
-                    _send(channel, REFUSED, b"", b"the shared secret is not the master's", seconds)
-                    channel.receive(as_tensor(np.zeros(MESSAGE_BYTES, np.uint8)), HEADER_TAG).wait(seconds)
-                    return
-                _send(channel, WELCOME, b"", b"", seconds)
+                hello = receive_hello(channel, self._secret, self._source.run_id, ticket, seconds)
+            except RefusedError as error:
+                self._on_refused(ticket, str(error))
+                return
             except (ChannelError, FrameError, JoinError):
                 return  # the worker takes another ticket if it still lives
         finally:
@@ -255,8 +217,3 @@ class Acceptor:
             raise
         finally:
             link.start()
-
-    def _proven(self, given: bytes, ticket: int, hello: bytes) -> bool:
-        return self._secret is None or hmac.compare_digest(
-            given, proof(self._secret, self._source.run_id, ticket, hello)
-        )

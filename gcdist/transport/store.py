@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.distributed
 
-from gcdist.transport.channel import one_line
+from gcdist.transport.channel import INTERFACE, ChannelError, interface_address, one_line
 
 dist: Any = torch.distributed  # its type stubs lack TCPStore
 
@@ -52,7 +52,8 @@ class StoreSource:
     def from_env(env: Mapping[str, str] | None = None, *, timeout: float = 30.0) -> StoreSource:
         """The store that torchrun, SLURM scripts or an ssh loop describe: MASTER_ADDR, MASTER_PORT and RANK.
 
-        Under torchrun its agent serves and everybody is a client; otherwise rank 0 serves. JoinError names what is missing.
+        Under torchrun its agent serves and everybody is a client; otherwise rank 0 serves, on MASTER_ADDR alone, or if that
+        is not this machine's (a forwarded one) on that of GLOO_SOCKET_IFNAME. JoinError names what is missing.
         """
         env = os.environ if env is None else env
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if not env.get(name)]
@@ -67,8 +68,28 @@ class StoreSource:
                 f"MASTER_PORT={env['MASTER_PORT']!r}, RANK={env['RANK']!r}: both must be whole numbers"
             ) from None
         serve = rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        source = open_store(env["MASTER_ADDR"], port, serve=serve, timeout=timeout)
+        host = _own(env["MASTER_ADDR"], env.get(INTERFACE)) if serve else env["MASTER_ADDR"]
+        source = open_store(host, port, serve=serve, timeout=timeout)
         return source.named(env.get("TORCHELASTIC_RUN_ID") or "run")
+
+
+def _own(host: str, interface: str | None) -> str:
+    """``host`` if it is an address of this machine, else the address of ``interface``; JoinError if there is neither."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, proto) as probe:
+            probe.bind(address)
+        return host
+    except OSError as error:
+        if interface:
+            try:
+                return interface_address(interface)
+            except ChannelError as wrong:
+                raise JoinError(str(wrong)) from None
+        raise JoinError(
+            f"MASTER_ADDR {host}: cannot be listened on ({error.strerror}); if it is forwarded to this machine, set "
+            "cluster.interface to the network interface that it comes in by"
+        ) from None
 
 
 def _knock(host: str, port: int, seconds: float) -> None:

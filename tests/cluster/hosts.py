@@ -106,6 +106,21 @@ class Hosts:
         limit = ("tbf", "rate", rate, "burst", "32kbit", "latency", "400ms")
         _run("ip", "netns", "exec", self._name(rank), "tc", "qdisc", "add", "dev", "eth0", "root", *limit)
 
+    def name_file(self, rank: int, text: str) -> None:
+        """Give a host an /etc/hosts of its own."""
+        folder = Path("/etc/netns") / self._name(rank)  # where ``ip netns exec`` looks for it
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "hosts").write_text(text)
+
+    def link_ports(self, rank: int, ports: str) -> None:
+        """The range from which a host's kernel chooses ports, ``"40000 40100"``."""
+        setting = f"net.ipv4.ip_local_port_range={ports}"
+        _run("ip", "netns", "exec", self._name(rank), "sysctl", "-qw", setting)
+
+    def mute(self, rank: int, ports: str) -> None:
+        """What a host sends from these TCP ports, ``"40000-40100"``, is dropped: to others they do not answer."""
+        _run("ip", "-n", self._name(rank), "rule", "add", "ipproto", "tcp", "sport", ports, "blackhole")
+
     def cut(self, rank: int) -> None:
         """The cable carries nothing any more; no end is told."""
         _run("ip", "link", "set", self._port(rank), "nomaster")
@@ -121,7 +136,10 @@ class Hosts:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait()
         for rank in range(self.count):
+            # by name: a namespace takes its cable along only when the kernel gets to it, and the next test wants that name
+            subprocess.run(["ip", "link", "del", self._port(rank)], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", self._name(rank)], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns") / self._name(rank), ignore_errors=True)
         subprocess.run(["ip", "link", "del", f"{self._tag}br"], capture_output=True, check=False)
 
     def _host(self, rank: int) -> None:

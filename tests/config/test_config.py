@@ -91,16 +91,26 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-def test_the_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(cluster={"secret": "sesame"})
-    assert config.cluster.shared_secret() == "sesame"
-    assert "sesame" not in dump_config(config) + repr(config)
-    assert "99" not in fails(cluster={"secret": 99})
+def test_the_secret_is_never_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("sesame\n")
+    config = load_config(write(tmp_path, '[cluster]\nsecret_file = "key"\n'))
     assert config.resolved(2).cluster.shared_secret() == "sesame"
-    monkeypatch.setenv("GCDIST_SECRET", "open")
+    assert "sesame" not in dump_config(config) + repr(config)
+    monkeypatch.setenv("GCDIST_SECRET", " open ")
+    assert config.cluster.shared_secret() == "sesame"
     assert Config().cluster.shared_secret() == "open"
     monkeypatch.delenv("GCDIST_SECRET")
     assert Config().cluster.shared_secret() is None
+    assert "sesame" not in fails(cluster={"secret": "sesame"})
+
+
+def test_a_secret_file_that_gives_no_secret(tmp_path: Path) -> None:
+    gone, empty, bytes_ = tmp_path / "gone", tmp_path / "empty", tmp_path / "bytes"
+    empty.write_text("\n")
+    bytes_.write_bytes(b"\xff\xfe")
+    for path, why in ((gone, "No such file"), (empty, "is empty"), (bytes_, "is not text")):
+        with pytest.raises(ConfigError, match=rf"cluster\.secret_file: .*{path.name}.*{why}"):
+            Config(cluster={"secret_file": str(path)}).cluster.shared_secret()
 
 
 def test_values_do_not_change() -> None:

@@ -51,7 +51,10 @@ class House:
         self.masters: dict[int, End] = {}
         self.joined: queue.Queue[End] = queue.Queue()
         self.links: list[GlooLink] = []
-        self.acceptor = Acceptor(source, self._on_join, self._emit, settings, secret)
+        self.refused: list[tuple[int, str]] = []
+        self.acceptor = Acceptor(
+            source, self._on_join, self._emit, settings, secret, on_refused=lambda *why: self.refused.append(why)
+        )
 
     def _on_join(self, link: GlooLink, ticket: int, hello: bytes) -> None:
         end = End(link=link, ticket=ticket, hello=hello)

@@ -17,7 +17,6 @@ from gcdist.transport import (
     join,
     open_store,
 )
-from gcdist.transport.join import proof
 from tests.transport.conftest import WAIT, End, House, descriptors, eventually, ours
 
 QUICK = LinkSettings(connect_timeout=2.0)
@@ -28,27 +27,6 @@ def test_tickets_rise_and_the_hello_comes_through(house: House) -> None:
     second, _ = house.pair()
     assert first.hello == b"hello"
     assert (first.ticket, second.ticket) == (1, 2)
-
-
-@pytest.mark.parametrize("house", [{"secret": "open sesame"}], indirect=True)
-def test_the_secret_opens(house: House) -> None:
-    master, worker = house.pair()
-    worker.link.post(Frame(3))
-    assert master.get(In).frame.kind == 3
-
-
-@pytest.mark.parametrize("house", [{"secret": "open sesame"}], indirect=True)
-@pytest.mark.parametrize("wrong", ["open barley", None])
-def test_a_wrong_secret_is_refused_with_the_reason(house: House, wrong: str | None) -> None:
-    with pytest.raises(JoinError, match="refused by the master: the shared secret is not the master's"):
-        join(house.source, b"hello", End().events.put, house.settings, wrong, WAIT)
-    assert house.joined.empty()
-    house.pair()  # the door still works
-
-
-def test_a_proof_is_bound_to_run_ticket_and_hello() -> None:
-    proofs = {proof(s, r, t, h) for s in "ab" for r in "cd" for t in (1, 2) for h in (b"", b"x")}
-    assert len(proofs) == 16
 
 
 def test_a_master_that_refuses_says_why(source: StoreSource) -> None:
@@ -139,6 +117,15 @@ def test_the_store_is_served_on_one_address() -> None:
         open_store("127.0.0.1", served.port, serve=True)
 
 
+def test_a_forwarded_address_needs_an_interface() -> None:
+    env = {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "0", "RANK": "0"}  # of a network that no machine is in
+    with pytest.raises(JoinError, match=r"MASTER_ADDR 192\.0\.2\.1: cannot be listened on .*cluster\.interface"):
+        StoreSource.from_env(env)
+    with pytest.raises(JoinError, match=r"no network interface 'nope0' with an address; there are: .*lo"):
+        StoreSource.from_env(env | {"GLOO_SOCKET_IFNAME": "nope0"})
+    assert StoreSource.from_env(env | {"GLOO_SOCKET_IFNAME": "lo"}).host == "127.0.0.1"
+
+
 def test_the_environment_says_who_serves() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -158,7 +145,7 @@ def test_the_environment_says_who_serves() -> None:
         ({"MASTER_ADDR": "h", "MASTER_PORT": "x", "RANK": "0"}, "MASTER_PORT='x'"),
         (
             {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "0", "RANK": "0"},
-            r"cannot serve the store at 192\.0\.2\.1:0",
+            r"MASTER_ADDR 192\.0\.2\.1: cannot be listened on",
         ),
     ],
 )

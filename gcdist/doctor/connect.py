@@ -1,0 +1,133 @@
+"""`gcdist doctor --connect`: measures the way to a doctor that serves on the master's machine, and back."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from gcdist.doctor.address import resolved
+from gcdist.doctor.pair import PIECE, Paired, probe
+from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, door, shown_secret, why
+from gcdist.transport import ChannelError, JoinError, StoreSource
+
+SECONDS = 5.0
+ECHOES = 20
+REACH = 2.5
+PAIR_SECONDS = 1.0  # of bulk each way over gloo, as fast as TCP was
+MOST_PIECES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The way to the other end and back: seconds, and bytes a second."""
+
+    address: str  # of the other end
+    versions: dict[str, str]
+    name: str  # the other end's own
+    name_here: tuple[str, ...]  # as it resolves here
+    my_name: tuple[str, ...]  # this machine's name, as the other end resolves it
+    my_address: str  # as the other end sees it
+    ports: tuple[int, int]  # the other end's range for links
+    round_trip: float  # median
+    skew: float  # their clock less ours
+    up: float
+    down: float
+    blocked_there: str | None  # why a port that the kernel chose there is not reached from here
+    blocked_here: str | None  # and one here, from there
+    pair: Paired | str | None  # over gloo; why it failed; None: not tried, ports are blocked
+    same_secret: bool = True
+
+
+def connect(host: str, port: int, secret: str | None) -> Measured:
+    """Measure; WireError if the other end cannot be asked."""
+    try:
+        connection = socket.create_connection((host, port), timeout=SECONDS)
+    except OSError as error:
+        raise WireError(why(error)) from None
+    with Wire(connection, SECONDS) as wire:
+        return _measure(wire, secret)
+
+
+def _measure(wire: Wire, secret: str | None) -> Measured:
+    first = wire.hear()
+    mine = secrets.token_bytes(NONCE_BYTES)
+    try:
+        nonces = bytes.fromhex(first["nonce"]) + mine
+        hello = wire.ask(nonce=mine.hex(), name=socket.gethostname(), proof=shown_secret(secret, "client", nonces))
+        shown = str(hello["proof"])
+        same = secrets.compare_digest(shown.encode(), shown_secret(secret, "server", nonces).encode())
+        round_trip, skew = _clock(wire)
+        up = _rate(wire, "up")
+        down = _rate(wire, "down")
+        there, here = _reached_there(wire), _reached_here(wire)
+        pair = _pair(wire, min(up, down)) if there is None and here is None else None
+        if not isinstance(pair, str):
+            wire.say(do="end")
+        low, high = (int(number) for number in hello["ports"])
+        return Measured(
+            wire.peer,
+            {str(name): str(number) for name, number in hello["versions"].items()},
+            name := str(hello["name"])[:255],
+            resolved(name),
+            tuple(map(str, hello["your_name"])),
+            wire.mine,
+            (low, high),
+            round_trip,
+            skew,
+            up,
+            down,
+            there,
+            here,
+            pair,
+            same,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise WireError("the other end answers as no doctor does: is it gcdist doctor --serve?") from None
+
+
+def _clock(wire: Wire) -> tuple[float, float]:
+    """Median round trip, and the skew in the shortest one."""
+    seen = []
+    for _ in range(ECHOES):
+        begun, at = time.monotonic(), time.time()
+        theirs = float(wire.ask(do="echo")["time"])
+        spent = time.monotonic() - begun
+        seen.append((spent, theirs - (at + spent / 2)))
+    seen.sort()
+    return seen[ECHOES // 2][0], seen[0][1]
+
+
+def _rate(wire: Wire, way: str) -> float:
+    wire.say(do=way)
+    if way == "down":
+        amount, seconds = wire.drain()
+        return amount / seconds
+    wire.pour()
+    said: dict[str, Any] = wire.hear()
+    return float(said["bytes"]) / max(1e-6, float(said["seconds"]))
+
+
+def _reached_there(wire: Wire) -> str | None:
+    port = int(wire.ask(do="listen")["port"])
+    found = can_reach(wire.peer, port, REACH)
+    wire.say(done=True)
+    return found and f"port {port} there: {found}"
+
+
+def _reached_here(wire: Wire) -> str | None:
+    with door(wire.mine) as listener:
+        port = listener.getsockname()[1]
+        found = wire.ask(do="reach", port=port)["why"]
+    return found and f"port {port} here: {str(found)[:200]}"
+
+
+def _pair(wire: Wire, rate: float) -> Paired | str:
+    port = int(wire.ask(do="gloo")["port"])
+    pieces = max(1, min(MOST_PIECES, int(rate * PAIR_SECONDS / PIECE)))
+    try:
+        return probe(StoreSource(wire.peer, port, timeout=2 * SECONDS), pieces, SECONDS)
+    except (ChannelError, JoinError) as error:
+        return str(error)

@@ -1,0 +1,224 @@
+"""Is this cluster worth coding? From recorded step times, by the planner and the record itself; nothing is simulated.
+
+A choice costs ``E[seconds of a step] x (1 + noise)``, the wall clock to a given accuracy if the step size follows the noise
+(math.md section 8). The noise of the estimate over that of waiting for all is taken at both ends of what gradients can be:
+
+- partitions agree (early, or interpolating): ``sum_i c_i Y_i^2 / k^2``, which is 1/F for the optimal code;
+- each partition's gradient is mostly noise of its own (late): ``mean_j sum_i c_i alpha_ij^2``,
+
+with ``c_i = p_i/(1-p_i)`` and row sums ``Y_i`` (a partition j has the weight 1 here). The true cost is between the two.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from gcdist.coding import get_code
+from gcdist.doctor.finding import Finding
+from gcdist.planning.planner import make_plan
+from gcdist.straggler.delays import read_trace
+from gcdist.types import F64, Plan, Problem
+
+GRID = 24
+LOADS = (1.0, 1.5, 2.0)
+FINER = 2  # partitions a worker, as gcdist has them by default
+LOAD_MOST = 2.0
+NOISE_MOST = 0.1  # that `straggler.noise_most` allows by default
+YES, NO = 1.2, 1.05  # gains in wall clock
+LEAST_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A way to run a step: mean seconds, noise ratios where partitions agree and where they are noise, the deadline (s)."""
+
+    seconds: float
+    agree: float
+    differ: float
+    deadline: float | None
+
+    def of(self, regime: str) -> float:
+        """Seconds to the accuracy of one exact step."""
+        return self.seconds * (1 + (self.agree if regime == "agree" else self.differ))
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """The comparison. Gains are wait / choice in wall clock; ``least``: late messages were cut off, waiting costs more."""
+
+    workers: int
+    steps: int
+    wait: float
+    deadline: dict[str, Cost]  # uncoded, best deadline, by regime
+    coded: dict[str, Cost]
+    least: bool
+
+    def gain(self, choice: Literal["deadline", "coded"], regime: str) -> float:
+        """How many times faster than waiting for all."""
+        cost: Cost = getattr(self, choice)[regime]
+        return self.wait / cost.of(regime)
+
+    @property
+    def answer(self) -> Literal["yes", "no", "it depends"]:
+        """The verdict on the coded step."""
+        gains = [self.gain("coded", regime) for regime in REGIMES]
+        return "yes" if min(gains) >= YES else "no" if max(gains) < NO else "it depends"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        gains = {name: {regime: self.gain(name, regime) for regime in REGIMES} for name in CHOICES}
+        return {**asdict(self), "gain": gains, "answer": self.answer}
+
+
+REGIMES = ("agree", "differ")
+CHOICES: tuple[Literal["deadline"], Literal["coded"]] = ("deadline", "coded")
+
+
+def weigh(seconds_TN: F64, least: bool = False) -> Worth:
+    """Compare waiting, the best deadline without a code, and the best deadline with one.
+
+    Args:
+        seconds_TN: recorded seconds of each step (T) and worker (N) at an even share of the work; time goes with load.
+        least: some of them are lower bounds.
+
+    Raises:
+        ValueError: fewer than 2 workers or 20 steps.
+    """
+    steps, workers = seconds_TN.shape
+    if workers < 2 or steps < LEAST_STEPS:
+        raise ValueError(f"{steps} steps of {workers} workers are recorded: {LEAST_STEPS} of 2 are needed at least")
+    times = np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf")
+    taus = np.unique(np.outer(LOADS, times))  # of a share, and of the larger ones that a code gives to the fast
+    taus = taus[taus > 0]
+    plain = [_uncoded(seconds_TN, float(tau)) for tau in taus]
+    coded = [_coded(seconds_TN, float(tau)) for tau in taus]
+    wait = float(seconds_TN.max(axis=1).mean())
+    waiting = Cost(wait, 0.0, 0.0, None)
+    return Worth(workers, steps, wait, _best(plain, waiting), _best(coded, waiting), least)
+
+
+def _best(costs: list[Cost | None], waiting: Cost) -> dict[str, Cost]:
+    """The cheapest in each regime; waiting for all is always among the choices."""
+    allowed = [waiting, *(cost for cost in costs if cost is not None and cost.agree <= NOISE_MOST)]
+    return {regime: min(allowed, key=lambda cost: cost.of(regime)) for regime in REGIMES}
+
+
+def _late(seconds_TN: F64, worker: int, load: F64, tau: float) -> F64:
+    """P(this worker with ``load`` times its even share needs more than tau), with a floor: it was seen only so often."""
+    steps = len(seconds_TN)
+    limit = np.divide(tau, load, out=np.full(load.shape, np.inf), where=load > 0)
+    late: F64 = 1.0 - np.searchsorted(np.sort(seconds_TN[:, worker]), limit, side="right") / steps
+    return np.maximum(late, 0.5 / (steps + 1))
+
+
+def _uncoded(seconds_TN: F64, tau: float) -> Cost | None:
+    """Each worker its own share, weight 1/(1-p)."""
+    workers = seconds_TN.shape[1]
+    p_N = np.array([_late(seconds_TN, i, np.ones(1), tau)[0] for i in range(workers)])
+    if p_N.max() >= 1:
+        return None  # somebody's data would never count
+    c_N = p_N / (1 - p_N)
+    seconds = float(np.minimum(seconds_TN.max(axis=1), tau).mean())
+    return Cost(seconds, float(c_N.sum()) / workers**2, float(c_N.mean()), tau)
+
+
+def _coded(seconds_TN: F64, tau: float) -> Cost | None:
+    workers = seconds_TN.shape[1]
+    k = FINER * workers
+    problem = Problem(
+        np.full(k, 1 / k),
+        lambda worker, load: _late(seconds_TN, worker, np.asarray(load, np.float64) / FINER, tau),
+        np.array([np.inf, 0.0]),  # one width without noise: stragglers alone are compared
+        float(workers),
+        np.ones(workers, np.int64),
+        np.full(workers, LOAD_MOST * FINER),
+    )
+    try:
+        plan = make_plan(get_code("joint", allocation="chain"), problem, 0)
+    except ValueError:
+        return None
+    return _cost(seconds_TN, plan, tau, k) if plan.covered_K.all() else None
+
+
+def _cost(seconds_TN: F64, plan: Plan, tau: float, k: int) -> Cost:
+    workers = seconds_TN.shape[1]
+    works = (plan.bits_RS[:, 0] > 0) & (plan.p_R < 1)
+    A_RK = plan.A_RK.toarray()[works]
+    c_R = plan.p_R[works] / (1 - plan.p_R[works])
+    load_N = np.zeros(workers)
+    np.add.at(load_N, plan.worker_R[works], (A_RK != 0).sum(axis=1) / FINER)
+    seconds = float(np.minimum((seconds_TN * load_N).max(axis=1), tau).mean())
+    agree = float((c_R * A_RK.sum(axis=1) ** 2).sum()) / k**2
+    return Cost(seconds, agree, float((c_R[:, None] * A_RK**2).sum(axis=0).mean()), tau)
+
+
+def finding(worth: Worth) -> Finding:
+    """The verdict with its figures."""
+    low, high = sorted(worth.gain("coded", regime) for regime in REGIMES)
+    plain = sorted(worth.gain("deadline", regime) for regime in REGIMES)
+    least = "at least " if worth.least else ""
+    text = (
+        f"worth coding? {worth.answer}: waiting for all takes {least}{worth.wait:.3g} s a step, a coded step "
+        f"{_seconds(worth.coded)} for the same progress, {_span(low, high)} as fast; the best deadline without a code is "
+        f"{_span(*plain)} as fast ({worth.workers} workers, {worth.steps} steps)"
+    )
+    if worth.answer == "yes":
+        return Finding("coding", "ok", text)
+    if worth.answer == "no":
+        return Finding("coding", "warn", text, 'code.scheme = "sync", straggler.deadline = "wait"')
+    fix = 'compare code.scheme = "sync" and "joint" over a short run of your own; partitions that agree favour the code'
+    return Finding("coding", "warn", text, fix)
+
+
+def _seconds(costs: dict[str, Cost]) -> str:
+    low, high = sorted(costs[regime].of(regime) for regime in REGIMES)
+    return f"{low:.3g} s" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g} s"
+
+
+def _span(low: float, high: float) -> str:
+    """A range of factors.
+
+    >>> _span(1.2, 1.8), _span(1.0, 1.001)
+    ('1.20 to 1.80 times', '1.00 times')
+    """
+    return f"{low:.2f} times" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} times"
+
+
+def from_csv(path: Path, unit: float = 1.0) -> tuple[F64, bool]:
+    """Seconds (T, N) of a CSV of worker columns; ValueError names the line that is wrong."""
+    return read_trace(path, unit), False
+
+
+def from_run(folder: Path) -> tuple[F64, bool]:
+    """Seconds (T, N) of a run's ``trace.json``; True: some messages did not come, and count as just later than the step.
+
+    The first steps (a fifth, at most 5) are left out: nothing is warm yet. Steps without somebody are, too. ValueError.
+    """
+    path = folder / "trace.json"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    steps: list[dict[int, float]] = []
+    cut = False
+    for line in lines:
+        try:
+            event = json.loads(line.strip().rstrip(","))
+            name, rank, seconds = event["name"], int(event["tid"]), float(event["dur"]) * 1e-6
+        except (ValueError, KeyError, TypeError):
+            continue  # the array's brackets, names of threads, a half line at the end
+        if name.startswith("step "):
+            steps.append({})
+        elif name in ("counted", "missed") and steps:
+            cut |= name == "missed"
+            steps[-1][rank] = seconds * (1.0 if name == "counted" else 1.01)
+    ranks = sorted({rank for step in steps for rank in step})
+    whole = [[step[rank] for rank in ranks] for step in steps[min(5, len(steps) // 5) :] if len(step) == len(ranks)]
+    if not whole:
+        raise ValueError(f"{path} has no step in which all workers took part")
+    return np.array(whole), cut

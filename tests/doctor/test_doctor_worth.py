@@ -1,0 +1,104 @@
+"""Is a cluster worth coding: the verdict on times whose answer is known, and the record of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gcdist.doctor import worth
+from gcdist.doctor.worth import Cost, Worth, _best, _coded, _late, _uncoded, finding, from_csv, from_run, weigh
+from gcdist.observe import RunFolder
+
+RNG = np.random.default_rng(5)
+STEPS, WORKERS = 200, 8
+
+
+def test_equal_workers_gain_nothing() -> None:
+    found = weigh(1.0 + 0.02 * RNG.random((STEPS, WORKERS)))
+    assert found.answer == "no"
+    assert finding(found).level == "warn"
+
+
+def test_somebody_who_is_slow_for_good_is_worth_a_code() -> None:
+    seconds = 1.0 + 0.02 * RNG.random((STEPS, WORKERS))
+    seconds[:, 3] *= 10
+    found = weigh(seconds)
+    assert found.answer == "yes"
+    assert min(found.gain("coded", regime) for regime in worth.REGIMES) > 4
+    assert finding(found).level == "ok"
+    assert found.as_dict()["gain"]["coded"]["agree"] == found.gain("coded", "agree")
+
+
+def test_rare_and_long_waits_depend_on_the_gradients() -> None:
+    mild = Cost(0.8, 0.01, 0.2, 0.9)
+    found = Worth(8, 100, 1.0, {"agree": mild, "differ": mild}, {"agree": mild, "differ": mild}, False)
+    assert found.answer == "it depends"
+    assert "1.04 to 1.24 times" in finding(found).text
+
+
+def test_waiting_is_always_a_choice() -> None:
+    waiting = Cost(1.0, 0.0, 0.0, None)
+    assert _best([None, Cost(0.9, 0.5, 0.5, 0.9)], waiting) == {"agree": waiting, "differ": waiting}
+    for seed in range(3):
+        seconds = np.random.default_rng(seed).exponential(1.0, (40, 5))
+        found = weigh(seconds)
+        assert min(found.gain(choice, regime) for choice in worth.CHOICES for regime in worth.REGIMES) >= 1.0
+
+
+def test_the_noise_without_a_code_is_the_formula_s() -> None:
+    seconds = np.ones((STEPS, 2))
+    seconds[: STEPS // 4, 0] = 3.0  # late in a quarter of the steps
+    cost = _uncoded(seconds, 2.0)
+    assert cost is not None
+    c = np.array([0.25 / 0.75, 0.5 / (STEPS + 0.5)])  # the other one: the floor
+    assert cost.agree == pytest.approx(c.sum() / 4)
+    assert cost.differ == pytest.approx(c.mean())
+    assert cost.seconds == pytest.approx(0.25 * 2 + 0.75 * 1)
+    assert _uncoded(np.array([[1.0, 9.0]] * STEPS), 2.0) is None  # somebody never counts
+
+
+def test_a_code_s_noise_where_partitions_agree_is_1_over_f() -> None:
+    seconds = 1.0 + RNG.exponential(0.2, (STEPS, WORKERS))
+    cost = _coded(seconds, 2.0)
+    assert cost is not None
+    load = np.full(1, 1.0)
+    p = np.array([_late(seconds, i, load, 2.0)[0] for i in range(WORKERS)])
+    assert cost.agree >= 0.5 / np.sum((1 - p) / p)  # F is that of these p at about this load
+    assert cost.differ >= cost.agree
+
+
+def test_too_few_times() -> None:
+    with pytest.raises(ValueError, match="19 steps of 3 workers are recorded"):
+        weigh(np.ones((19, 3)))
+    with pytest.raises(ValueError, match="40 steps of 1 workers"):
+        weigh(np.ones((40, 1)))
+
+
+def test_the_record_of_a_run(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as run:
+        for step in range(30):
+            arrivals = {1: 0.5, 2: 0.6} if step != 20 else {1: 0.5}
+            run.trace.step(step, float(step), 0.7, arrivals, () if step != 20 else (2,))
+        run.trace.step(30, 30.0, 0.5, {1: 0.5})  # worker 2 is away
+    seconds, cut = from_run(tmp_path)
+    assert seconds.shape == (25, 2)
+    assert cut
+    np.testing.assert_allclose(seconds[0], [0.5, 0.6])
+    np.testing.assert_allclose(seconds[15], [0.5, 0.707])
+    whole = (tmp_path / "trace.json").read_bytes()
+    (tmp_path / "trace.json").write_bytes(whole[: len(whole) // 2])  # killed while it wrote
+    assert 5 < len(from_run(tmp_path)[0]) < 25
+
+
+def test_records_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trace\.json cannot be read: No such file"):
+        from_run(tmp_path)
+    (tmp_path / "trace.json").write_text("[\n")
+    with pytest.raises(ValueError, match="no step in which all workers took part"):
+        from_run(tmp_path)
+    table = tmp_path / "t.csv"
+    table.write_text("round,a,b\n0,1,2\n1,3,x\n")
+    with pytest.raises(ValueError, match="line 3: should be 2 numbers"):
+        from_csv(table)

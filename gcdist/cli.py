@@ -20,6 +20,7 @@ COMMANDS = {
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
     "launch": ("launch", "launch", "Start a master and workers on this machine: gcdist launch local -n 8 -- ..."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
+    "coco": ("coco", "coco", "COCO detection: gcdist coco pictures draws what a run's detector finds."),
 }
 
 

@@ -13,6 +13,7 @@ from gcdist.tasks.coco import BrokenImageError, CocoImages, CompactDetector, col
 from gcdist.tasks.coco.augment import View, boxes_in, draw, recoloured, whole
 from tests.tasks.coco_files import REAL, annotation, image_entry, small, write_image, write_split
 
+torch.set_num_threads(1)  # tests share two cores
 TRAIN = REAL / "annotations" / "instances_train2017.json"
 
 

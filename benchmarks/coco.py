@@ -351,14 +351,14 @@ def single(task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="what", required=True)
-    for what, steps, workers, lr in (("study", 100, 50, 0.05), ("processes", 40, 8, 0.05), ("overfit", 300, 8, 2e-3)):
+    for what, steps, workers, lr in (("study", 100, 50, 0.05), ("processes", 40, 8, 0.05), ("overfit", 300, 8, 1e-3)):
         sub = kinds.add_parser(what)
         sub.add_argument("--root", default="../shared/data/coco-small", help="a folder in COCO's layout")
         sub.add_argument("--steps", type=int, default=steps)
         sub.add_argument("--lr", type=float, default=lr)
         if what == "overfit":
             sub.add_argument("--out", type=Path, default=Path("runs"))
-            sub.add_argument("--unit", type=float, default=0.5, help="seconds: the floor of a worker's delay")
+            sub.add_argument("--unit", type=float, default=1.0, help="seconds: the floor of a worker's delay")
             continue
         sub.add_argument("--out", type=Path, default=HERE / "results" / f"coco-{what}")
         sub.add_argument("--methods", help="separated by commas; by default all")

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "coco-small"  # beside the checkout; 158 images
+REAL = Path(__file__).parents[3] / "shared" / "data" / "coco-small"  # 158 images, beside the checkout
+needs_images = pytest.mark.skipif(not REAL.is_dir(), reason="the images are not beside the checkout")
 
 
 def annotation(number: int, image: int, box: list[Any], label: int = 1, **more: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from PIL import Image
 from gcdist.runtime.batches import Batches, ReadError
 from gcdist.tasks.coco import BrokenImageError, CocoImages, CompactDetector, collate, detection_task, open_index
 from gcdist.tasks.coco.augment import View, boxes_in, draw, recoloured, whole
-from tests.tasks.coco_files import REAL, annotation, image_entry, small, write_image, write_split
+from tests.tasks.coco_files import REAL, annotation, image_entry, needs_images, small, write_image, write_split
 
 torch.set_num_threads(1)  # tests share two cores
 TRAIN = REAL / "annotations" / "instances_train2017.json"
@@ -21,6 +21,7 @@ def real(cache: Path, *, augment: bool = False, size: int = 96) -> CocoImages:
     return CocoImages(open_index(TRAIN, cache), REAL / "train2017", size, augment=augment)
 
 
+@needs_images
 def test_targets_are_the_annotations_in_pixels_of_the_input(tmp_path: Path) -> None:
     images = real(tmp_path)
     index, empty = images.index, 0
@@ -68,6 +69,7 @@ def test_what_is_in_a_box_stays_in_it(tmp_path: Path) -> None:
     assert 0 < mirrored < seen
 
 
+@needs_images
 def test_augmentation_depends_on_seed_step_and_partition_alone(tmp_path: Path) -> None:
     images = real(tmp_path, augment=True)
     task = detection_task(CompactDetector(), images, images, batch_size=2)
@@ -222,6 +224,7 @@ def test_a_broken_image_names_sample_and_partition_in_a_run(tmp_path: Path) -> N
     assert "partition 1, sample 2" in caught.value.text
 
 
+@needs_images
 def test_the_first_images_by_choice(tmp_path: Path) -> None:
     images = CocoImages(open_index(TRAIN, tmp_path), REAL / "train2017", 32, most=24)
     assert len(images) == 24

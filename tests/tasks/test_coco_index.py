@@ -13,9 +13,10 @@ from pycocotools.coco import COCO
 
 from gcdist.tasks.coco import index as module
 from gcdist.tasks.coco.index import ARRAYS, AnnotationError, open_index
-from tests.tasks.coco_files import REAL, annotation, image_entry, small, write_split
+from tests.tasks.coco_files import REAL, annotation, image_entry, needs_images, small, write_split
 
 
+@needs_images
 def test_the_index_has_what_pycocotools_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = REAL / "annotations" / "instances_train2017.json"
     index = open_index(path, tmp_path)

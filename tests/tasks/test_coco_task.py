@@ -19,8 +19,9 @@ from gcdist.tasks import TaskError, load_task
 from gcdist.tasks.coco import CocoImages, HeldOut, average_precision, build, open_index, task
 from gcdist.tasks.coco.pictures import save_pictures
 from gcdist.tasks.coco.scoring import ground_truth, loss_mode
-from tests.tasks.coco_files import REAL, annotation, image_entry, small, write_image, write_split
+from tests.tasks.coco_files import REAL, annotation, image_entry, needs_images, small, write_image, write_split
 
+pytestmark = needs_images
 torch.set_num_threads(1)  # tests share two cores
 
 

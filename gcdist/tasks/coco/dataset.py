@@ -42,7 +42,7 @@ class CocoImages(Dataset["Sample | None"]):
         augment: crop, mirror and change colours; False: the whole image, as it is.
         broken: what becomes of missing files, and of those that cannot be decoded when they are read: "refuse" them with an
             error; "skip" them: missing ones are left out, and ``dataset[i]`` is None for a broken one (`collate` drops it);
-            "later": missing ones are an error only when they are read, for data that stays on its node.
+            "later": nobody looks for files before they are read, for data that stays on its node.
         most: the first so many images; 0: all.
 
     Raises:
@@ -58,7 +58,7 @@ class CocoImages(Dataset["Sample | None"]):
         self.augment = augment
         self.broken = broken
         self.skipped: set[int] = set()  # images that could not be decoded
-        if not folder.is_dir():
+        if broken != "later" and not folder.is_dir():
             raise ValueError(f"{folder}: no such folder of images")
         rows = np.arange(len(index))[: most or None]
         if broken != "later":

@@ -54,7 +54,6 @@ def boxes_in(view: View, box_B4: F64, size: int) -> tuple[F64, Mask]:
     low = (box_B4[:, :2] - [view.x0, view.y0]) * scale
     high = (box_B4[:, :2] + box_B4[:, 2:] - [view.x0, view.y0]) * scale
     low_clipped, high_clipped = low.clip(0, size), high.clip(0, size)
-    # an annotator's box may end a little outside of the whole image: its centre is taken after clipping to the image
     centre = (low + high) / 2
     kept = ((high_clipped - low_clipped) >= LEAST_SIDE).all(1) & (centre >= 0).all(1) & (centre <= size).all(1)
     if view.mirrored:

@@ -47,8 +47,8 @@ def torchvision() -> Any:
 
 def define_nms() -> None:
     """Define the operators ``torchvision::nms`` and ``qnms``, which must not exist yet."""
-    library: Any = torch.library
-    library = library.Library(NAMESPACE, "FRAGMENT")
+    make: Any = torch.library.Library  # which has no types
+    library = make(NAMESPACE, "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 

@@ -270,14 +270,16 @@ def plot(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> 
 
     seconds = "virtual seconds" if options.what == "study" else "seconds"
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
-    starts = [0.0, *(min(run["curve"][1][i] for each in runs.values() for run in each) / 2 for i in (1, 2))]
+    points = [point for each in runs.values() for run in each for point in run["curve"]]
+    starts = [0.0, *(min(point[i] for point in points if point[i] > 0) / 2 for i in (1, 2))]
     for number, (method, each) in enumerate(runs.items()):
         curves = np.array([run["curve"] for run in each])
         loss = curves[:, :, 3]
         style: dict[str, Any] = {"ls": LINES[number], "marker": MARKERS[number], "color": f"C{number}", "markersize": 4}
         for axis, column, name in zip(axes, (0, 1, 2), ("iterations", seconds, "megabytes up"), strict=True):
             x = curves[:, :, column].mean(0)
-            x[0] = starts[column]  # a log axis has no 0: all begin at its left end
+            if x[0] == 0:
+                x[0] = starts[column]  # a log axis has no 0: all begin at its left end
             axis.plot(x, loss.mean(0), label=method, markevery=max(1, len(x) // 8), **style)
             axis.fill_between(x, loss.min(0), loss.max(0), color=style["color"], alpha=0.15, linewidth=0)
             axis.set_xlabel(name)

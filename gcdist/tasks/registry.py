@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gcdist.tasks import digits
+from gcdist.tasks import coco, digits
 from gcdist.tasks.task import Task
 
-TASKS: dict[str, Callable[..., Task]] = {"digits": digits.build}
+TASKS: dict[str, Callable[..., Task]] = {"digits": digits.build, "coco": coco.build}
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 
@@ -27,8 +27,8 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
     """The task that ``name`` stands for: ``function(batch_size=batch_size, **options)``.
 
     Args:
-        name: of an embedded task (``"digits"``), ``"package.module:function"`` or ``"path/to/file.py:function"``. Modules
-            are also looked for in ``base``; relative paths start there.
+        name: of an embedded task (``"digits"``, ``"coco"``), ``"package.module:function"`` or
+            ``"path/to/file.py:function"``. Modules are also looked for in ``base``; relative paths start there.
         options: keyword arguments of the function.
         batch_size: samples of one partition in one step.
         base: folder of the config.

@@ -65,7 +65,11 @@ def test_absolute_path(base: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("digit", {}, r"'digit' is unknown \(did you mean 'digits'\?\); allowed: digits, 'package.module:function'"),
+        (
+            "digit",
+            {},
+            r"'digit' is unknown \(did you mean 'digits'\?\); allowed: digits, coco, 'package.module:function'",
+        ),
         ("sub/mine.py", {}, "is unknown"),
         (":build", {}, "is unknown"),
         ("a b:build", {}, "is unknown"),

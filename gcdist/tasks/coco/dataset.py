@@ -1,0 +1,159 @@
+"""COCO's images and boxes as a map-style data set of square inputs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gcdist.tasks.coco.augment import View, boxes_in, draw, recoloured, whole
+from gcdist.tasks.coco.index import Index
+from gcdist.types import I64
+
+Broken: TypeAlias = Literal["refuse", "skip", "later"]
+Target: TypeAlias = dict[str, Tensor]
+Sample: TypeAlias = tuple[Tensor, Target]
+NAMED = 5  # files in a line about missing ones
+log = logging.getLogger("gcdist.coco")
+
+
+class BrokenImageError(ValueError):
+    """An image cannot be read, or is not the one that the annotations mean; names the file."""
+
+
+class CocoImages(Dataset["Sample | None"]):
+    """``dataset[i]``: an image (3, S, S) float32 in 0..1, and its target.
+
+    A target has ``boxes`` (n, 4) float32, (x0, y0, x1, y1) in pixels of the input, ``labels`` (n,) int64, COCO's category
+    ids, and ``image_id``. Crowd regions are no targets, neither are boxes under a pixel; an image may have none.
+
+    What is random is drawn by one number of torch's global generator, which gcdist seeds by (seed, step, partition).
+
+    Args:
+        index: the annotations.
+        folder: of the images.
+        size: S, pixels.
+        augment: crop, mirror and change colours; False: the whole image, as it is.
+        broken: what becomes of missing files, and of those that cannot be decoded when they are read: "refuse" them with an
+            error; "skip" them: missing ones are left out, and ``dataset[i]`` is None for a broken one (`collate` drops it);
+            "later": nobody looks for files before they are read, for data that stays on its node.
+        most: the first so many images; 0: all.
+
+    Raises:
+        ValueError: no folder, no images, or missing ones.
+    """
+
+    def __init__(
+        self, index: Index, folder: Path, size: int, *, augment: bool = False, broken: Broken = "refuse", most: int = 0
+    ) -> None:
+        self.index = index
+        self.folder = folder
+        self.size = size
+        self.augment = augment
+        self.broken = broken
+        self.skipped: set[int] = set()  # images that could not be decoded
+        if broken != "later" and not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder of images")
+        rows = np.arange(len(index))[: most or None]
+        if broken != "later":
+            rows = _present(index, folder, rows, broken)
+        if not len(rows):
+            raise ValueError(f"{folder}: none of the {len(index)} images of the annotations is there")
+        self.rows: I64 = rows  # numbers in the index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Sample | None:
+        row = int(self.rows[i])
+        drawn = int(torch.randint(1 << 62, ())) if self.augment else 0
+        width, height = self.index.size_I2[row].tolist()
+        view = draw(np.random.default_rng(drawn), width, height) if self.augment else whole(width, height)
+        try:
+            image = self.pixels(row, view)
+        except BrokenImageError as error:
+            if self.broken != "skip":
+                raise
+            if row not in self.skipped:
+                self.skipped.add(row)
+                log.warning("%s; it is skipped (%d so far)", error, len(self.skipped))
+            return None
+        return recoloured(image, view), self.target(row, view)
+
+    def target(self, row: int, view: View) -> Target:
+        """What is to be found in a view of image number ``row`` of the index."""
+        at = self.index.of(row)
+        boxes, kept = boxes_in(view, self.index.box_B4[at], self.size)
+        kept &= self.index.crowd_B[at] == 0
+        return {
+            "boxes": torch.from_numpy(boxes[kept].astype(np.float32)),
+            "labels": torch.from_numpy(self.index.label_B[at][kept]),
+            "image_id": torch.tensor(int(self.index.image_id_I[row])),
+        }
+
+    def pixels(self, row: int, view: View) -> Tensor:
+        """The view's part of an image, resized to (3, S, S) float32 in 0..1; grey and palette images become RGB.
+
+        Raises:
+            BrokenImageError: it cannot be decoded, or has another size than the annotations say.
+        """
+        from PIL import Image
+
+        path = self.folder / self.index.name(row)
+        try:
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if [width, height] != self.index.size_I2[row].tolist():
+                    said = "x".join(map(str, self.index.size_I2[row]))
+                    raise BrokenImageError(f"{path}: is {width}x{height} pixels, the annotations say {said}")
+                # a JPEG may be decoded at a half, a quarter or an eighth, if that is not smaller than what is wanted
+                share = min((view.x1 - view.x0) / width, (view.y1 - view.y0) / height)
+                wanted = int(np.ceil(self.size / share))
+                opened.draft("RGB", (wanted, wanted))
+                across, down = opened.size[0] / width, opened.size[1] / height
+                box = (view.x0 * across, view.y0 * down, view.x1 * across, view.y1 * down)
+                small = opened.convert("RGB").resize(
+                    (self.size, self.size), Image.Resampling.BILINEAR, box, reducing_gap=2.0
+                )
+        except BrokenImageError:
+            raise
+        except Exception as error:  # Pillow raises many kinds
+            raise BrokenImageError(f"{path}: cannot be read: {error}") from None
+        raw = torch.from_numpy(np.array(small))
+        return raw.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
+
+
+def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[Target]]:
+    """Images and targets as two lists; None, an image that was skipped, is dropped. ValueError if nothing is left."""
+    good: list[Any] = [sample for sample in samples if sample is not None]
+    if not good:
+        raise ValueError(f"none of the {len(samples)} images of this batch could be read")
+    images, targets = zip(*good, strict=True)
+    return list(images), list(targets)
+
+
+def _present(index: Index, folder: Path, rows: I64, broken: Broken) -> I64:
+    """The images whose files are there; one look into each folder."""
+    names = [index.name(int(row)) for row in rows]
+    there: dict[str, set[str]] = {}
+    for name in names:
+        inner = os.path.dirname(name)
+        if inner not in there:
+            path = folder / inner
+            there[inner] = set(os.listdir(path)) if path.is_dir() else set()
+    found = np.array([os.path.basename(name) in there[os.path.dirname(name)] for name in names], np.bool_)
+    if not found.all():
+        missing = [name for name, here in zip(names, found, strict=True) if not here]
+        text = f"{folder}: {len(missing)} of {len(names)} images are missing: {', '.join(missing[:NAMED])}"
+        text += ", ..." if len(missing) > NAMED else ""
+        if broken == "refuse":
+            raise ValueError(f'{text}; to leave them out: broken = "skip"')
+        log.warning("%s; they are left out", text)
+    kept: I64 = rows[found]
+    return kept

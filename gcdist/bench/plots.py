@@ -12,7 +12,7 @@ from gcdist.bench.tables import Entry, Results, entries, in_registry_order, name
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "x", "P", "*", "<", ">"]
-SHOWN = ("ddp", "sync", "ignore-rescaled", "memory", "frc", "erasurehead", "osgc", "joint", "joint-auto")
+SHOWN = ("ddp", "sync", "ignore-rescaled", "memory", "frc", "erasurehead", "osgc", "joint-auto", "shifted-auto")
 DPI = 110
 
 

@@ -93,6 +93,28 @@ PROBLEMS: dict[str, Problem] = {
             target=0.1,
             lr=0.8,
         ),
+        Problem(
+            "logistic",
+            "logistic regression, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the loss "
+            "is that above the optimum",
+            "logistic",
+            {"samples": 2048, "dim": 50, "differ": 1.0, "l2": 0.05},
+            1_000_000,
+            target=1e-4,
+            lr=1.0,
+            metric="excess_loss",
+        ),
+        Problem(
+            "least-squares",
+            "least squares, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the loss is "
+            "that above the optimum",
+            "least-squares",
+            {"samples": 2048, "dim": 50, "differ": 1.0},
+            1_000_000,
+            target=1e-2,
+            lr=1.0,
+            metric="excess_loss",
+        ),
     )
 }
 

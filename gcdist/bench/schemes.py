@@ -69,6 +69,7 @@ def _fill() -> None:
     _gcdist("joint", "paper 2: code and 4 bits", quantizer=FOUR_BITS)
     _gcdist("self-normalised", "joint, self-normalised", quantizer=FOUR_BITS)
     _gcdist("shifted", "joint, shifted", quantizer=FOUR_BITS)
+    _gcdist("shifted-auto", "shifted, deadline found", "shifted", quantizer=FOUR_BITS, tunes="step", deadline="auto")
     _gcdist(
         "joint-auto", "joint as it comes: deadline found", "joint", quantizer=FOUR_BITS, tunes="step", deadline="auto"
     )

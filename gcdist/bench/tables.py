@@ -223,7 +223,7 @@ def remarks(results: Results) -> list[str]:
     return lines
 
 
-CODED = ("osgc", "joint", "joint-auto", "self-normalised", "shifted")
+CODED = ("osgc", "joint", "joint-auto", "self-normalised", "shifted", "shifted-auto")
 SIMPLE = ("ignore", "ignore-rescaled", "memory", "bgc", "erasurehead", "expander", "adjacency")
 
 

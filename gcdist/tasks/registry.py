@@ -12,10 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gcdist.tasks import coco, digits
+from gcdist.tasks import coco, convex, digits
 from gcdist.tasks.task import Task
 
-TASKS: dict[str, Callable[..., Task]] = {"digits": digits.build, "coco": coco.build}
+TASKS: dict[str, Callable[..., Task]] = {
+    "digits": digits.build,
+    "coco": coco.build,
+    "least-squares": convex.least_squares,
+    "logistic": convex.logistic,
+    "quadratic": convex.quadratic,
+}
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 

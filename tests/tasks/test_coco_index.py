@@ -92,6 +92,18 @@ def test_a_damaged_or_deleted_index_is_built_again(
     assert not list(cache.glob("*.part"))
 
 
+def test_an_index_that_vanishes_at_once_and_a_killed_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = small(tmp_path), tmp_path / "cache"
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_read", lambda file, key: None)
+        assert len(open_index(path, cache)) == 4
+    (file,) = cache.glob("*.safetensors")
+    file.rename(file.with_suffix(".part"))
+    file.with_suffix(".part").write_bytes(b"half")
+    assert len(open_index(path, cache)) == 4
+    assert sorted(left.suffix for left in cache.iterdir()) == [".lock", ".safetensors"]
+
+
 def _open(path: Path, cache: Path, log: Path) -> None:
     real = module.parse
 

@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -110,13 +109,13 @@ def open_index(annotations: Path, cache: Path) -> Index:
             if found is None:
                 if file.exists():
                     log.warning("%s is damaged: it is built again", file)
-                _write(file, key, parse(annotations))
-                found = _read(file, key)
+                arrays = parse(annotations)
+                _write(file, key, arrays)
+                found = _read(file, key) or Index(**arrays)  # somebody may delete it at any moment
     except OSError as error:
         raise AnnotationError(
             f"the cache folder {cache} cannot be used ({error}); name another: option 'cache'"
         ) from None
-    assert found is not None, file
     return found
 
 
@@ -252,14 +251,13 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _write(file: Path, key: str, arrays: dict[str, NDArray[Any]]) -> None:
-    """The file appears whole or not at all."""
-    handle, half = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".part")
-    os.close(handle)
+    """The file appears whole or not at all; what a killed writer left is overwritten."""
+    half = file.with_suffix(".part")
     try:
         save_file(arrays, half, metadata={"about": json.dumps({"key": key, "digest": _digest(arrays)})})
         os.replace(half, file)
     except BaseException:
-        Path(half).unlink(missing_ok=True)
+        half.unlink(missing_ok=True)
         raise
 
 

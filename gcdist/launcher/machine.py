@@ -20,11 +20,12 @@ _STOPPED = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child has ended."""
+    """A child has ended, or (``why``) the connection to it has: "unreached" if there never was one, else "lost"."""
 
     at: float
     rank: int
     status: int
+    why: Literal["", "unreached", "lost"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,14 @@ def name_of(rank: int) -> str:
     return f"worker {rank}" if rank else "the master"
 
 
-def words_of(status: int) -> str:
+def words_of(status: int, why: str = "") -> str:
     """What became of a child.
 
-    >>> words_of(-9), words_of(1)
-    ('was killed by SIGKILL', 'ended with exit code 1')
+    >>> words_of(-9), words_of(1), words_of(255, "lost")
+    ('was killed by SIGKILL', 'ended with exit code 1', 'has lost its connection')
     """
+    if why:
+        return "has lost its connection" if why == "lost" else "could not be reached"
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
 
@@ -133,10 +136,10 @@ class Machine:
         """Take one event."""
         self._out = []
         match event:
-            case Ended(at=at, rank=rank, status=status):
-                lived = at - self._started.pop(rank)
+            case Ended():
+                lived = event.at - self._started.pop(event.rank)
                 if self._phase != "ending":
-                    self._master(at, lived, status) if rank == 0 else self._worker(at, rank, lived, status)
+                    self._worker(event, lived) if event.rank else self._master(event, lived)
             case Asked():
                 self._asked(event)
             case Tick(at=at):
@@ -149,32 +152,34 @@ class Machine:
         self._started[rank] = at
         self._out.append(Start(rank, self._restarts[rank].done))
 
-    def _worker(self, at: float, rank: int, lived: float, status: int) -> None:
-        if status == ENDED_WELL:
+    def _worker(self, gone: Ended, lived: float) -> None:
+        rank, words = gone.rank, words_of(gone.status, gone.why)
+        if gone.status == ENDED_WELL:
             self._say(rank, "has ended")
-        elif status == BAD_INPUT:
-            self._say(rank, f"{words_of(status)} (refused, or bad input); it is not started again")
+        elif gone.status == BAD_INPUT:
+            self._say(rank, f"{words} (refused, or bad input); it is not started again")
         elif self._phase == "asked":
-            self._say(rank, words_of(status))
+            self._say(rank, words)
         else:
-            self._again(at, rank, lived, status)
+            self._again(gone, lived)
 
-    def _master(self, at: float, lived: float, status: int) -> None:
-        died = status not in {ENDED_WELL, BAD_INPUT} | _STOPPED
+    def _master(self, gone: Ended, lived: float) -> None:
+        died = gone.status not in {ENDED_WELL, BAD_INPUT} | _STOPPED
         if died and self.restart_master and self._phase == "running":
-            if self._again(at, 0, lived, status):
+            if self._again(gone, lived):
                 return
         elif died:
-            self._say(0, words_of(status))
-        self._end(at, status if status >= 0 else 128 - status)
+            self._say(0, words_of(gone.status, gone.why))
+        self._end(gone.at, gone.status if gone.status >= 0 else 128 - gone.status)
 
-    def _again(self, at: float, rank: int, lived: float, status: int) -> bool:
-        wait = self._restarts[rank].after(lived)
+    def _again(self, gone: Ended, lived: float) -> bool:
+        words = words_of(gone.status, gone.why)
+        wait = self._restarts[gone.rank].after(lived, hopeful=gone.why == "lost")
         if isinstance(wait, str):
-            self._say(rank, f"{words_of(status)}; it is given up: {wait}")
+            self._say(gone.rank, f"{words}; it is given up: {wait}")
             return False
-        self._say(rank, f"{words_of(status)}; starting it again in {wait:g} s")
-        self._due[rank] = at + wait
+        self._say(gone.rank, f"{words}; starting it again in {wait:g} s")
+        self._due[gone.rank] = gone.at + wait
         return True
 
     def _end(self, at: float, code: int) -> None:

@@ -27,9 +27,12 @@ class Restarts:
     _wait: float = 0.0
     _quick: int = 0
 
-    def after(self, lived: float) -> float | str:
-        """The child died ``lived`` seconds after its start: seconds until the next start, or why there is none."""
-        self._quick = self._quick + 1 if lived < QUICK else 0
+    def after(self, lived: float, hopeful: bool = False) -> float | str:
+        """The child died ``lived`` seconds after its start: seconds until the next start, or why there is none.
+
+        ``hopeful``: it was not its own fault (a network may come back); quick deaths say nothing then.
+        """
+        self._quick = self._quick + 1 if lived < QUICK and not hopeful else 0
         if self.most is not None and self.done >= self.most:
             return "no restart is left"
         if self._quick >= QUICK_DEATHS:

@@ -13,13 +13,14 @@ import torch
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.master_io import Stop
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
+from gcdist.runtime.alive import beat_file
 from gcdist.runtime.compute import PartitionResult
 from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.loader import Loader
 from gcdist.runtime.master_links import MasterLinks
 from gcdist.runtime.rows import RowMaker
 from gcdist.runtime.serving import WorkerDriver
-from gcdist.runtime.session import Session
+from gcdist.runtime.session import Session, checked
 from gcdist.runtime.shape import Shape
 from gcdist.runtime.worker_links import WorkerLinks
 from gcdist.runtime.worker_log import heard
@@ -63,6 +64,7 @@ def real_master(
     ``worker_log(rank, text)`` takes what the workers have to say; other threads call it, and ``say`` for peers without the
     secret.
     """
+    still = checked("environment", lambda: beat_file(session.config.cluster.beat))
     port = MasterLinks(session, source, worker_log, lambda text: say("refuse", text))
     undo = on_signals(lambda name, number: port.inbox.put(lambda at: Stop(at, name)))
     driver = MasterDriver.of(session, port, say, record)
@@ -70,6 +72,7 @@ def real_master(
     def close() -> None:
         port.close()
         undo()
+        still()
 
     return driver, close
 
@@ -84,6 +87,7 @@ def serve(session: Session, source: StoreSource, rank: int) -> Exit:
     port = WorkerLinks(session, source, f"rank{rank}", rank - 1)
     if ahead:  # forked before there are links and their threads
         loader = session.gradients.source = Loader(session.gradients.batches, ahead, port.log.say)
+    still = checked("environment", lambda: beat_file(session.config.cluster.beat))
     undo = on_signals(lambda signal_name, number: port.inbox.put(Sigterm))
     cluster = session.config.cluster
     gradients = OwnGradients(session)
@@ -119,6 +123,7 @@ def serve(session: Session, source: StoreSource, rank: int) -> Exit:
         if loader is not None:
             loader.close()
         undo()
+        still()
     return driver.exit
 
 

@@ -2,97 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("training_script.py")
-LIMIT = 120.0  # seconds; far more than needed, for a machine that is busy with something else
-
-
-class Launched:
-    """A launcher with its output in files."""
-
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
-        self.out, self.err = folder / "out", folder / "err"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gcdist", "launch", "local", *arguments],
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                cwd=folder,
-                env={**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-            )
-
-    def pids(self, rank: int) -> list[int]:
-        """The process ids of a rank's lives so far."""
-        name = f"worker {rank}" if rank else "the master"
-        return [
-            int(pid) for pid in re.findall(rf"^gcdist launch: {name} is process (\d+)$", self.err.read_text(), re.M)
-        ]
-
-    def until(self, true: Callable[[], object]) -> None:
-        give_up = time.monotonic() + LIMIT
-        while not true():
-            if time.monotonic() > give_up or (self.process.poll() is not None and not true()):
-                pytest.fail(f"it did not come to it; out:\n{self.out.read_text()}\nerr:\n{self.err.read_text()}")
-            time.sleep(0.05)
-
-    def wait(self) -> int:
-        try:
-            return self.process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"it still runs; out:\n{self.out.read_text()}\nerr:\n{self.err.read_text()}")
-
-    def left(self) -> list[int]:
-        """Live processes of its session: all it has started, and what these have."""
-        return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if self._is_mine(pid)]
-
-    def _is_mine(self, pid: int) -> bool:
-        try:
-            state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-        except OSError:
-            return False
-        return int(session) == self.process.pid and state not in "ZX"
-
-    def end(self) -> None:
-        for pid in [self.process.pid, *self.left()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
-
-
-Launch = Callable[..., Launched]
-
-
-@pytest.fixture
-def launch(tmp_path: Path) -> Iterator[Launch]:
-    """``launch("-n", "2", "--", "program")`` starts a launcher in a session of its own."""
-    running: list[Launched] = []
-
-    def go(*arguments: str) -> Launched:
-        folder = tmp_path / f"launch{len(running)}"
-        folder.mkdir()
-        running.append(Launched(folder, list(arguments)))
-        return running[-1]
-
-    yield go
-    for launched in running:
-        launched.end()
+from tests.launcher.conftest import LIMIT, SCRIPT, Launch
 
 
 def test_a_killed_worker_comes_back_and_the_run_finishes(launch: Launch) -> None:
-    launched = launch("-n", "2", "--", sys.executable, str(SCRIPT), "2000")
+    launched = launch("local", "-n", "2", "--", sys.executable, str(SCRIPT), "2000")
     launched.until(lambda: "under way" in launched.out.read_text())
     before = [launched.pids(rank) for rank in range(3)]
     os.kill(before[2][0], signal.SIGKILL)
@@ -105,7 +27,7 @@ def test_a_killed_worker_comes_back_and_the_run_finishes(launch: Launch) -> None
 
 
 def test_a_signal_at_the_launcher_ends_the_run_in_order(launch: Launch) -> None:
-    launched = launch("-n", "2", "--", sys.executable, str(SCRIPT), "100000")
+    launched = launch("local", "-n", "2", "--", sys.executable, str(SCRIPT), "100000")
     launched.until(lambda: "under way" in launched.out.read_text())
     os.kill(launched.process.pid, signal.SIGINT)
     assert launched.wait() == 130, launched.err.read_text()
@@ -118,7 +40,7 @@ def test_a_signal_at_the_launcher_ends_the_run_in_order(launch: Launch) -> None:
 
 def test_a_killed_launcher_leaves_nothing_behind(launch: Launch) -> None:
     # every child has a child, which no signal of its parent's death would reach
-    launched = launch("-n", "2", "--", "sh", "-c", "sleep 600 & sleep 600; true")
+    launched = launch("local", "-n", "2", "--", "sh", "-c", "sleep 600 & sleep 600; true")
     launched.until(lambda: len(launched.left()) == 11)  # launcher, guard, three shells, six sleepers
     os.kill(launched.process.pid, signal.SIGKILL)
     launched.process.wait(LIMIT)
@@ -130,7 +52,7 @@ def test_a_killed_launcher_leaves_nothing_behind(launch: Launch) -> None:
 
 def test_what_the_children_are_told_and_where_their_lines_go(launch: Launch) -> None:
     told = "echo $RANK $WORLD_SIZE $LOCAL_RANK $LOCAL_WORLD_SIZE $MASTER_ADDR $OMP_NUM_THREADS; printf half; sleep 1"
-    launched = launch("-n", "2", "--", "sh", "-c", told)
+    launched = launch("local", "-n", "2", "--", "sh", "-c", told)
     assert launched.wait() == 0
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     assert launched.out.read_text() == f"0 3 0 3 127.0.0.1 {threads}\nhalf"
@@ -143,7 +65,7 @@ def test_what_the_children_are_told_and_where_their_lines_go(launch: Launch) -> 
 def test_a_worker_s_orphans_go_before_it_is_started_again(launch: Launch) -> None:
     worker = "echo here; sleep 600 & test -e again && exec sleep 600; touch again; exit 3"
     script = f"test $RANK = 0 && exec sleep 600; {worker}"
-    launched = launch("-n", "1", "--", "sh", "-c", script)
+    launched = launch("local", "-n", "1", "--", "sh", "-c", script)
     launched.until(lambda: len(launched.pids(1)) == 2 and launched.err.read_text().count("[worker 1]") == 2)
     launched.until(lambda: len(launched.left()) == 5)  # launcher, guard, master, worker and its one sleeper
     os.kill(launched.process.pid, signal.SIGTERM)
@@ -153,7 +75,7 @@ def test_a_worker_s_orphans_go_before_it_is_started_again(launch: Launch) -> Non
 
 def test_a_master_is_started_again_if_that_is_wanted(launch: Launch) -> None:
     script = "test $RANK = 0 || exec sleep 600; echo $MASTER_PORT; test -e again && exit 0; touch again; exit 1"
-    launched = launch("-n", "1", "--restart-master", "1", "--", "sh", "-c", script)
+    launched = launch("local", "-n", "1", "--restart-master", "1", "--", "sh", "-c", script)
     assert launched.wait() == 0
     first, second = launched.out.read_text().split()
     assert first == second
@@ -176,7 +98,7 @@ def test_a_refused_worker_stays_away(launch: Launch, tmp_path: Path) -> None:
         "            break\n"
         "    print(live)\n"
     )
-    launched = launch("-n", "2", "--", sys.executable, str(script))
+    launched = launch("local", "-n", "2", "--", sys.executable, str(script))
     assert launched.wait() == 0, launched.err.read_text()
     err = launched.err.read_text()
     assert launched.out.read_text() == "1\n"
@@ -204,6 +126,6 @@ def test_a_refused_worker_stays_away(launch: Launch, tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line(launch: Launch, arguments: list[str], code: int, line: str) -> None:
-    launched = launch(*arguments)
+    launched = launch("local", *arguments)
     assert launched.wait() == code
     assert launched.err.read_text() == line + "\n"

@@ -114,3 +114,24 @@ def test_a_signal_while_the_master_waits_for_its_start_ends_the_run() -> None:
     assert machine.wakes == 33.1
     assert machine.handle(Asked(31.0, signal.SIGTERM)) == [Send(1, signal.SIGKILL)]
     assert machine.handle(Ended(31.0, 1, KILLED)) == [Exit(143)]
+
+
+def test_a_lost_connection_is_made_again_however_often_it_breaks() -> None:
+    machine, now = begun(), 0.0
+    for _ in range(8):
+        [told] = said(machine.handle(Ended(now + 1.0, 1, 255, "lost")))
+        assert told.startswith("worker 1 has lost its connection; starting it again in")
+        now = machine.wakes or 0.0
+        assert machine.handle(Tick(now))
+    assert told.endswith("in 30 s")
+
+
+def test_a_host_that_was_never_reached_is_given_up() -> None:
+    machine, now = begun(), 0.0
+    for _ in range(4):
+        machine.handle(Ended(now + 1.0, 1, 255, "unreached"))
+        now = machine.wakes or 0.0
+        machine.handle(Tick(now))
+    assert said(machine.handle(Ended(now + 1.0, 1, 255, "unreached"))) == [
+        "worker 1 could not be reached; it is given up: it died 5 times in a row within 10 s of its start"
+    ]

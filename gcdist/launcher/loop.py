@@ -1,0 +1,139 @@
+"""Does what the machine says, with signals of this process and ends of its children as events. One thread decides."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import FrameType
+from typing import Protocol
+
+from gcdist.launcher import sweep
+from gcdist.launcher.machine import Asked, Ended, Exit, Instruction, Machine, Say, Send, Start, Tick
+
+SI_KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole foreground group
+POLL_SECONDS = 0.5  # between two looks at the children, if no signal tells of them
+_ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class CommandError(Exception):
+    """The command cannot be run; the text is one line."""
+
+
+class Children(Protocol):
+    """The run's processes by rank, here or elsewhere."""
+
+    master_hears_terminal: bool  # Ctrl-C reaches the master without us
+
+    def start(self, rank: int, again: int) -> None:
+        """Start a child; CommandError."""
+
+    def send(self, rank: int, number: int) -> None:
+        """Signal a child, if it still runs; never blocks."""
+
+    def ended(self) -> list[Ended]:
+        """Children that have ended since the last call."""
+
+    def say(self, text: str) -> None:
+        """A line of the launcher's own."""
+
+    def finish(self) -> None:
+        """Wait for the last lines."""
+
+
+def run(machine: Machine, children: Children, mark: str) -> int:
+    """Start everybody and follow them until the machine says Exit; its code. Call it from the main thread.
+
+    Processes of this machine that carry ``mark`` (`sweep`) are gone when it returns, or this process is killed.
+    """
+    with _Signals() as signals, guarded(mark):
+        return _follow(machine, children, signals)
+
+
+def _follow(machine: Machine, children: Children, signals: _Signals) -> int:
+    def do(instructions: list[Instruction]) -> int | None:
+        for told in instructions:
+            match told:
+                case Start(rank=rank, again=again):
+                    children.start(rank, again)
+                case Send(rank=rank, number=number):
+                    children.send(rank, number)
+                case Say(text=text):
+                    children.say(text)
+                case Exit(code=code):
+                    return code
+        return None
+
+    code = do(machine.begin(time.monotonic()))
+    while code is None:
+        wakes = machine.wakes
+        asked = signals.next(POLL_SECONDS if wakes is None else min(POLL_SECONDS, max(0.0, wakes - time.monotonic())))
+        if asked is not None:
+            reached = asked.reached and children.master_hears_terminal
+            code = do(machine.handle(Asked(asked.at, asked.number, reached)))
+        for gone in children.ended():
+            code = do(machine.handle(gone)) if code is None else code
+        if code is None and wakes is not None and time.monotonic() >= wakes:
+            code = do(machine.handle(Tick(time.monotonic())))
+    children.finish()
+    return code
+
+
+class _Signals:
+    """Signals of this process, waited for: only so is it told whether the terminal sent one, to the master too.
+
+    They are blocked, but a thread of a library that does not block them (numpy's) may be given one while nobody waits here.
+    Therefore they have handlers as well, and the children are looked at without SIGCHLD too.
+    """
+
+    def __init__(self) -> None:
+        # who ignores a signal (nohup, &) goes on ignoring it
+        self._asks = {number for number in _ASKS if signal.getsignal(number) is not signal.SIG_IGN}
+        self._stray: deque[int] = deque()
+
+    def __enter__(self) -> _Signals:
+        self._handlers = {number: signal.signal(number, self._on_stray) for number in self._asks}
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._asks | {signal.SIGCHLD})
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def next(self, seconds: float) -> Asked | None:
+        """Wait for a signal; an Asked, or None for a child's end or when the time is over."""
+        found = signal.sigtimedwait(self._asks | {signal.SIGCHLD}, seconds)
+        if found is not None and found.si_signo != signal.SIGCHLD:
+            return Asked(time.monotonic(), found.si_signo, found.si_code == SI_KERNEL)
+        if self._stray:
+            number = self._stray.popleft()
+            return Asked(time.monotonic(), number, number == signal.SIGINT and os.isatty(0))
+        return None
+
+    def _on_stray(self, number: int, frame: FrameType | None) -> None:
+        self._stray.append(number)
+
+
+@contextlib.contextmanager
+def guarded(mark: str) -> Iterator[None]:
+    """A guard process stands by: at the end, by whatever way it comes, nothing that carries the mark is left."""
+    read, write = os.pipe()  # both close on exec: no child holds the end that the guard watches
+    nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+    guard = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-S", "-P", sweep.__file__, mark],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, read, 0), nowhere, (os.POSIX_SPAWN_DUP2, 1, 2)],
+        setpgroup=0,  # Ctrl-C is not for it
+    )
+    os.close(read)
+    try:
+        yield
+    finally:
+        os.close(write)
+        os.waitpid(guard, 0)

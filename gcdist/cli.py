@@ -18,7 +18,11 @@ from gcdist.types import RunHaltedError
 COMMANDS = {
     "train": ("training", "train", "Train on the processes that torchrun has started."),
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
-    "launch": ("launch", "launch", "Start a master and workers: gcdist launch local -n 8 -- ..., gcdist launch ssh ..."),
+    "launch": (
+        "launch",
+        "launch",
+        "Start a master and workers: gcdist launch local -n 8 -- ..., gcdist launch ssh ...",
+    ),
     "bench": ("bench", "bench", "Wall-clock time of every scheme under delays, by real processes."),
     "doctor": ("doctor", "doctor", "Check this machine and the network before a run; each finding with its fix."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),

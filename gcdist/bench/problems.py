@@ -95,8 +95,8 @@ PROBLEMS: dict[str, Problem] = {
         ),
         Problem(
             "logistic",
-            "logistic regression, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the loss "
-            "is that above the optimum",
+            "logistic regression, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the "
+            "loss is that above the optimum",
             "logistic",
             {"samples": 2048, "dim": 50, "differ": 1.0, "l2": 0.05},
             1_000_000,

@@ -104,13 +104,15 @@ class Logistic(Rows):
     def gradient(self, x: F64) -> F64:
         """Of f at x, (d,)."""
         pull_N = self._targets * expit(-self._targets * (self._features @ x))
-        return self.l2 * x - pull_N @ self._features / len(pull_N)
+        found: F64 = self.l2 * x - pull_N @ self._features / len(pull_N)
+        return found
 
     def hessian(self, x: F64) -> F64:
         """Of f at x, (d, d)."""
         chance_N = expit(self._features @ x)
         weighted_ND = (chance_N * (1 - chance_N))[:, None] * self._features
-        return self._features.T @ weighted_ND / len(chance_N) + self.l2 * np.eye(len(x))
+        found: F64 = self._features.T @ weighted_ND / len(chance_N) + self.l2 * np.eye(len(x))
+        return found
 
     def excess(self, x: F64) -> float:
         """See `Problem`; exact to some 1e-16."""
@@ -202,7 +204,8 @@ class _Options:
         raw_ND = rng.standard_normal((self.samples, self.dim)) + means[self.block_N()]
         left_ND = np.linalg.qr(raw_ND)[0] * math.sqrt(self.samples)
         turn_DD = np.linalg.qr(rng.standard_normal((self.dim, self.dim)))[0]
-        return left_ND * np.sqrt(self.eigenvalues_D()) @ turn_DD
+        found: F64 = left_ND * np.sqrt(self.eigenvalues_D()) @ turn_DD
+        return found
 
     def centres_ND(self, rng: np.random.Generator) -> F64:
         """What each sample pulls towards: one vector for all, and ``differ`` times one of its block."""
@@ -297,8 +300,8 @@ def quadratic(
 ) -> Task:
     """Quadratics: f = mean of f_i(x) = 1/2 (x - c_i)^T H_i (x - c_i), cheap enough for 10,000 partitions.
 
-    Options and ``evaluate`` as in `least_squares`, but: ``noise`` is the standard deviation of the centres c_i within a block,
-    and blocks that differ have curvatures H_i of their own (diagonal, within a factor of 3 at ``differ`` = 1).
+    Options and ``evaluate`` as in `least_squares`, but: ``noise`` is the standard deviation of the centres c_i within a
+    block, and blocks that differ have curvatures H_i of their own (diagonal, within a factor of 3 at ``differ`` = 1).
 
     >>> task = quadratic(samples=8, dim=4, blocks=8)
     >>> task.model.x.data.copy_(torch.from_numpy(task.dataset.optimum)) is task.model.x

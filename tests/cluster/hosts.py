@@ -75,17 +75,19 @@ class Hosts:
             "MASTER_PORT": str(PORT),
             "WORLD_SIZE": str(world),
             "RANK": str(rank),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONSAFEPATH": "1",
-            "PYTHONUNBUFFERED": "1",
         }
+        self.run(rank, [sys.executable, *arguments], {**place, **(env or {})})
+
+    def run(self, rank: int, command: Sequence[str], env: dict[str, str] | None = None) -> None:
+        """Start a command on a host, its output in ``outR``."""
+        quiet = {"OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
         with (self.folder / f"out{rank}").open("ab") as out:
             self.processes[rank] = subprocess.Popen(
-                ["ip", "netns", "exec", self._name(rank), sys.executable, *arguments],
+                ["ip", "netns", "exec", self._name(rank), *command],
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **place, **(env or {})},
+                env={**os.environ, **quiet, **(env or {})},
                 cwd=self.folder,
             )
 

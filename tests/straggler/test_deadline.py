@@ -266,5 +266,5 @@ def test_a_learned_deadline_leaves_room_for_what_a_plan_may_give() -> None:
         run(rule, delayed(np.full(8, 0.2), 200))
         assert rule.retune()
     assert plain.deadline * 1.1 < roomy.deadline < plain.deadline * 1.4
-    with pytest.raises(ValueError, match="headroom: found 0.5"):
+    with pytest.raises(ValueError, match=r"headroom: found 0\.5"):
         make_stop_rule(8, "auto", headroom=0.5)

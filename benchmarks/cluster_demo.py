@@ -100,13 +100,11 @@ def main() -> None:
     print("\n".join(said.splitlines()[-30:]))
     gone = found["unplugged"]
     print(
-        f"\nworker {THIN} sends at {RATE}; worker {gone['worker']} was unplugged at step {gone['at_step']} for {AWAY:g} s:"
+        f"\nworker {THIN} sends at {RATE}, worker {gone['worker']} was unplugged at step {gone['at_step']} for {AWAY:g} s:"
     )
     print(f"it missed {gone['steps_missed']} steps in all and was back at step {gone['back_at']};")
-    print(
     print(f"the longest step took {found['longest_step']:.2f} s; accuracy {found['accuracy']:.2%}")
     print(f"exit codes {found['exit_codes']}")
-    )
     for line in found["events"]:
         print(f"  {line}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from gcdist.bench.tables import (
     speed_ups,
 )
 from gcdist.bench.tables import time_text as text_of
+from gcdist.bench.validate import Pair, validation_lines
 from gcdist.config import ConfigError
 
 
@@ -55,8 +57,21 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path, command: str
         lines += _problem(problem, of_problem, page, pictures)
     several = [run for results in loaded for run in results]
     lines += _by_workers(several, page, pictures)
+    lines += _validation(folders)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _validation(folders: Sequence[Path]) -> list[str]:
+    """The simulator against these runs, where `gcdist bench validate` has compared them."""
+    lines: list[str] = []
+    for folder in folders:
+        path = folder / "validation.json"
+        if path.exists():
+            pairs = [Pair(**{k: v for k, v in row.items() if k != "error"}) for row in json.loads(path.read_text())]
+            about = "Seconds of the same steps with the same delays, real and predicted by the simulator:"
+            lines += ["## The simulator against these runs", "", about, "", *validation_lines(pairs), ""]
+    return lines
 
 
 def _head(results: Results, command: str) -> list[str]:

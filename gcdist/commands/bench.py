@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from gcdist.bench.cells import write_json
 from gcdist.bench.engine import Bench, run
-from gcdist.bench.page import write_page
+from gcdist.bench.loop import simulated
+from gcdist.bench.page import load_results, write_page
 from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
 from gcdist.bench.schemes import SCHEMES
 from gcdist.bench.tables import print_tables, results_json
+from gcdist.bench.validate import compare, validation_lines
 from gcdist.config import ConfigError
 from gcdist.observe import plain
 
@@ -71,6 +75,21 @@ def wallclock(
     else:
         print_tables(results, Console())
         print(f"results: {out}")
+
+
+@bench.command("validate")
+def validate(
+    folder: Annotated[Path, typer.Argument(help="Folder of gcdist bench wallclock.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the pairs as JSON, nothing else.")] = False,
+) -> None:
+    """Predict every real run of a folder in the simulator, with the same seeds, and compare the times.
+
+    Example: gcdist bench validate runs/wallclock
+    """
+    pairs = compare(load_results(folder), simulated)
+    values = [{**asdict(pair), "error": pair.error} for pair in pairs]
+    write_json(folder / "validation.json", values)
+    typer.echo(json.dumps(plain(values)) if as_json else "\n".join(validation_lines(pairs)))
 
 
 @bench.command("report")

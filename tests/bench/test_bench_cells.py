@@ -12,6 +12,7 @@ from gcdist.bench.scenarios import BUILT_IN, make_scenario
 from gcdist.bench.schemes import SCHEMES, BenchScheme, register
 from gcdist.bench.tables import entries, ratio_text, remarks, speed_ups, time_text, verdict
 from gcdist.bench.tuning import Choice, cost_of, tune
+from gcdist.bench.validate import compare, validation_lines
 from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
 from gcdist.types import RunHaltedError
@@ -176,3 +177,12 @@ def test_a_later_scheme_joins_by_one_line() -> None:
             register(BenchScheme("mine", "again"))
     finally:
         del SCHEMES["mine"]
+
+
+def test_the_comparison_takes_as_many_steps_as_both_made() -> None:
+    real, predicted = outcome(3.0), outcome(3.0)
+    real.ends, predicted.ends = [0.1 * i for i in range(1, 21)], [0.11 * i for i in range(1, 31)]
+    pairs = compare([(cell("sync"), real), (cell("ddp"), real), (cell("joint"), outcome(1.0))], lambda c: predicted)
+    assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
+    assert pairs[0].error == pytest.approx(0.1)
+    assert "median error 10.0%, worst 10.0%" in validation_lines(pairs)[-1]

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos cluster-demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,9 @@ bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of
 
 bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ARGS="--soak --steps 4500": half an hour)
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
+
+cluster-demo: $(VENV)/gcdist ## the demo on 7 hosts of network namespaces over ssh, 2 minutes (needs root, ip, tc, OpenSSH)
+	$(BIN)/python benchmarks/cluster_demo.py $(ARGS)
 
 clean: ## remove .venv and everything that was built; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

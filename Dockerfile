@@ -30,6 +30,6 @@ ENV PATH=/opt/gcdist/bin:$PATH HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba PYTHONUNBUFF
 USER 10001:10001
 WORKDIR /runs
 HEALTHCHECK --interval=20s --timeout=5s --start-period=120s --retries=3 \
-    CMD test -n "$(find /tmp/beat -newermt '-30 seconds')"
+    CMD ["sh", "-c", "test -n \"$(find /tmp/beat -newermt '-30 seconds')\""]
 ENTRYPOINT ["gcdist"]
 CMD ["--help"]

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-coco bench-quick bench-full cluster-demo clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-coco bench-quick bench-full cluster-demo cluster-demo-ssh clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 
 
 bench-coco: $(VENV)/dev $(VENV)/gcdist ## the papers' experiment on COCO, 50 workers on a virtual clock (ARGS="--steps 100 --jobs 2")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coco.py study $(ARGS)
+
+cluster-demo-ssh: $(VENV)/gcdist ## the same through gcdist launch ssh (needs root, ip, tc, OpenSSH)
+	$(BIN)/python benchmarks/cluster_ssh.py $(ARGS)
 
 clean: ## remove .venv and everything that was built; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -91,6 +91,10 @@ class Hosts:
                 cwd=self.folder,
             )
 
+    def inside(self, rank: int, *command: str) -> list[str]:
+        """The command, to be run on a host."""
+        return ["ip", "netns", "exec", self._name(rank), *command]
+
     def output(self, rank: int) -> str:
         """What a host's process has printed."""
         return (self.folder / f"out{rank}").read_text(errors="replace")

@@ -186,3 +186,16 @@ def test_the_comparison_takes_as_many_steps_as_both_made() -> None:
     assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
     assert pairs[0].error == pytest.approx(0.1)
     assert "median error 10.0%, worst 10.0%" in validation_lines(pairs)[-1]
+
+
+def test_the_published_weaknesses_appear_where_partitions_differ() -> None:
+    """Exact gradients, so that nothing but the code is to blame: biased ones stall, shifted coding and waiting do not."""
+    base = Cell("logistic", "exponential", "sync", 8, 0, 1.0, "wait", 0.05, 1e-4, 14.0)
+    made = {name: simulated(replace(base, scheme=name, deadline=0.15)) for name in ("ignore", "erasurehead", "shifted")}
+    made["sync"] = simulated(base)
+    assert made["sync"].status == made["shifted"].status == "reached"
+    assert made["shifted"].seconds < made["sync"].seconds
+    for name in ("ignore", "erasurehead"):
+        assert made[name].status == "budget"
+        assert made[name].steps > 2 * made["sync"].steps
+        assert min(row[2] for row in made[name].curve[-10:]) > 2e-4

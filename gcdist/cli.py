@@ -18,7 +18,11 @@ from gcdist.types import RunHaltedError
 COMMANDS = {
     "train": ("training", "train", "Train on the processes that torchrun has started."),
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
-    "launch": ("launch", "launch", "Start a master and workers: gcdist launch local -n 8 -- ..., gcdist launch ssh ..."),
+    "launch": (
+        "launch",
+        "launch",
+        "Start a master and workers: gcdist launch local -n 8 -- ..., gcdist launch ssh ...",
+    ),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
 }
 

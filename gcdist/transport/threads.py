@@ -43,7 +43,8 @@ def ends_with_process(item: Ends) -> None:
 def join_all(threads: list[threading.Thread], timeout: float) -> bool:
     """Wait for ``threads`` (the calling one excepted), ``timeout`` seconds in all; whether they have ended."""
     until = time.monotonic() + timeout
-    others = [thread for thread in threads if thread is not threading.current_thread()]
+    # one that is being started by another thread has no ident yet and cannot be joined
+    others = [thread for thread in threads if thread is not threading.current_thread() and thread.ident is not None]
     for thread in others:
         thread.join(max(0.0, until - time.monotonic()))
     return not any(thread.is_alive() for thread in others)

@@ -118,7 +118,7 @@ def _open(path: Path, cache: Path, log: Path) -> None:
 
 def test_processes_that_start_together_parse_once(tmp_path: Path) -> None:
     path, log = small(tmp_path), tmp_path / "log"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_open, args=(path, tmp_path / "cache", log)) for _ in range(3)]
     for process in processes:
         process.start()

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-coco bench-quick bench-full cluster-demo cluster-demo-ssh clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-coco bench-quick bench-full cluster-demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -26,9 +26,6 @@ test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel (ARGS="-k 
 test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take minutes each
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m slow $(ARGS)
 
-cluster-demo: $(VENV)/dev $(VENV)/gcdist ## one master and six workers on seven hosts, one thin uplink, one unplugged (needs root, ip and tc)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python benchmarks/cluster_demo.py $(ARGS)
-
 TRACES ?= ../shared/data/traces
 
 bench-quick: $(VENV)/dev $(VENV)/gcdist ## wall clock of DDP, waiting for all and coding, in under five minutes
@@ -38,7 +35,7 @@ bench-full: $(VENV)/dev $(VENV)/gcdist ## all schemes, all delays, three seeds: 
 	$(BIN)/gcdist bench wallclock --schemes all --delays none,exponential,pareto,spells,dead,network,trace:$(TRACES)/alibaba-pai-2020-job1.csv,trace:$(TRACES)/alibaba-pai-2020-job4.csv --out runs/bench-full $(ARGS)
 	$(BIN)/gcdist bench wallclock --problem logistic --schemes all --delays exponential --out runs/bench-full $(ARGS)
 	$(BIN)/gcdist bench wallclock --problem least-squares --schemes all --delays exponential --out runs/bench-full $(ARGS)
-	$(BIN)/gcdist bench report runs/bench-full --page benchmarks/RESULTS.md --pictures benchmarks/img --command "make bench-full"
+	$(BIN)/gcdist bench report runs/bench-full --page benchmarks/RESULTS.md --pictures benchmarks/img
 
 test-cluster: $(VENV)/dev $(VENV)/gcdist ## seven hosts made of network namespaces (needs root, ip and tc)
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)
@@ -74,8 +71,8 @@ bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 
 bench-coco: $(VENV)/dev $(VENV)/gcdist ## the papers' experiment on COCO, 50 workers on a virtual clock (ARGS="--steps 100 --jobs 2")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coco.py study $(ARGS)
 
-cluster-demo-ssh: $(VENV)/gcdist ## the same through gcdist launch ssh (needs root, ip, tc, OpenSSH)
-	$(BIN)/python benchmarks/cluster_ssh.py $(ARGS)
+cluster-demo: $(VENV)/gcdist ## the demo on seven hosts made of network namespaces, over ssh (needs root, ip, tc, OpenSSH)
+	$(BIN)/python benchmarks/cluster_demo.py $(ARGS)
 
 clean: ## remove .venv and everything that was built; runs/ stays
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

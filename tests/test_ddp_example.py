@@ -24,9 +24,14 @@ def test_at_most_ten_lines_change() -> None:
     assert 0 < changed(before, after) <= 10
 
 
-def accuracy_of(command: list[str], folder: Path) -> float:
+ABORTED = b"terminate called without an active exception"  # torch's own, rarely, as a process group is taken down
+
+
+def accuracy_of(command: list[str], folder: Path, tries: int = 1) -> float:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-m", *command], cwd=folder, env=env, capture_output=True, timeout=LIMIT)
+    if tries > 1 and done.returncode and ABORTED in done.stderr:
+        return accuracy_of(command, folder, tries - 1)
     found = re.search(r"test accuracy ([\d.]+)%", done.stdout.decode())
     assert done.returncode == 0, done.stderr.decode()
     assert found is not None, done.stdout.decode()
@@ -35,7 +40,7 @@ def accuracy_of(command: list[str], folder: Path) -> float:
 
 def test_both_train_to_the_same_accuracy(tmp_path: Path) -> None:
     agent = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    before = accuracy_of([*agent, str(EXAMPLES / "ddp_before.py")], tmp_path)
+    before = accuracy_of([*agent, str(EXAMPLES / "ddp_before.py")], tmp_path, tries=3)
     launcher = ["gcdist", "launch", "local", "-n", "2", "--", sys.executable]
     after = accuracy_of([*launcher, str(EXAMPLES / "ddp_after.py")], tmp_path)
     # 360 test images: a standard deviation is 1.1 points at 95%; seen with 2 and with 4 processes: 96 to 97 each

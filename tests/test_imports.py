@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "observe": {"coding", "quantize", "straggler"},
     "config": set(),
     "launcher": set(),
-    "doctor": {"coding", "quantize", "straggler", "planning", "transport"},
+    "doctor": {"config", "coding", "quantize", "straggler", "planning", "transport"},
     "runtime": {"config", "planning", "protocol", "transport", "tasks", "observe", "coding", "quantize", "straggler"},
 }
 ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report"}  # may import everything below

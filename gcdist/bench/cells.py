@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,8 @@ from gcdist.observe import plain
 Status = Literal["reached", "budget", "diverged", "stopped", "failed"]
 IN_A_ROW = 2  # looks at the loss below the target, for "reached"
 EXPLODED = 100.0  # times the first loss
-_LONG = 1e9
+FOREVER = 1_000_000_000  # steps: a run ends by its target or budget
+Deadline: TypeAlias = float | Literal["wait", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,6 @@ class Cell:
         delays: name of the scenario, as `make_scenario` takes it.
         target: of the loss; a run ends when it is below ``IN_A_ROW`` times in a row.
         budget: seconds after which a run ends without.
-        simulate: constants of the simulator.
     """
 
     problem: str
@@ -39,11 +39,10 @@ class Cell:
     workers: int
     seed: int
     lr: float
-    deadline: float | Literal["wait", "auto"]
+    deadline: Deadline
     pace: float
     target: float
     budget: float
-    simulate: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scenario(self) -> Scenario:
@@ -63,23 +62,22 @@ class Cell:
     def config(self) -> Config:
         """The settings of its run."""
         problem, scenario, scheme = get_problem(self.problem), self.scenario, self.what
-        lost = dict(scenario.inject)
-        network = {} if scenario.rate is None else {"bandwidth": scenario.rate}
+        options = {**problem.options, "seed": self.seed}
         return Config(
             seed=self.seed,
-            steps=int(_LONG),
-            task={"name": problem.task, "batch_size": problem.batch_size, "options": dict(problem.options)},
+            steps=FOREVER,
+            task={"name": problem.task, "batch_size": problem.batch_size, "options": options},
             code={"partitions": problem.share * self.workers, **scheme.code},
             quantizer=dict(scheme.quantizer),
             straggler={"deadline": self.deadline},
-            inject=lost,
+            inject=dict(scenario.inject),
             faults=[dict(fault) for fault in scenario.faults],
             cluster={"workers": self.workers, "min_workers": max(1, self.workers - 1), "start_timeout": 60.0},
             checkpoint={"keep": 0},
-            simulate={**self.simulate, **network},
+            simulate={} if scenario.rate is None else {"bandwidth": scenario.rate},
         )
 
-    def with_choice(self, lr: float, deadline: float | Literal["wait", "auto"], seed: int | None = None) -> Cell:
+    def with_choice(self, lr: float, deadline: Deadline, seed: int | None = None) -> Cell:
         """The same with another step size, deadline and seed."""
         return replace(self, lr=lr, deadline=deadline, seed=self.seed if seed is None else seed)
 

@@ -21,10 +21,8 @@ from gcdist.config import Config
 from gcdist.runtime.batches import Batches
 from gcdist.straggler import make_delays
 
-POWERSGD_RANK, POWERSGD_FROM = (
-    1,
-    10,
-)  # the hook's own minimum before it begins is 2; its documentation advises to warm up
+POWERSGD_RANK = 1
+POWERSGD_FROM = 10  # steps that are sent whole first, as the hook's documentation advises
 
 
 def ddp_rank(rank: int, cell: Cell) -> Outcome | None:

@@ -6,17 +6,16 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gcdist.bench.cells import Cell, Outcome, get_scheme, read_outcome, write_json
 from gcdist.bench.loop import simulated
-from gcdist.bench.network import Links, why_not
+from gcdist.bench.network import ThinLinks, why_not
 from gcdist.bench.problems import get_problem
-from gcdist.bench.processes import forkserver, run_cell
+from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cell
 from gcdist.bench.scenarios import make_scenario
 from gcdist.bench.tuning import Choice, tune
 from gcdist.config import ConfigError
@@ -38,7 +37,6 @@ class Bench:
     target: float | None = None
     budget: float = 40.0
     pace: float = 0.05
-    simulate: dict[str, float] = field(default_factory=dict)
 
     def check(self) -> None:
         """ConfigError in one line, for names and numbers that do not do."""
@@ -74,7 +72,6 @@ class Bench:
             self.pace,
             target,
             self.budget,
-            self.simulate,
         )
 
     def order(self) -> Iterator[tuple[int, str, str]]:
@@ -103,7 +100,16 @@ def open_folder(out: Path, bench: Bench) -> None:
     write_json(path, fixed)
 
 
-def tune_all(bench: Bench, out: Path, say: Say, cores: int) -> dict[tuple[str, str], Choice]:
+def note_command(out: Path, command: str) -> None:
+    """``commands.txt`` has every command that the folder was made by, once."""
+    path = out / "commands.txt"
+    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if command not in known:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in [*known, command]), encoding="utf-8")
+
+
+def tune_all(bench: Bench, out: Path, say: Say, cores: int, context: Pool) -> dict[tuple[str, str], Choice]:
     """The choice of each (delays, scheme), from the folder where it was made before."""
     choices: dict[tuple[str, str], Choice] = {}
     tasks: list[tuple[str, str]] = []
@@ -119,7 +125,7 @@ def tune_all(bench: Bench, out: Path, say: Say, cores: int) -> dict[tuple[str, s
                 tasks.append(of)
     if tasks:
         say(f"tuning {len(tasks)} pairs of scheme and delays in the simulator, seeds {TUNING_SEEDS}")
-        with ProcessPoolExecutor(cores, mp_context=forkserver()) as pool:
+        with ProcessPoolExecutor(cores, mp_context=context, initializer=end_with_benchmark) as pool:
             waiting = {pool.submit(_tuned, bench, *of): of for of in tasks}
             for done in as_completed(waiting):
                 of = waiting[done]
@@ -176,31 +182,33 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
     if blocked:
         raise ConfigError(f'delays: "network" cannot be run here: {blocked}')
     open_folder(out, bench)
-    choices = tune_all(bench, out, say, cores)
+    context = forkserver()
+    choices = tune_all(bench, out, say, cores, context)
     cells = cells_of(bench, choices)
-    missing = [cell for cell in cells if not (out / "cells" / cell.place).exists()]
+    there = {cell.place: found for cell in cells if (found := _made(out / "cells" / cell.place)) is not None}
+    missing = [cell for cell in cells if cell.place not in there]
     if missing:
         minutes = estimate(bench, choices, missing) / 60
         say(f"{len(missing)} of {len(cells)} runs are to be made, about {minutes:.0f} minutes")
-    context = forkserver()
-    results = []
-    made = 0
-    for cell in cells:
-        path = out / "cells" / cell.place
-        if path.exists():
-            results.append(read_outcome(path))
-            continue
-        made += 1
-        results.append((cell, _run(context, cell, path)))
-        say(f"[{made}/{len(missing)}] {outcome_line(*results[-1])}")
-    return results
+    for number, cell in enumerate(missing, 1):
+        there[cell.place] = cell, _run(context, cell, out / "cells" / cell.place)
+        say(f"[{number}/{len(missing)}] {outcome_line(*there[cell.place])}")
+    return [there[cell.place] for cell in cells]
 
 
-def _run(context: Any, cell: Cell, path: Path) -> Outcome:
+def _made(path: Path) -> tuple[Cell, Outcome] | None:
+    """A run that was made before; None: there is none, or it failed by itself and is to be made again."""
+    if not path.exists():
+        return None
+    cell, outcome = read_outcome(path)
+    return None if outcome.status == "failed" else (cell, outcome)
+
+
+def _run(context: Pool, cell: Cell, path: Path) -> Outcome:
     rate = cell.scenario.rate
     if rate is None:
         return run_cell(context, cell, path)
-    with Links(cell.workers + 1, rate) as links:
+    with ThinLinks(cell.workers + 1, rate) as links:
         return run_cell(context, cell, path, links)
 
 

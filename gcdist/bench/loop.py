@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -51,11 +50,8 @@ def simulated(cell: Cell) -> Outcome:
     torch.set_num_threads(1)
     problem = get_problem(cell.problem)
     task = problem.make(cell.seed)
-    with tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder:
-        try:
-            cluster = simulate(task, cell.config(), folder=Path(folder, "run"), say=lambda kind, text: None)
-        except RunHaltedError as error:
-            return Outcome("stopped", why=str(error).splitlines()[0])
-        with cluster, suppress(RunHaltedError):
-            return train(cluster, problem, task, cell)
-    return Outcome("stopped", why="no plan")
+    with (
+        tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder,
+        simulate(task, cell.config(), folder=Path(folder, "run"), say=lambda kind, text: None) as cluster,
+    ):
+        return train(cluster, problem, task, cell)

@@ -1,4 +1,4 @@
-"""Hosts with thin links on one machine, for the network-limited scenario: network namespaces on a bridge, limited by tbf."""
+"""Hosts on one machine: network namespaces on one bridge, each with an address and a cable of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import shutil
 import subprocess
 from types import TracebackType
-
-BURST = 4096  # bytes that pass at once
-QUEUE = "500ms"  # longer waits of a packet are drops
+from typing import Self
 
 
 def why_not() -> str | None:
@@ -17,71 +15,108 @@ def why_not() -> str | None:
         return "network namespaces need root"
     if shutil.which("ip") is None or shutil.which("tc") is None:
         return "ip and tc (iproute2) are not installed"
-    probe = f"gcbenchprobe{os.getpid()}"
+    probe = f"gcprobe{os.getpid()}"
     done = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"no network namespaces here: {done.stderr.strip()}"
-    _run("ip", "netns", "del", probe)
+    run("ip", "netns", "del", probe)
     return None
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """Run a command of iproute2; OSError with what it says."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
-class Links:
-    """``count`` namespaces; all links but the first one's carry ``rate`` bytes a second each way. Gone at the end.
+class Namespaces:
+    """``count`` hosts; host r has the address 10.77.N.(r+1) on its ``eth0``. A context manager: all goes at the end."""
 
-    The first host is the master's (or rank 0 of DDP, which then has a faster link than the others, to its favour).
-    """
-
-    def __init__(self, count: int, rate: float) -> None:
+    def __init__(self, count: int) -> None:
         self.count = count
-        self.rate = rate
-        self._tag = f"gb{os.getpid() % 100_000}"
+        self._tag = f"gc{os.getpid() % 100_000}"
         self._net = 1 + os.getpid() % 250
 
-    def __enter__(self) -> Links:
+    def __enter__(self) -> Self:
         try:
-            _run("ip", "link", "add", f"{self._tag}br", "type", "bridge")
-            _run("ip", "link", "set", f"{self._tag}br", "up")
+            run("ip", "link", "add", self.bridge, "type", "bridge")
+            run("ip", "link", "set", self.bridge, "up")
             for rank in range(self.count):
                 self._host(rank)
         except BaseException:
-            self._down()
+            self.down()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._down()
+        self.down()
 
     @property
-    def address(self) -> str:
-        """Of the first host."""
-        return f"10.78.{self._net}.1"
+    def bridge(self) -> str:
+        """What joins the hosts."""
+        return f"{self._tag}br"
 
-    def space(self, rank: int) -> str:
-        """The namespace of a rank."""
+    def address(self, rank: int) -> str:
+        """The address of a host."""
+        return f"10.77.{self._net}.{rank + 1}"
+
+    def name(self, rank: int) -> str:
+        """The namespace of a host."""
         return f"{self._tag}h{rank}"
 
-    def _host(self, rank: int) -> None:
-        name, port = self.space(rank), f"{self._tag}p{rank}"
-        _run("ip", "netns", "add", name)
-        _run("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
-        _run("ip", "link", "set", port, "master", f"{self._tag}br", "up")
-        _run("ip", "-n", name, "addr", "add", f"10.78.{self._net}.{rank + 1}/24", "dev", "eth0")
-        _run("ip", "-n", name, "link", "set", "lo", "up")
-        _run("ip", "-n", name, "link", "set", "eth0", "up")
-        if rank > 0:
-            limit = ("root", "tbf", "rate", f"{round(8 * self.rate)}bit", "burst", str(BURST), "latency", QUEUE)
-            _run("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", "eth0", *limit)
-            _run("tc", "qdisc", "add", "dev", port, *limit)
+    def cable(self, rank: int) -> str:
+        """The bridge's end of a host's cable."""
+        return f"{self._tag}p{rank}"
 
-    def _down(self) -> None:
+    def limit_sending(self, rank: int, rate: str, burst: str, queue: str) -> None:
+        """Limit what a host sends, ``"10mbit"``; what waits longer than ``queue`` is dropped."""
+        limit = ("tbf", "rate", rate, "burst", burst, "latency", queue)
+        run("ip", "netns", "exec", self.name(rank), "tc", "qdisc", "add", "dev", "eth0", "root", *limit)
+
+    def limit_receiving(self, rank: int, rate: str, burst: str, queue: str) -> None:
+        """Limit what a host is sent."""
+        limit = ("tbf", "rate", rate, "burst", burst, "latency", queue)
+        run("tc", "qdisc", "add", "dev", self.cable(rank), "root", *limit)
+
+    def down(self) -> None:
+        """Take the hosts down."""
         for rank in range(self.count):
-            subprocess.run(["ip", "netns", "del", self.space(rank)], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "del", f"{self._tag}br"], capture_output=True, check=False)
+            # by name: a namespace takes its cable along only when the kernel gets to it, and the next one wants that name
+            subprocess.run(["ip", "link", "del", self.cable(rank)], capture_output=True, check=False)
+            subprocess.run(["ip", "netns", "del", self.name(rank)], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
+
+    def _host(self, rank: int) -> None:
+        name, cable = self.name(rank), self.cable(rank)
+        run("ip", "netns", "add", name)
+        run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "link", "set", cable, "master", self.bridge, "up")
+        inside = ("ip", "-n", name)
+        run(*inside, "addr", "add", f"{self.address(rank)}/24", "dev", "eth0")
+        run(*inside, "link", "set", "lo", "up")
+        run(*inside, "link", "set", "eth0", "up")
+
+
+class ThinLinks(Namespaces):
+    """All links but the first host's carry ``rate`` bytes a second each way.
+
+    The first host is the master's, or rank 0 of DDP, which then has a faster link than the others, to its favour.
+    """
+
+    def __init__(self, count: int, rate: float) -> None:
+        super().__init__(count)
+        self.rate = f"{round(8 * rate)}bit"
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            for rank in range(1, self.count):
+                self.limit_sending(rank, self.rate, burst="4kb", queue="500ms")
+                self.limit_receiving(rank, self.rate, burst="4kb", queue="500ms")
+        except BaseException:
+            self.down()
+            raise
+        return self

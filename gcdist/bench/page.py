@@ -29,6 +29,13 @@ from gcdist.bench.tables import time_text as text_of
 from gcdist.bench.validate import Pair, validation_lines
 from gcdist.config import ConfigError
 
+ABOUT = (
+    "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
+    "wait. Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
+    "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the simulator, "
+    "on seeds that are not these; a deadline may be too short where the machine is busier than the simulated one."
+)
+
 
 def load_results(folder: Path) -> list[tuple[Cell, Outcome]]:
     """All runs of a benchmark's folder; ConfigError if it holds none."""
@@ -39,7 +46,13 @@ def load_results(folder: Path) -> list[tuple[Cell, Outcome]]:
     return sorted(found, key=lambda run: (run[0].problem, run[0].delays, order.get(run[0].scheme, 99), run[0].seed))
 
 
-def write_page(folders: Sequence[Path], page: Path, pictures: Path, command: str) -> None:
+def commands_of(folders: Sequence[Path]) -> list[str]:
+    """The commands that made these folders."""
+    files = [folder / "commands.txt" for folder in folders]
+    return [line for path in files if path.exists() for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     """The page and its pictures.
 
     Args:
@@ -47,11 +60,10 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path, command: str
             give the picture of speed-up against n.
         page: the Markdown file.
         pictures: folder for PNG files, below the page's.
-        command: that makes it all again.
     """
     loaded = sorted((load_results(folder) for folder in folders), key=len, reverse=True)
     main = loaded[0]
-    lines = _head(main, command)
+    lines = _head(main, commands_of(folders))
     for problem in dict.fromkeys(cell.problem for cell, _ in main):
         of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
         lines += _problem(problem, of_problem, page, pictures)
@@ -74,17 +86,14 @@ def _validation(folders: Sequence[Path]) -> list[str]:
     return lines
 
 
-def _head(results: Results, command: str) -> list[str]:
+def _head(results: Results, commands: Sequence[str]) -> list[str]:
     cells = [cell for cell, _ in results]
     first = cells[0]
     seeds = sorted({cell.seed for cell in cells})
     return [
         "# Wall clock under stragglers",
         "",
-        f"Written by `{command}`; do not edit. Every second counts from the first step on: warm-up, planning, every wait. "
-        "Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
-        "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the "
-        "simulator, on seeds that are not these.",
+        ABOUT,
         "",
         f"- machine: {_machine()}",
         f"- versions: Python {platform.python_version()}, torch {version('torch')}, numpy {version('numpy')}, "
@@ -92,6 +101,8 @@ def _head(results: Results, command: str) -> list[str]:
         f"- {first.workers} workers and a master (DDP: {first.workers} ranks), one thread each; an even share of the data "
         f"takes at least {first.pace:g} s where delays are injected, and twice the data takes twice as long",
         f"- {len(seeds)} seeds; a run ends at the target, or after {first.budget:g} s",
+        "",
+        *(f"    {command}" for command in commands),
         "",
     ]
 

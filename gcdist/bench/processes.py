@@ -12,9 +12,11 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -22,19 +24,18 @@ from gcdist.api import connect
 from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
 from gcdist.bench.ddp import ddp_rank
 from gcdist.bench.loop import train
-from gcdist.bench.network import Links
+from gcdist.bench.network import ThinLinks
 from gcdist.bench.problems import get_problem
 
 STARTING = 90.0  # seconds for processes to find each other, beyond the budget
 ENDING = 10.0  # seconds for workers to end once the master has
 ADDRESS = "127.0.0.1"
-_PR_SET_PDEATHSIG = 1
 _CLONE_NEWNET = 0x40000000
 Pool = multiprocessing.context.BaseContext
 
 
 def forkserver() -> Pool:
-    """Where processes come from; to be called once, before threads are started."""
+    """Where processes come from."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
@@ -42,7 +43,19 @@ def forkserver() -> Pool:
     return context
 
 
-def run_cell(context: Pool, cell: Cell, path: Path, links: Links | None = None) -> Outcome:
+def end_with_benchmark() -> None:
+    """End this child process when the benchmark's own is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, name="gcdist-bench-parent", daemon=True).start()
+
+
+def run_cell(context: Pool, cell: Cell, path: Path, links: ThinLinks | None = None) -> Outcome:
     """Run it with one process a rank; the outcome is written to ``path``, the ranks' lines to ``path``'s ``.log``.
 
     Args:
@@ -53,14 +66,14 @@ def run_cell(context: Pool, cell: Cell, path: Path, links: Links | None = None) 
     path.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    address = ADDRESS if links is None else links.address
+    address = ADDRESS if links is None else links.address(0)
     with socket.socket() as reserved:  # bound and not listening: nobody else is given the port
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind((ADDRESS, 0))
         port = reserved.getsockname()[1]
         ranks = [
             context.Process(  # type: ignore[attr-defined]
-                target=_rank, args=(rank, world, address, port, links and links.space(rank), cell, path, log)
+                target=_rank, args=(rank, world, address, port, links and links.name(rank), cell, path, log)
             )
             for rank in range(world)
         ]
@@ -77,9 +90,11 @@ def _await(ranks: Sequence[BaseProcess], cell: Cell, path: Path, log: Path) -> O
     ranks[0].join(cell.budget + STARTING)
     if path.exists():
         return read_outcome(path)[1]
-    why = "it did not end in time" if ranks[0].is_alive() else f"rank 0 ended with {ranks[0].exitcode}"
-    last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-    outcome = Outcome("failed", why=": ".join([why, *last])[:300])
+    if ranks[0].is_alive():
+        outcome = Outcome("budget", why="a step did not end")
+    else:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+        outcome = Outcome("failed", why=": ".join([f"rank 0 ended with {ranks[0].exitcode}", *last])[:300])
     write_outcome(path, cell, outcome)
     return outcome
 
@@ -97,7 +112,7 @@ def _end(ranks: Sequence[BaseProcess]) -> None:
 
 
 def _rank(rank: int, world: int, address: str, port: int, space: str | None, cell: Cell, path: Path, log: Path) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no process outlives the benchmark
+    end_with_benchmark()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the benchmark's, which ends its ranks
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)

@@ -124,7 +124,6 @@ def _recorded(path: Path, workers: int, share: float, pace: float) -> Scenario:
         raise ConfigError(f"delays: {error}") from None
     if seconds_TN.shape[1] < workers:
         raise ConfigError(f"delays: {path} has {seconds_TN.shape[1]} workers; {workers} are needed")
-    # the slowest of them, so that a trace of more workers keeps its stragglers
     used_TN = seconds_TN[:, :workers]
     middle = float(np.median(used_TN))
     if middle <= 0:

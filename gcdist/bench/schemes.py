@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gcdist.coding import WAITING, get_code
+
 FLOAT32 = {"name": "float32", "bits": 32}
 FOUR_BITS = {"name": "rotated-dither", "bits": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class BenchScheme:
-    """One line of the tables.
+    """One line of the tables; ``code`` and ``quantizer`` are these sections of the settings.
 
     ``tunes``: "deadline" (step size and deadline are tuned), "step" (the scheme waits, or finds its deadline itself).
-    ``like``: the gcdist scheme whose tuned step size a DDP variant takes, as the simulator has no DDP. ``differs`` about
-    the arithmetic is in math.md section 9.
+    ``like``: the gcdist scheme whose tuned step size a DDP variant takes, as the simulator has no DDP.
     """
 
     name: str
@@ -31,6 +32,14 @@ class BenchScheme:
     engine: Literal["gcdist", "ddp"] = "gcdist"
     hook: Literal["", "bf16", "powersgd"] = ""
     like: str = ""
+
+    @property
+    def kind(self) -> Literal["waits", "coded", "biased"]:
+        """Whether it waits for whatever makes it exact, or is unbiased in spite of who is missing, or neither."""
+        if self.engine == "ddp" or self.code["scheme"] in WAITING:
+            return "waits"
+        unbiased = get_code(self.code["scheme"], **self.code.get("options", {})).unbiased
+        return "coded" if unbiased else "biased"
 
 
 SCHEMES: dict[str, BenchScheme] = {}
@@ -45,7 +54,7 @@ def register(scheme: BenchScheme) -> BenchScheme:
 
 
 def _gcdist(name: str, about: str, code: str = "", **more: Any) -> None:
-    register(BenchScheme(name, about, {"scheme": code or name, **more.pop("code_settings", {})}, **more))
+    register(BenchScheme(name, about, {"scheme": code or name}, **more))
 
 
 def _fill() -> None:

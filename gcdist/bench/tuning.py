@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from gcdist.bench.cells import Cell, Outcome
+from gcdist.bench.cells import Cell, Deadline, Outcome
 from gcdist.types import RunHaltedError
 
-Deadline = float | Literal["wait", "auto"]
 LR_FACTOR, DEADLINE_FACTOR = 2.0, 1.5
 GROW_MOST = 8  # points that a grid may grow by
 START_PACES = 2.0  # the first deadline
@@ -89,8 +88,7 @@ def tune(cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outc
     lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
     if what.tunes == "deadline":
         most = min(LONGEST_PACES * cell.pace, cell.budget)
-        fixed = _search(lambda x: cost(lr, x), START_PACES * cell.pace, DEADLINE_FACTOR, "deadline", 1e-3, most)
-        deadline = fixed
+        deadline = _search(lambda x: cost(lr, x), START_PACES * cell.pace, DEADLINE_FACTOR, "deadline", 1e-3, most)
         lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
     best = cost(lr, deadline)
     tried = [(a, b, c) for (a, b), c in known.items()]
@@ -100,25 +98,30 @@ def tune(cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outc
 def _search(cost: Callable[[float], float], start: float, factor: float, name: str, least: float, most: float) -> float:
     """The best of a geometric grid around ``start``, with a worse or equal neighbour on both sides.
 
-    ``least`` and ``most`` are no edges: beyond them the value has no meaning.
+    Where every point fails, the grid grows to smaller step sizes and to longer deadlines. ``least`` and ``most`` are no
+    edges: beyond them the value has no meaning.
     """
-    at, grown = 0, 0
-    values = {i: cost(start * factor**i) for i in (-1, 0, 1)}
-    while True:
+    values = {i: cost(_point(start, factor, i)) for i in (-1, 0, 1)}
+    for _ in range(GROW_MOST):
         at = min(values, key=lambda i: (values[i], abs(i)))
-        edge = at - 1 if at == min(values) else at + 1 if at == max(values) else None
-        if edge is None or (math.isinf(values[at]) and grown >= GROW_MOST):
-            return _rounded(start * factor**at)
-        x = start * factor**edge
+        low, high = min(values), max(values)
+        if math.isinf(values[at]):
+            beyond = low - 1 if name == "lr" else high + 1
+        elif at in (low, high):
+            beyond = at - 1 if at == low else at + 1
+        else:
+            break
+        x = _point(start, factor, beyond)
         if not least <= x <= most:
-            return _rounded(start * factor**at)
-        if grown == GROW_MOST:
-            raise RunHaltedError(f"tuning: the best {name} is still on the edge of its grid after {grown} more points")
-        values[edge] = cost(x)
-        grown += 1
-        if math.isinf(values[at]) and name == "lr":  # all diverged: smaller ones
-            at = min(values)
+            break
+        values[beyond] = cost(x)
+    at = min(values, key=lambda i: (values[i], abs(i)))
+    x = _point(start, factor, at)
+    edge = at in (min(values), max(values)) and least * factor <= x <= most / factor
+    if edge and math.isfinite(values[at]):
+        raise RunHaltedError(f"tuning: the best {name} = {x:g} is on the edge of its grid of {len(values)} points")
+    return x
 
 
-def _rounded(x: float) -> float:
-    return float(f"{x:.6g}")
+def _point(start: float, factor: float, i: int) -> float:
+    return float(f"{start * factor**i:.6g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 
 from gcdist.bench.cells import write_json
-from gcdist.bench.engine import Bench, run
+from gcdist.bench.engine import Bench, note_command, run
 from gcdist.bench.loop import simulated
 from gcdist.bench.page import load_results, write_page
 from gcdist.bench.problems import PROBLEMS
@@ -69,6 +70,8 @@ def wallclock(
         pace=pace,
     )
     to = sys.stderr if as_json else sys.stdout
+    asked.check()
+    note_command(out, shlex.join(["gcdist", *sys.argv[1:]]))
     results = run(asked, out, lambda line: print(line, file=to, flush=True), cores or os.cpu_count() or 1)
     if as_json:
         typer.echo(json.dumps(plain(results_json(results))))
@@ -99,13 +102,12 @@ def report(
     pictures: Annotated[
         Path | None, typer.Option(help="Folder of its pictures; without it img beside the page.")
     ] = None,
-    command: Annotated[str, typer.Option(help="What the page says it was made with.")] = "gcdist bench report",
 ) -> None:
     """Write a page of tables and pictures from results.
 
     Example: gcdist bench report runs/wallclock --page RESULTS.md
     """
-    write_page(folders, page, pictures or page.parent / "img", command)
+    write_page(folders, page, pictures or page.parent / "img")
     print(f"written: {page}")
 
 

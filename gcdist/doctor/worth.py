@@ -12,6 +12,7 @@ with ``c_i = p_i/(1-p_i)`` and row sums ``Y_i`` (a partition j has the weight 1 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gcdist.coding import get_code
+from gcdist.config import CodeConfig, StragglerConfig
 from gcdist.doctor.finding import Finding
 from gcdist.planning.planner import make_plan
 from gcdist.straggler.delays import read_trace
@@ -27,8 +29,8 @@ from gcdist.types import F64, Plan, Problem
 GRID = 24
 LOADS = (1.0, 1.5, 2.0)
 FINER = 2  # partitions a worker, as gcdist has them by default
-LOAD_MOST = 2.0
-NOISE_MOST = 0.1  # that `straggler.noise_most` allows by default
+LOAD_MOST = CodeConfig().load_most
+NOISE_MOST = StragglerConfig().noise_most
 YES, NO = 1.2, 1.05  # gains in wall clock
 LEAST_STEPS = 20
 
@@ -136,7 +138,7 @@ def _coded(seconds_TN: F64, tau: float) -> Cost | None:
         np.array([np.inf, 0.0]),  # one width without noise: stragglers alone are compared
         float(workers),
         np.ones(workers, np.int64),
-        np.full(workers, LOAD_MOST * FINER),
+        np.full(workers, max(FINER + 1, math.ceil(LOAD_MOST * FINER))),  # as the run's planner rounds it
     )
     try:
         plan = make_plan(get_code("joint", allocation="chain"), problem, 0)

@@ -26,6 +26,7 @@ from gcdist.launcher.remote import HERE
 PORT = 29500  # of the store, if the master runs on another host
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 60.0  # without a beat the far end gives up
+RESOLVE = 10.0  # seconds for ssh to read its configuration
 KILL_SECONDS = 5.0  # that a far end has to kill its command, before its connection is cut
 LOST = 255  # ssh's exit code for a failure of its own
 MOST_BYTES = 60_000  # of an order: it must fit into a pipe
@@ -128,7 +129,10 @@ def placed(hosts: Sequence[Host], master: Host | None) -> dict[int, Place]:
 
 def resolved(ssh: Sequence[str], name: str) -> str:
     """The host name that ssh connects to: aliases of the user's ssh config count."""
-    done = subprocess.run([*ssh, "-G", "--", name], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([*ssh, "-G", "--", name], capture_output=True, text=True, check=False, timeout=RESOLVE)
+    except subprocess.TimeoutExpired:  # the user's ssh config may run commands
+        return name.rpartition("@")[2]
     found = [line.split(None, 1)[1] for line in done.stdout.splitlines() if line.startswith("hostname ")]
     return found[0] if done.returncode == 0 and found else name.rpartition("@")[2]
 

@@ -106,6 +106,18 @@ def test_tuning_finds_the_least_cost_and_never_an_edge() -> None:
         tune(cell("sync"), [7], 0.1, lambda made: outcome(1 / made.lr))
 
 
+def test_tuning_looks_for_a_step_size_that_does_not_diverge() -> None:
+    choice = tune(cell("sync"), [7], 0.8, lambda made: Outcome("diverged") if made.lr > 0.06 else outcome(1 / made.lr))
+    assert choice.lr == 0.05
+    hopeless = tune(cell("frc", delays="dead"), [7], 0.8, lambda made: Outcome("stopped"))
+    assert not hopeless.reached
+    assert hopeless.cost == float("inf")
+
+
+def test_a_step_size_that_is_too_large_is_seen() -> None:
+    assert simulated(cell("sync", lr=1e6)).status == "diverged"
+
+
 def test_a_run_without_the_target_costs_more_than_its_budget() -> None:
     made = cell()
     assert cost_of([outcome(3.0), outcome(5.0)], made) == 4.0
@@ -128,7 +140,7 @@ def test_tables_say_who_is_faster_and_who_never_came(tmp_path: Path) -> None:
     assert ratio_text(found["ignore"], ratios) == "-"
     text = remarks(results)
     assert len(text) == 1
-    assert "joint, is faster than waiting for all (2.00 times); not always there: ignore" in text[0]
+    assert "the fastest code, joint, is faster (2.00 times); the target was not always reached by ignore" in text[0]
     assert verdict(0.9) == "slower"
 
 
@@ -167,6 +179,15 @@ def test_mistakes_are_one_line(change: dict[str, object], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as found:
         replace(Bench("digits", ("sync",), ("none",)), **change).check()  # type: ignore[arg-type]
     assert len(str(found.value).splitlines()) == 1
+
+
+def test_kinds_of_schemes_are_those_of_their_codes() -> None:
+    kinds = {name: scheme.kind for name, scheme in SCHEMES.items()}
+    assert {name for name in kinds if kinds[name] == "waits"} == {
+        *("ddp", "ddp-bf16", "ddp-powersgd", "sync", "sync-4bit", "frc", "cyclic"),
+    }
+    assert {"osgc", "joint-auto", "shifted", "sgc"} < {name for name in kinds if kinds[name] == "coded"}
+    assert {"ignore", "memory", "erasurehead"} < {name for name in kinds if kinds[name] == "biased"}
 
 
 def test_a_later_scheme_joins_by_one_line() -> None:

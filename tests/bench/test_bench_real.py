@@ -1,14 +1,18 @@
 """Cells by real processes; the whole command once."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gcdist.bench.cells import read_outcome
+
+LIMIT = 120.0  # seconds
 
 
 def test_the_whole_command(tmp_path: Path) -> None:
@@ -39,6 +43,37 @@ def test_the_whole_command(tmp_path: Path) -> None:
         cell, outcome = read_outcome(path)
         assert outcome.status != "failed", outcome.why
         assert cell.workers == 4
+
+
+def carrying(mark: str) -> set[int]:
+    """Processes of this machine with the mark in their environment."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.add(int(path.parent.name))
+    return found
+
+
+def test_nothing_outlives_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    """Tuning processes and ranks alike: they end with the process that started them, whatever ended it."""
+    mark = f"BENCH_TEST={tmp_path}"
+    command = [sys.executable, "-m", "gcdist", "bench", "wallclock", "--schemes", "sync", "--delays", "exponential"]
+    command += ["--workers", "2", "--seeds", "1", "--target", "1e-9", "--budget", "30", "--out", str(tmp_path)]
+    with (tmp_path / "said").open("wb") as said:
+        made = subprocess.Popen(
+            command, stdout=said, stderr=said, env={**os.environ, "BENCH_TEST": str(tmp_path)}, start_new_session=True
+        )
+    give_up = time.monotonic() + LIMIT
+    while len(carrying(mark)) < 4:  # itself, the server that forks, the resource tracker, and who tunes
+        assert time.monotonic() < give_up, (tmp_path / "said").read_text()
+        assert made.poll() is None, (tmp_path / "said").read_text()
+        time.sleep(0.1)
+    made.kill()
+    made.wait()
+    while carrying(mark):
+        assert time.monotonic() < give_up, carrying(mark)
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

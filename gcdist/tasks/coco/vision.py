@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library
 
 from gcdist.tasks.coco.boxes import nms
 
@@ -47,17 +48,17 @@ def torchvision() -> Any:
 
 def define_nms() -> None:
     """Define the operators ``torchvision::nms`` and ``qnms``, which must not exist yet."""
-    make: Any = torch.library.Library  # which has no types
-    library = make(NAMESPACE, "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    make: Any = Library  # which has no types
+    operators = make(NAMESPACE, "FRAGMENT")
+    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
     def kernel(dets: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         return nms(dets, scores, iou_threshold)
 
-    library.impl("nms", kernel, "CPU")
-    library.impl("nms", kernel, "CUDA")
-    _defined.append(library)
+    operators.impl("nms", kernel, "CPU")
+    operators.impl("nms", kernel, "CUDA")
+    _defined.append(operators)
 
 
 def _compiled(folder: Path) -> bool:

@@ -59,8 +59,8 @@ class Cell:
         """Of its file, below the benchmark's folder."""
         return Path(self.problem, self.scenario.name, self.scheme, f"seed{self.seed}.json")
 
-    def config(self) -> Config:
-        """The settings of its run."""
+    def config(self, machine: Mapping[str, float] | None = None) -> Config:
+        """The settings of its run; ``machine``: of the ``simulate`` section, for the simulator."""
         problem, scenario, scheme = get_problem(self.problem), self.scenario, self.what
         options = {**problem.options, "seed": self.seed}
         return Config(
@@ -74,7 +74,7 @@ class Cell:
             faults=[dict(fault) for fault in scenario.faults],
             cluster={"workers": self.workers, "min_workers": max(1, self.workers - 1), "start_timeout": 60.0},
             checkpoint={"keep": 0},
-            simulate={} if scenario.rate is None else {"bandwidth": scenario.rate},
+            simulate={**(machine or {}), **({} if scenario.rate is None else {"bandwidth": scenario.rate})},
         )
 
     def with_choice(self, lr: float, deadline: Deadline, seed: int | None = None) -> Cell:
@@ -84,7 +84,11 @@ class Cell:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a run. ``curve``: (steps, seconds, loss, accuracy or NaN, bytes up); ``ends``: seconds of each step."""
+    """What came of a run.
+
+    ``curve``: (steps, seconds, loss, accuracy or NaN, bytes up). Seconds: ``ends``, when each step ended; ``rounds``, from
+    its opening to its close (empty for DDP).
+    """
 
     status: Status = "failed"
     seconds: float = float("nan")  # until the target was first seen; NaN: it was not
@@ -93,6 +97,7 @@ class Outcome:
     bytes_down: int = 0
     curve: list[tuple[int, float, float, float, int]] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
     arrived: float = float("nan")  # workers a step
     why: str = ""
 

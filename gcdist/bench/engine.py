@@ -7,17 +7,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from gcdist.bench.cells import Cell, Outcome, get_scheme, read_outcome, write_json
 from gcdist.bench.loop import simulated
+from gcdist.bench.machine import Machine, measure
 from gcdist.bench.network import ThinLinks, why_not
 from gcdist.bench.problems import get_problem
 from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cell
 from gcdist.bench.scenarios import make_scenario
+from gcdist.bench.tables import load_results
 from gcdist.bench.tuning import Choice, tune
+from gcdist.bench.validate import Pair, compare, pair_rows
 from gcdist.config import ConfigError
 
 TUNING_SEEDS = (1001, 1002)  # never those of the benchmark
@@ -109,7 +113,25 @@ def note_command(out: Path, command: str) -> None:
         path.write_text("".join(f"{line}\n" for line in [*known, command]), encoding="utf-8")
 
 
-def tune_all(bench: Bench, out: Path, say: Say, cores: int, context: Pool) -> dict[tuple[str, str], Choice]:
+def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
+    """What the simulator is to know of this machine, from the folder where it was measured before."""
+    path = out / "machine" / f"{bench.problem}.json"
+    if path.exists():
+        return Machine(**json.loads(path.read_text(encoding="utf-8")))
+    say("measuring this machine for the simulator: two short runs without stragglers")
+    cell = bench.cell(bench.delays[0], "sync", 0)
+    machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place))
+    write_json(path, asdict(machine))
+    say(
+        f"a partition takes {machine.compute_seconds * 1e3:.2f} ms when all compute, a message "
+        f"{machine.latency * 1e3:.2f} ms, the master between two rounds {machine.master_seconds * 1e3:.2f} ms"
+    )
+    return machine
+
+
+def tune_all(
+    bench: Bench, out: Path, say: Say, cores: int, context: Pool, machine: Machine
+) -> dict[tuple[str, str], Choice]:
     """The choice of each (delays, scheme), from the folder where it was made before."""
     choices: dict[tuple[str, str], Choice] = {}
     tasks: list[tuple[str, str]] = []
@@ -126,7 +148,7 @@ def tune_all(bench: Bench, out: Path, say: Say, cores: int, context: Pool) -> di
     if tasks:
         say(f"tuning {len(tasks)} pairs of scheme and delays in the simulator, seeds {TUNING_SEEDS}")
         with ProcessPoolExecutor(cores, mp_context=context, initializer=end_with_benchmark) as pool:
-            waiting = {pool.submit(_tuned, bench, *of): of for of in tasks}
+            waiting = {pool.submit(_tuned, bench, *of, machine): of for of in tasks}
             for done in as_completed(waiting):
                 of = waiting[done]
                 choices[of] = done.result()
@@ -147,8 +169,9 @@ def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
     return f"{scenario}, {scheme}: lr {choice.lr:g}, deadline {deadline}, {comes} in the simulator ({grid})"
 
 
-def _tuned(bench: Bench, delays: str, scheme: str) -> Choice:
-    return tune(bench.cell(delays, scheme, 0), TUNING_SEEDS, get_problem(bench.problem).lr, simulated)
+def _tuned(bench: Bench, delays: str, scheme: str, machine: Machine) -> Choice:
+    run = partial(simulated, machine=machine)
+    return tune(bench.cell(delays, scheme, 0), TUNING_SEEDS, get_problem(bench.problem).lr, run)
 
 
 def _choice_path(bench: Bench, out: Path, delays: str, scheme: str) -> Path:
@@ -183,7 +206,8 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
         raise ConfigError(f'delays: "network" cannot be run here: {blocked}')
     open_folder(out, bench)
     context = forkserver()
-    choices = tune_all(bench, out, say, cores, context)
+    machine = machine_of(bench, out, say, context)
+    choices = tune_all(bench, out, say, cores, context, machine)
     cells = cells_of(bench, choices)
     there = {cell.place: found for cell in cells if (found := _made(out / "cells" / cell.place)) is not None}
     missing = [cell for cell in cells if cell.place not in there]
@@ -194,6 +218,22 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
         there[cell.place] = cell, _run(context, cell, out / "cells" / cell.place)
         say(f"[{number}/{len(missing)}] {outcome_line(*there[cell.place])}")
     return [there[cell.place] for cell in cells]
+
+
+def validated(out: Path, cores: int) -> list[Pair]:
+    """The simulator against every real run of the folder; also its ``validation.json``."""
+    results, machines = load_results(out), {}
+    for problem in {cell.problem for cell, _ in results}:
+        known = out / "machine" / f"{problem}.json"
+        machines[problem] = Machine(**json.loads(known.read_text(encoding="utf-8"))) if known.exists() else None
+
+    def predict(cells: Sequence[Cell]) -> list[Outcome]:
+        with ProcessPoolExecutor(cores, mp_context=forkserver(), initializer=end_with_benchmark) as pool:
+            return list(pool.map(simulated, cells, [machines[cell.problem] for cell in cells]))
+
+    pairs = compare(results, predict)
+    write_json(out / "validation.json", pair_rows(pairs))
+    return pairs
 
 
 def _made(path: Path) -> tuple[Cell, Outcome] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from gcdist.api import simulate
 from gcdist.bench.cells import Cell, Outcome
+from gcdist.bench.machine import Machine
 from gcdist.bench.problems import Problem, get_problem
 from gcdist.runtime.cluster import Cluster
 from gcdist.tasks import Task
@@ -29,6 +31,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
             info = step.backward()
             optimizer.step()
             outcome.ends.append(info.seconds)
+            outcome.rounds.append(info.step_seconds)
             outcome.bytes_up += info.bytes_up
             outcome.bytes_down += info.bytes_down
             arrived += len(info.arrived)
@@ -45,13 +48,14 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
     return outcome
 
 
-def simulated(cell: Cell) -> Outcome:
-    """The cell on a virtual clock, in this process."""
+def simulated(cell: Cell, machine: Machine | None = None) -> Outcome:
+    """The cell on a virtual clock, in this process; ``machine`` None: the simulator's own constants."""
     torch.set_num_threads(1)
     problem = get_problem(cell.problem)
     task = problem.make(cell.seed)
+    config = cell.config(asdict(machine) if machine else None)
     with (
         tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder,
-        simulate(task, cell.config(), folder=Path(folder, "run"), say=lambda kind, text: None) as cluster,
+        simulate(task, config, folder=Path(folder, "run"), say=lambda kind, text: None) as cluster,
     ):
         return train(cluster, problem, task, cell)

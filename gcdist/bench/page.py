@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -10,15 +9,14 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from gcdist.bench.cells import Cell, Outcome, read_outcome
 from gcdist.bench.plots import loss_against_time, speed_up_by_workers, time_to_target
 from gcdist.bench.problems import get_problem
-from gcdist.bench.schemes import SCHEMES
 from gcdist.bench.tables import (
     Entry,
     Results,
     entries,
     in_registry_order,
+    load_results,
     names,
     number,
     ratio_text,
@@ -26,8 +24,7 @@ from gcdist.bench.tables import (
     speed_ups,
 )
 from gcdist.bench.tables import time_text as text_of
-from gcdist.bench.validate import Pair, validation_lines
-from gcdist.config import ConfigError
+from gcdist.bench.validate import read_pairs, validation_lines
 
 ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
@@ -35,15 +32,6 @@ ABOUT = (
     "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the simulator, "
     "on seeds that are not these; a deadline may be too short where the machine is busier than the simulated one."
 )
-
-
-def load_results(folder: Path) -> list[tuple[Cell, Outcome]]:
-    """All runs of a benchmark's folder; ConfigError if it holds none."""
-    found = [read_outcome(path) for path in sorted((folder / "cells").rglob("seed*.json"))]
-    if not found:
-        raise ConfigError(f"{folder}: holds no results of gcdist bench wallclock")
-    order = {name: i for i, name in enumerate(SCHEMES)}
-    return sorted(found, key=lambda run: (run[0].problem, run[0].delays, order.get(run[0].scheme, 99), run[0].seed))
 
 
 def commands_of(folders: Sequence[Path]) -> list[str]:
@@ -80,9 +68,13 @@ def _validation(folders: Sequence[Path]) -> list[str]:
     for folder in folders:
         path = folder / "validation.json"
         if path.exists():
-            pairs = [Pair(**{k: v for k, v in row.items() if k != "error"}) for row in json.loads(path.read_text())]
-            about = "Seconds of the same steps with the same delays, real and predicted by the simulator:"
-            lines += ["## The simulator against these runs", "", about, "", *validation_lines(pairs), ""]
+            pairs = read_pairs(path)
+            about = (
+                f"{folder.name}: seconds of the same steps with the same delays, real and predicted by the simulator, which "
+                "knows the machine from two short runs of waiting for all:"
+            )
+            lines += [] if lines else ["## The simulator against these runs", ""]
+            lines += [about, "", *validation_lines(pairs), ""]
     return lines
 
 

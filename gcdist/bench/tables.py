@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from gcdist.bench.cells import Cell, Outcome
+from gcdist.bench.cells import Cell, Outcome, read_outcome
 from gcdist.bench.schemes import SCHEMES
+from gcdist.config import ConfigError
 
 Results = Sequence[tuple[Cell, Outcome]]
 PAYS, LOSES = 1.05, 0.95  # speed-ups nearer to 1 are called even
@@ -45,6 +47,15 @@ class Entry:
     def all_reached(self) -> bool:
         """Whether every run reached the target."""
         return self.reached == self.runs
+
+
+def load_results(folder: Path) -> list[tuple[Cell, Outcome]]:
+    """All runs of a benchmark's folder; ConfigError if it holds none."""
+    found = [read_outcome(path) for path in sorted((folder / "cells").rglob("seed*.json"))]
+    if not found:
+        raise ConfigError(f"{folder}: holds no results of gcdist bench wallclock")
+    order = {name: i for i, name in enumerate(SCHEMES)}
+    return sorted(found, key=lambda run: (run[0].problem, run[0].delays, order.get(run[0].scheme, 99), run[0].seed))
 
 
 def entries(results: Results) -> list[Entry]:

@@ -6,22 +6,19 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from gcdist.bench.cells import write_json
-from gcdist.bench.engine import Bench, note_command, run
-from gcdist.bench.loop import simulated
-from gcdist.bench.page import load_results, write_page
+from gcdist.bench.engine import Bench, note_command, run, validated
+from gcdist.bench.page import write_page
 from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
 from gcdist.bench.schemes import SCHEMES
 from gcdist.bench.tables import print_tables, results_json
-from gcdist.bench.validate import compare, validation_lines
+from gcdist.bench.validate import pair_rows, validation_lines
 from gcdist.config import ConfigError
 from gcdist.observe import plain
 
@@ -29,6 +26,7 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
 DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
 PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
+CORES_HELP = "Processes that simulate; without it one for each core."
 QUICK = "ddp,sync,ignore-rescaled,osgc,joint,joint-auto"
 
 
@@ -50,7 +48,7 @@ def wallclock(
     out: Annotated[Path, typer.Option(help="Folder of the results; a benchmark that was stopped goes on.")] = Path(
         "runs/wallclock"
     ),
-    cores: Annotated[int | None, typer.Option(help="Processes that tune; without it one for each core.")] = None,
+    cores: Annotated[int | None, typer.Option(help=CORES_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, nothing else.")] = False,
 ) -> None:
     """Time to a target loss, for every scheme under every delay model, with the same data, weights and delays.
@@ -72,27 +70,30 @@ def wallclock(
     to = sys.stderr if as_json else sys.stdout
     asked.check()
     note_command(out, shlex.join(["gcdist", *sys.argv[1:]]))
-    results = run(asked, out, lambda line: print(line, file=to, flush=True), cores or os.cpu_count() or 1)
+    using = cores or os.cpu_count() or 1
+    results = run(asked, out, lambda line: print(line, file=to, flush=True), using)
+    pairs = validated(out, using)
     if as_json:
-        typer.echo(json.dumps(plain(results_json(results))))
+        typer.echo(json.dumps(plain({**results_json(results), "simulator": pair_rows(pairs)})))
     else:
         print_tables(results, Console())
+        print("the simulator against all runs of this folder (gcdist bench validate):")
+        print(validation_lines(pairs)[-1])
         print(f"results: {out}")
 
 
 @bench.command("validate")
 def validate(
     folder: Annotated[Path, typer.Argument(help="Folder of gcdist bench wallclock.")],
+    cores: Annotated[int | None, typer.Option(help=CORES_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the pairs as JSON, nothing else.")] = False,
 ) -> None:
     """Predict every real run of a folder in the simulator, with the same seeds, and compare the times.
 
     Example: gcdist bench validate runs/wallclock
     """
-    pairs = compare(load_results(folder), simulated)
-    values = [{**asdict(pair), "error": pair.error} for pair in pairs]
-    write_json(folder / "validation.json", values)
-    typer.echo(json.dumps(plain(values)) if as_json else "\n".join(validation_lines(pairs)))
+    pairs = validated(folder, cores or os.cpu_count() or 1)
+    typer.echo(json.dumps(plain(pair_rows(pairs))) if as_json else "\n".join(validation_lines(pairs)))
 
 
 @bench.command("report")

@@ -262,12 +262,17 @@ class ComputeConfig(Section):
 
 
 class SimulateConfig(Section):
-    """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link."""
+    """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link.
+
+    ``compute_seconds`` are of a partition, ``encode_seconds`` of a message, ``master_seconds`` of the master between two
+    rounds.
+    """
 
     latency: NotNegative = 0.0005
     bandwidth: Positive = 1e9
     compute_seconds: NotNegative = 0.005
     encode_seconds: NotNegative = 0.0
+    master_seconds: NotNegative = 0.0
 
 
 class CheckpointConfig(Section):

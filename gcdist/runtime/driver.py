@@ -100,6 +100,10 @@ class MasterPort(Protocol):
         """Make a fault happen at a worker as ``step`` opens, or at the master itself (None)."""
         ...
 
+    def between_rounds(self) -> None:
+        """The master has done its own work since the last round; where time is simulated, it passes now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
@@ -193,6 +197,7 @@ class MasterDriver:
             RunStoppedError: Stop was among the events.
         """
         self._scheme, self._state = scheme, state
+        self.port.between_rounds()
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
         live_N, ready_N = self.machine.live(), self.machine.ready()

@@ -112,6 +112,9 @@ class MasterLinks:
         elif (link := self._links.get(peer)) is not None:
             link.post(Frame(Kind.FAULT, pack_step(step), bytes_of(pack_fault(fault))))
 
+    def between_rounds(self) -> None:
+        """Nothing: real work has taken its time."""
+
     def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
         """Post what concerns one peer; a link that is gone has reported so."""
         peer = instruction.peer

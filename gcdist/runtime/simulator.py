@@ -81,7 +81,7 @@ class Network:
             lambda slot: Peer(slot, self.workers[slot].inc),
             lambda slot: self.workers[slot].wake(),
         )
-        self._asleep = 0.0  # the master is stopped until then
+        self._asleep = 0.0  # the master is stopped, or at its own work, until then
 
     # --- the master's port ---
 
@@ -138,10 +138,7 @@ class Network:
         if peer is None:
             if fault.kind == "kill":
                 raise RunHaltedError("the master was killed, as the settings ask (faults)")
-            self._asleep = self.clock.now + seconds
-            while (at := self.clock.next_at()) is not None and at <= self._asleep:
-                self.clock.step()
-            self.clock.now = self._asleep
+            self._busy(seconds)
             return
         worker = self.workers[peer.worker]
         match fault.kind:
@@ -155,6 +152,17 @@ class Network:
                 self.trouble.slow(worker.slot, seconds, fault.rate or 1.0)
             case "corrupt" | "delay":
                 worker.orders.take(step, fault)
+
+    def between_rounds(self) -> None:
+        """The master's own work takes its time; what arrives meanwhile waits."""
+        if seconds := self._session.config.simulate.master_seconds:
+            self._busy(seconds)
+
+    def _busy(self, seconds: float) -> None:
+        self._asleep = self.clock.now + seconds
+        while (at := self.clock.next_at()) is not None and at <= self._asleep:
+            self.clock.step()
+        self.clock.now = self._asleep
 
     # --- links ---
 

@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
+from gcdist.bench.cells import Cell, Outcome, read_outcome, write_json, write_outcome
 from gcdist.bench.engine import Bench, cells_of, open_folder
 from gcdist.bench.loop import simulated
+from gcdist.bench.machine import Machine, measure
 from gcdist.bench.scenarios import BUILT_IN, make_scenario
 from gcdist.bench.schemes import SCHEMES, BenchScheme, register
 from gcdist.bench.tables import entries, ratio_text, remarks, speed_ups, time_text, verdict
 from gcdist.bench.tuning import Choice, cost_of, tune
-from gcdist.bench.validate import compare, validation_lines
+from gcdist.bench.validate import compare, pair_rows, read_pairs, validation_lines
 from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
 from gcdist.types import RunHaltedError
@@ -200,13 +201,33 @@ def test_a_later_scheme_joins_by_one_line() -> None:
         del SCHEMES["mine"]
 
 
-def test_the_comparison_takes_as_many_steps_as_both_made() -> None:
+def test_the_comparison_takes_as_many_steps_as_both_made(tmp_path: Path) -> None:
     real, predicted = outcome(3.0), outcome(3.0)
     real.ends, predicted.ends = [0.1 * i for i in range(1, 21)], [0.11 * i for i in range(1, 31)]
-    pairs = compare([(cell("sync"), real), (cell("ddp"), real), (cell("joint"), outcome(1.0))], lambda c: predicted)
+    runs = [(cell("sync"), real), (cell("ddp"), real), (cell("joint"), outcome(1.0))]
+    pairs = compare(runs, lambda cells: [predicted for _ in cells])
     assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
     assert pairs[0].error == pytest.approx(0.1)
-    assert "median error 10.0%, worst 10.0%" in validation_lines(pairs)[-1]
+    assert "median error 10.0%, worst 10.0%. Time to the target: 0.0%, worst 0.0%." in validation_lines(pairs)[-1]
+    write_json(tmp_path / "pairs.json", pair_rows([*pairs, replace(pairs[0], predicted_target=float("nan"))]))
+    again = read_pairs(tmp_path / "pairs.json")
+    assert again[0] == pairs[0]
+    assert np.isnan(again[1].target_error)
+
+
+def test_the_machine_is_measured_from_two_runs() -> None:
+    """The simulator stands for the real machine: its own constants come out."""
+    known = Machine(latency=0.004, compute_seconds=0.002, master_seconds=0.006)
+    found = measure(cell(), lambda run: simulated(replace(run, budget=3.0), known))
+    # small messages and a share of 8 partitions: their time on the link is not in it
+    assert found.latency == pytest.approx(known.latency, rel=0.05)
+    assert found.compute_seconds == pytest.approx(known.compute_seconds, rel=0.05)
+    assert found.master_seconds == pytest.approx(known.master_seconds, rel=0.05)
+
+
+def test_a_machine_that_cannot_be_measured() -> None:
+    with pytest.raises(ConfigError, match=r"pace: found 0.05; calibration of the simulator failed \(10 ranks gone\)"):
+        measure(cell(), lambda run: Outcome("failed", why="10 ranks gone"))
 
 
 def test_the_published_weaknesses_appear_where_partitions_differ() -> None:

@@ -24,7 +24,9 @@ def test_the_whole_command(tmp_path: Path) -> None:
     ]
     first = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert first.returncode == 0, first.stderr
-    rows = {row["scheme"]: row for row in json.loads(first.stdout)["entries"]}
+    found = json.loads(first.stdout)
+    rows = {row["scheme"]: row for row in found["entries"]}
+    assert [pair["scheme"] for pair in found["simulator"]] == ["sync", "joint-auto"]
     assert rows["sync"]["reached"] == 1
     assert rows["joint-auto"]["reached"] == 1
     assert rows["ddp"]["reached"] in (0, 1)  # before its rank is killed at step 10, or not at all

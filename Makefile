@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-coco bench-quick bench-full cluster-demo clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of
 
 bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ARGS="--soak --steps 4500": half an hour)
 	$(BIN)/python benchmarks/chaos.py $(ARGS)
+
+bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, two minutes
+	$(BIN)/python benchmarks/simulator.py $(ARGS)
 
 bench-coco: $(VENV)/dev $(VENV)/gcdist ## the papers' experiment on COCO, 50 workers on a virtual clock (ARGS="--steps 100 --jobs 2")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coco.py study $(ARGS)

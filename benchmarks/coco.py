@@ -56,6 +56,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (2, 3)))
 MARKERS = "osD^v<>Px"
 Z = 1.1  # the papers': a deadline at so many times the least time
+TAIL = 5  # evaluations whose mean is a run's last loss: single ones jump
 PROCESSES = "joint,osgc,sgc,ignore"  # by default
 
 
@@ -240,14 +241,14 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 
 def table(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a method: held-out loss at the end, at the time and at the bytes at which the quickest and least end."""
+    """A row a method: held-out loss at the end (mean of ``TAIL`` evaluations), and at the time at which the quickest ends."""
     time_end = min(run["curve"][-1][1] for each in runs.values() for run in each)
     rows = []
     print(f"{'method':>16} {'first loss':>10} {'last loss':>16} {f'at {time_end:.0f} s':>16} {'seconds':>9} {'MB up':>8} "
           f"{'arrived':>8} {'cost':>10}")  # fmt: skip
     for method, each in runs.items():
         first, _ = spread([run["curve"][0][3] for run in each])
-        last, last_sd = spread([run["curve"][-1][3] for run in each])
+        last, last_sd = spread([statistics.mean(point[3] for point in run["curve"][-TAIL:]) for run in each])
         then, then_sd = spread([[x for x in run["curve"] if x[1] <= time_end * (1 + 1e-9)][-1][3] for run in each])
         seconds, megabytes = (statistics.mean(run["curve"][-1][i] for run in each) for i in (1, 2))
         arrived = statistics.mean(run["arrived"] for run in each)

@@ -241,7 +241,7 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 
 def table(runs: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row a method: held-out loss at the end (mean of ``TAIL`` evaluations), and at the time at which the quickest ends."""
+    """A row a method: held-out loss at the end (mean of ``TAIL`` evaluations), and at the time when the quickest ends."""
     time_end = min(run["curve"][-1][1] for each in runs.values() for run in each)
     rows = []
     print(f"{'method':>16} {'first loss':>10} {'last loss':>16} {f'at {time_end:.0f} s':>16} {'seconds':>9} {'MB up':>8} "

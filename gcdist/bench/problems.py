@@ -117,8 +117,8 @@ PROBLEMS: dict[str, Problem] = {
         ),
         Problem(
             "detector",
-            "a compact detector of 95,000 parameters on the COCO folder that $COCO_ROOT names, 4 images a worker and step; the "
-            "loss is that of held-out images, and computing takes a pace of 0.3 s or more",
+            "a compact detector of 95,000 parameters on the COCO folder that $COCO_ROOT names, 4 images a worker and step; "
+            "the loss is that of held-out images, and computing takes a pace of 0.3 s or more",
             "coco",
             {"root": "$COCO_ROOT", "eval_images": 66, "eval_ap": False},
             1,

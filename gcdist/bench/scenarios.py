@@ -17,6 +17,7 @@ from gcdist.config import ConfigError
 from gcdist.straggler import read_trace
 
 FASTEST, SLOWEST = 0.2, 4.0  # mean extra time of the fastest and the slowest worker, in paces
+MILD = 0.2
 DEAD_WORKER, DEAD_STEP = 4, 10
 
 
@@ -58,6 +59,12 @@ def _shifted(workers: int, share: float, pace: float) -> Scenario:
     return Scenario("exponential", about, _exponential(workers, share, pace))
 
 
+def _mild(workers: int, share: float, pace: float) -> Scenario:
+    return Scenario(
+        "mild", f"pace + Exp, means {MILD:g} times those of exponential", _exponential(workers, share, pace, MILD)
+    )
+
+
 def _pareto(workers: int, share: float, pace: float) -> Scenario:
     shapes = np.geomspace(4.0, 1.2, workers).round(4).tolist()
     inject = {"model": "pareto", "scale": pace / share, "shape": shapes, "scale_with_load": True}
@@ -80,7 +87,7 @@ def _spells(workers: int, share: float, pace: float) -> Scenario:
 def _dead(workers: int, share: float, pace: float) -> Scenario:
     dies = {"kind": "kill", "worker": min(DEAD_WORKER, workers), "step": DEAD_STEP}
     about = f"worker {dies['worker']} is killed at step {DEAD_STEP}; mild delays"
-    return Scenario("dead", about, _exponential(workers, share, pace, 0.2), (dies,))
+    return Scenario("dead", about, _exponential(workers, share, pace, MILD), (dies,))
 
 
 def _network(workers: int, share: float, pace: float) -> Scenario:
@@ -90,6 +97,7 @@ def _network(workers: int, share: float, pace: float) -> Scenario:
 BUILT_IN: dict[str, Callable[[int, float, float], Scenario]] = {
     "none": _none,
     "exponential": _shifted,
+    "mild": _mild,
     "pareto": _pareto,
     "spells": _spells,
     "dead": _dead,

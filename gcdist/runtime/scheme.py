@@ -14,7 +14,7 @@ from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
 @dataclass(slots=True, eq=False)
 class Scheme:
     """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the vector has grown, when the
-    warm-up is over, and every ``replan_every`` steps; between two plans everything stays as it is.
+    warm-up is over, when the rule is surprised, and every ``replan_every`` steps; between two plans everything stays as it is.
     """
 
     code: GradientCode
@@ -38,7 +38,7 @@ class Scheme:
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
-        if self.plan is None or self.outdated or due or grown or warming != self._warm:
+        if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
             if not warming:
                 self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement)
             try:

@@ -17,6 +17,7 @@ WAIT_P = 1e-6
 _GRID = 64  # candidate deadlines: quantiles of the arrivals seen
 _EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
 _DOUBT = 1e-6  # steps in a row without any arrival that were promised with less than this: the past no longer holds
+_SURPRISE = 2.0  # times the longest arrival that a choice to wait for all was made by: it is made anew
 _KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
 
 
@@ -64,6 +65,11 @@ class ArrivalRule:
     def warming(self) -> bool:
         """Whether the next step still belongs to the warm-up: not ``warmup_steps`` steps with warm outcomes yet."""
         return self._steps < self._warmup_steps
+
+    @property
+    def surprised(self) -> bool:
+        """Whether the deadline should be chosen anew at once. Only `AutoDeadline`'s ever should."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, for a checkpoint."""
@@ -176,11 +182,12 @@ class AutoDeadline(ArrivalRule):
     size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise ratio D/F may become. Candidates are
     quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
     warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
-    deadline, with its own p. When a row of steps without any arrival had, by their promises, a chance below 1e-6, the past
+    deadline, with its own p. Who waits for all by choice chooses anew as soon as an arrival takes twice as long as all before
+    the choice: a spell of slowness would last until the next plan. When a row of steps without any arrival had, by their promises, a chance below 1e-6, the past
     is forgotten and the warm-up begins anew.
     """
 
-    _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody")
+    _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody", "longest", "surprised")
 
     def __init__(
         self,
@@ -205,6 +212,8 @@ class AutoDeadline(ArrivalRule):
         # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
         self._promised = self._promised_last = self._doubt = 0.0
         self._anybody = True  # arrived in the last step seen
+        self._longest = math.inf  # arrival at the last choice
+        self._surprised = False
 
     @property
     def deadline(self) -> float:
@@ -215,6 +224,11 @@ class AutoDeadline(ArrivalRule):
     def waits(self) -> bool:
         """Whether the present choice is to wait for all."""
         return self._deadline >= self.max_wait
+
+    @property
+    def surprised(self) -> bool:
+        """Whether it waits for all, and an arrival took `_SURPRISE` times as long as those that this was chosen by."""
+        return self._surprised and self.waits
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, the deadline too."""
@@ -238,6 +252,7 @@ class AutoDeadline(ArrivalRule):
                 self._deadline, self._steps, self._doubt = self.max_wait, 0, 0.0
         super().observe(seen)
         self._anybody |= seen.step == self._last and not seen.censored
+        self._surprised |= not (seen.censored or seen.cold) and seen.seconds > _SURPRISE * self._longest
 
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
         """The promise for the next step."""
@@ -255,6 +270,7 @@ class AutoDeadline(ArrivalRule):
         live = np.ones(self.arrivals.workers, bool) if live_N is None else live_N
         if self.warming or len(arrived) == 0 or not live.any():
             return False
+        self._longest, self._surprised = float(arrived[-1]), False
         quantiles = self._headroom * np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
         grid = np.unique(np.minimum(np.append(quantiles, self._deadline), self.max_wait))
         grid = np.unique(np.append(grid, self.max_wait))

@@ -268,3 +268,37 @@ def test_a_learned_deadline_leaves_room_for_what_a_plan_may_give() -> None:
     assert plain.deadline * 1.1 < roomy.deadline < plain.deadline * 1.4
     with pytest.raises(ValueError, match=r"headroom: found 0\.5"):
         make_stop_rule(8, "auto", headroom=0.5)
+
+
+def test_a_spell_after_the_choice_to_wait_is_a_surprise_once() -> None:
+    """Nobody was late, so waiting is chosen; then one worker takes 8 times as long: the choice is made anew at once."""
+    rule = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    rng = np.random.default_rng(3)
+    run(rule, 0.1 + 0.001 * rng.random((12, N)))
+    rule.retune()
+    assert rule.waits
+    run(rule, 0.1 + 0.05 * rng.random((4, N)), first=12)
+    assert not rule.surprised
+    run(rule, np.array([[0.1, 0.1, 0.1, 0.9]]), first=16)
+    assert rule.surprised
+    again = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    again.load_state_dict(rule.state_dict())
+    assert again.surprised
+    assert rule.retune()
+    assert rule.deadline < 0.5
+    assert not rule.surprised
+
+
+def test_a_slow_worker_is_waited_for_once_in_a_run_that_waited_by_choice() -> None:
+    rule = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    rng = np.random.default_rng(4)
+    run(rule, 0.1 + 0.001 * rng.random((6, N)))
+    rule.retune()
+    spent = 0.0
+    for step in range(6, 20):
+        if rule.surprised:
+            rule.retune()
+        slow = np.append(0.1 + 0.001 * rng.random(N - 1), 0.8)
+        spent += min(rule.terms(plan(), ALL, ALL).deadline, 0.8)
+        run(rule, slow[None], first=step)
+    assert spent < 0.8 + 13 * 0.2 + 0.8

@@ -120,7 +120,7 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
         return Machine(**json.loads(path.read_text(encoding="utf-8")))
     say("measuring this machine for the simulator: two short runs without stragglers")
     cell = bench.cell(bench.delays[0], "sync", 0)
-    machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place))
+    machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place), simulated)
     write_json(path, asdict(machine))
     say(
         f"a partition takes {machine.compute_seconds * 1e3:.2f} ms when all compute, a message "

@@ -17,6 +17,7 @@ from gcdist.straggler import make_delays
 
 SEED = 1000  # neither the benchmark's nor the tuning's
 SECONDS = 5.0  # of each run
+FITS = 5  # corrections of the constants
 WARM = 5  # steps that are not measured
 DELAYED = "mild"  # its delays are longer than anybody's computing, and its rounds short
 
@@ -37,33 +38,55 @@ def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:
     return replace(run, delays="none"), replace(run, delays=DELAYED)
 
 
-def measure(cell: Cell, run: Callable[[Cell], Outcome]) -> Machine:
-    """The machine's constants; ConfigError if its runs are too short to tell.
+def measure(cell: Cell, run: Callable[[Cell], Outcome], predict: Callable[[Cell, Machine], Outcome]) -> Machine:
+    """The machine's constants: those with which the simulator's runs take as long as the real ones.
 
     Args:
         cell: any of the benchmark's; its problem, workers and pace count.
         run: makes a real run.
+        predict: makes it in the simulator.
+
+    Raises:
+        ConfigError: the real runs are too short to tell.
     """
-    free, delayed = calibration_cells(cell)
-    of_free, of_delayed = run(free), run(delayed)
-    for outcome in (of_free, of_delayed):
-        if len(outcome.rounds) < 2 * WARM:
-            why = outcome.why or f"{len(outcome.rounds)} steps in {SECONDS:g} s"
-            raise ConfigError(f"pace: found {cell.pace:g}; calibration of the simulator failed ({why})")
+    cells = calibration_cells(cell)
+    delays = _slowest(cells[1])
+    real = _Figures.of(run(cells[0]), run(cells[1]), delays)
     share = get_problem(cell.problem).share
-    config = delayed.config()
+    machine = Machine(real.beyond / 2, max(0.0, real.free - real.beyond) / share, real.between)
+    for _ in range(FITS):
+        found = _Figures.of(predict(cells[0], machine), predict(cells[1], machine), delays)
+        # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
+        latency = max(0.0, machine.latency + (real.beyond - found.beyond) / 2.5)
+        off = real.free - found.free - 2.5 * (latency - machine.latency)
+        machine = Machine(latency, max(0.0, machine.compute_seconds + off / share), real.between)
+    return machine
+
+
+def _slowest(cell: Cell) -> Callable[[int], float]:
+    """The slowest delay of a step."""
+    config = cell.config()
     delays = make_delays(config.inject.model, cell.workers, **config.inject.params())
-    slowest = [
-        max(delays.seconds(worker, step, float(share), SEED) for worker in range(cell.workers))
-        for step in range(len(of_delayed.rounds))
-    ]
-    beyond = median([taken - floor for taken, floor in zip(of_delayed.rounds, slowest, strict=True)][WARM:])
-    latency = max(0.0, beyond) / 2
-    computing = median(of_free.rounds[WARM:]) - 2 * latency
-    return Machine(latency, max(0.0, computing) / share, _between(of_delayed))
+    share = float(get_problem(cell.problem).share)
+    return lambda step: max(delays.seconds(worker, step, share, SEED) for worker in range(cell.workers))
 
 
-def _between(outcome: Outcome) -> float:
-    """Seconds from the close of a round to the opening of the next, median."""
-    steps = zip(outcome.ends, outcome.ends[1:], outcome.rounds[1:], strict=False)
-    return max(0.0, median([end - before - taken for before, end, taken in steps][WARM:]))
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """Seconds, medians: of a round without delays, of one with delays beyond the slowest, between two rounds."""
+
+    free: float
+    beyond: float
+    between: float
+
+    @staticmethod
+    def of(free: Outcome, delayed: Outcome, slowest: Callable[[int], float]) -> _Figures:
+        for outcome in (free, delayed):
+            if len(outcome.rounds) < 2 * WARM:
+                why = outcome.why or f"{len(outcome.rounds)} steps in {SECONDS:g} s; {2 * WARM} are needed"
+                raise ConfigError(f"pace: the simulator cannot be told how fast this machine is: {why}")
+        beyond = [taken - slowest(step) for step, taken in enumerate(delayed.rounds)]
+        steps = zip(delayed.ends, delayed.ends[1:], delayed.rounds[1:], strict=False)
+        between = [end - before - taken for before, end, taken in steps]
+        least_zero = [max(0.0, median(row[WARM:])) for row in (free.rounds, beyond, between)]
+        return _Figures(least_zero[0], least_zero[1], least_zero[2])

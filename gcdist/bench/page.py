@@ -45,7 +45,7 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
 
     Args:
         folders: of `gcdist bench wallclock`; the one with the most runs is the main one, others of other numbers of workers
-            give the picture of speed-up against n.
+            and the same pace give the picture of speed-up against n.
         page: the Markdown file.
         pictures: folder for PNG files, below the page's.
     """
@@ -55,7 +55,7 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     for problem in dict.fromkeys(cell.problem for cell, _ in main):
         of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
         lines += _problem(problem, of_problem, page, pictures)
-    several = [run for results in loaded for run in results]
+    several = [(cell, outcome) for results in loaded for cell, outcome in results if cell.pace == main[0][0].pace]
     lines += _by_workers(several, page, pictures)
     lines += _validation(folders)
     page.parent.mkdir(parents=True, exist_ok=True)

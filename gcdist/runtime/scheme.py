@@ -14,7 +14,7 @@ from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
 @dataclass(slots=True, eq=False)
 class Scheme:
     """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the vector has grown, when the
-    warm-up is over, when the rule is surprised, and every ``replan_every`` steps; between two plans everything stays as it is.
+    warm-up is over, when the rule is surprised, and every ``replan_every`` steps; between two plans everything stays.
     """
 
     code: GradientCode

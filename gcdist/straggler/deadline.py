@@ -182,9 +182,9 @@ class AutoDeadline(ArrivalRule):
     size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise ratio D/F may become. Candidates are
     quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
     warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
-    deadline, with its own p. Who waits for all by choice chooses anew as soon as an arrival takes twice as long as all before
-    the choice: a spell of slowness would last until the next plan. When a row of steps without any arrival had, by their promises, a chance below 1e-6, the past
-    is forgotten and the warm-up begins anew.
+    deadline, with its own p. A rule that waits for all by choice is `surprised`, and to be retuned at once, when an
+    arrival takes twice as long as any before the choice: a slow spell would be waited for until the next plan. When a row of
+    steps without any arrival had, by their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
     """
 
     _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody", "longest", "surprised")

@@ -278,15 +278,15 @@ def test_a_spell_after_the_choice_to_wait_is_a_surprise_once() -> None:
     rule.retune()
     assert rule.waits
     run(rule, 0.1 + 0.05 * rng.random((4, N)), first=12)
-    assert not rule.surprised
+    assert [rule.surprised] == [False]
     run(rule, np.array([[0.1, 0.1, 0.1, 0.9]]), first=16)
-    assert rule.surprised
+    assert [rule.surprised] == [True]
     again = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
     again.load_state_dict(rule.state_dict())
     assert again.surprised
     assert rule.retune()
     assert rule.deadline < 0.5
-    assert not rule.surprised
+    assert [rule.surprised] == [False]
 
 
 def test_a_slow_worker_is_waited_for_once_in_a_run_that_waited_by_choice() -> None:

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 import gcdist
+from gcdist.bench.processes import end_with_benchmark
 from gcdist.observe import read_metrics
 from gcdist.observe.folder import read_lines
 from gcdist.tasks import load_task
@@ -199,7 +200,7 @@ def compare(options: argparse.Namespace) -> None:
         raise SystemExit(f"--methods: {', '.join(unknown)} unknown; allowed: {', '.join(METHODS)}")
     jobs = [(method, seed, options) for seed in range(options.seeds) for method in methods]
     if options.jobs > 1:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), end_with_benchmark) as pool:
             for line in pool.map(work, jobs):
                 print(line, flush=True)
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gcdist.bench.cells import Cell, Deadline, Outcome
@@ -80,7 +80,10 @@ def tune(cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outc
     def cost(lr: float, deadline: Deadline) -> float:
         key = (lr, deadline)
         if key not in known:
-            known[key] = cost_of([run(cell.with_choice(lr, deadline, seed)) for seed in seeds], cell)
+            # one run that takes longer makes a mean that is worse than the best: it need not go on
+            longest = len(seeds) * min(known.values(), default=math.inf)
+            tried = replace(cell, budget=min(cell.budget, longest))
+            known[key] = cost_of([run(tried.with_choice(lr, deadline, seed)) for seed in seeds], tried)
         return known[key]
 
     what = cell.what
@@ -101,7 +104,7 @@ def _search(cost: Callable[[float], float], start: float, factor: float, name: s
     Where every point fails, the grid grows to smaller step sizes and to longer deadlines. ``least`` and ``most`` are no
     edges: beyond them the value has no meaning.
     """
-    values = {i: cost(_point(start, factor, i)) for i in (-1, 0, 1)}
+    values = {i: cost(_point(start, factor, i)) for i in (0, -1, 1)}
     for _ in range(GROW_MOST):
         at = min(values, key=lambda i: (values[i], abs(i)))
         low, high = min(values), max(values)

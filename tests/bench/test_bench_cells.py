@@ -107,6 +107,21 @@ def test_tuning_finds_the_least_cost_and_never_an_edge() -> None:
         tune(cell("sync"), [7], 0.1, lambda made: outcome(1 / made.lr))
 
 
+def test_tuning_ends_runs_that_cannot_be_the_best_any_more_and_chooses_the_same() -> None:
+    budgets = []
+
+    def run(made: Cell) -> Outcome:
+        budgets.append(made.budget)
+        seconds = 3.0 + np.log(made.lr / 0.1) ** 2
+        return outcome(float(seconds) if seconds <= made.budget else None)
+
+    choice = tune(cell("sync"), [7, 8], 0.8, run)
+    assert choice.lr == 0.1
+    assert budgets[:2] == [20.0] * 2
+    assert budgets[-1] == pytest.approx(2 * choice.cost)
+    assert choice.cost == pytest.approx(3.0)
+
+
 def test_tuning_looks_for_a_step_size_that_does_not_diverge() -> None:
     choice = tune(cell("sync"), [7], 0.8, lambda made: Outcome("diverged") if made.lr > 0.06 else outcome(1 / made.lr))
     assert choice.lr == 0.05

@@ -16,7 +16,8 @@ from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
 
 SEED = 1000  # neither the benchmark's nor the tuning's
-SECONDS = 5.0  # of each run
+SECONDS, PACES = 5.0, 60.0  # a run lasts as long as the longer of the two
+NEVER = -1.0  # a loss
 FITS = 5  # corrections of the constants
 WARM = 5  # steps that are not measured
 DELAYED = "mild"  # its delays are longer than anybody's computing, and its rounds short
@@ -32,8 +33,9 @@ class Machine:
 
 
 def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:
-    """The two runs: nobody late, and delays that hide the computing. Their target is never reached."""
-    run = replace(cell, scheme="sync", seed=SEED, deadline="wait", target=1e-300, budget=SECONDS)
+    """The two runs: nobody late, and delays that hide the computing."""
+    budget = max(SECONDS, PACES * cell.pace)
+    run = replace(cell, scheme="sync", seed=SEED, deadline="wait", target=NEVER, budget=budget)
     run = replace(run, lr=get_problem(cell.problem).lr)
     return replace(run, delays="none"), replace(run, delays=DELAYED)
 
@@ -83,7 +85,7 @@ class _Figures:
     def of(free: Outcome, delayed: Outcome, slowest: Callable[[int], float]) -> _Figures:
         for outcome in (free, delayed):
             if len(outcome.rounds) < 2 * WARM:
-                why = outcome.why or f"{len(outcome.rounds)} steps in {SECONDS:g} s; {2 * WARM} are needed"
+                why = outcome.why or f"{len(outcome.rounds)} steps; {2 * WARM} are needed"
                 raise ConfigError(f"pace: the simulator cannot be told how fast this machine is: {why}")
         beyond = [taken - slowest(step) for step, taken in enumerate(delayed.rounds)]
         steps = zip(delayed.ends, delayed.ends[1:], delayed.rounds[1:], strict=False)

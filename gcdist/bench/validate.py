@@ -67,9 +67,8 @@ def read_pairs(path: Path) -> list[Pair]:
     """What was written from `pair_rows`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
-        del row["error"], row["target_error"]
-        row |= {key: math.nan for key in ("real_target", "predicted_target") if row[key] is None}
-    return [Pair(**row) for row in rows]
+        row |= {key: math.nan for key in ("real_target", "predicted_target") if row.get(key) is None}
+    return [Pair(**{key: row[key] for key in Pair.__dataclass_fields__}) for row in rows]
 
 
 def validation_lines(pairs: Sequence[Pair]) -> list[str]:

@@ -134,7 +134,7 @@ class StragglerConfig(Section):
     """The deadline of a step and the probability of missing it."""
 
     deadline: Deadline = "auto"
-    noise_most: Positive = 0.1
+    noise_most: Positive = 0.2
     max_wait: Positive = 60.0
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     p: Misses = "measured"

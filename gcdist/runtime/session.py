@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -143,6 +144,7 @@ class Session:
                 delays=self.delays,
                 noise_most=straggler.noise_most,
                 headroom=min(self.config.code.load_most, HEADROOM_MOST) if self._grows else 1.0,
+                share_most=self.config.code.load_most if self._grows else math.inf,
             ),
         )
         return self._scheme(self.code, rule, on_plan)

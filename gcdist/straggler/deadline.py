@@ -178,8 +178,10 @@ class AutoDeadline(ArrivalRule):
     That is the wall clock to a given accuracy if the step size follows the noise, with ``F = sum (1-p_i)/(p_i+omega_i)`` and
     independent arrivals. D is how many times larger the noise is than for partitions that agree, as it was observed (ours:
     with D = 1 the deadline is far too short where partitions differ). A plan may give a worker ``headroom`` times what it
-    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. The user's step
-    size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise ratio D/F may become. Candidates are
+    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. A plan gives
+    nobody more than ``share_most`` times an even share: 1/F becomes the least noise of such shares (ours: few fast workers
+    cannot stand for all). The user's step size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise
+    may become. Candidates are
     quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
     warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
     deadline, with its own p. A rule that waits for all by choice is `surprised`, and to be retuned at once, when an
@@ -196,18 +198,22 @@ class AutoDeadline(ArrivalRule):
         warmup_steps: int,
         p: Literal["measured", "model"] = "measured",
         delays: DelayModel | None = None,
-        noise_most: float = 0.1,
+        noise_most: float = 0.2,
         headroom: float = 1.0,
+        share_most: float = math.inf,
     ) -> None:
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
         if not headroom >= 1:
             raise ValueError(f"headroom: found {headroom}; should be at least 1")
+        if not share_most >= 1:
+            raise ValueError(f"share_most: found {share_most}; should be at least 1")
         if not noise_most > 0:
             raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._noise_most = noise_most
         self._headroom = headroom
+        self._share_most = share_most
         self._deadline = max_wait
         # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
         self._promised = self._promised_last = self._doubt = 0.0
@@ -298,12 +304,32 @@ class AutoDeadline(ArrivalRule):
         seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
         p_NG = self._p_NG(tau_G, out_NG)[live_N]
         p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
-        F_G = np.sum((1 - p_NG) / (p_NG + omega_N[live_N, None]), axis=0)
-        noise_G = disagreement / np.maximum(F_G, 1e-12)
+        noise_G = disagreement * self._least_noise(p_NG, omega_N[live_N])
         p_wait_N = self._waiting_N()[live_N]
-        noise_wait = disagreement / max(1e-12, float(np.sum((1 - p_wait_N) / (p_wait_N + omega_N[live_N]))))
+        noise_wait = disagreement * float(self._least_noise(p_wait_N[:, None], omega_N[live_N])[0])
         allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
         return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
+
+    def _least_noise(self, p_NG: F64, omega_N: F64) -> F64:
+        """The least ``sum Y_i^2 (p_i+omega_i)/(1-p_i)`` of shares that sum to 1, none above ``share_most/n``: (G,).
+
+        1/F where no share is bounded. Shares are in proportion to reliability up to the bound (water-filling).
+        """
+        worth_NG = np.sort((1 - p_NG) / (p_NG + omega_N[:, None]), axis=0)[::-1]  # the most reliable first
+        n = len(worth_NG)
+        most = min(self._share_most / n, 1.0)
+        rest_NG = np.cumsum(worth_NG[::-1], axis=0)[::-1]  # of this one and all less reliable ones
+        bounded_N = most * np.arange(n)[:, None]  # what the ones before have, if they are at the bound
+        with np.errstate(divide="ignore", invalid="ignore"):
+            level_NG = (1 - bounded_N) / rest_NG
+            fits_NG = (level_NG * worth_NG <= most * (1 + 1e-9)) & (bounded_N < 1)
+            first_G = np.argmax(fits_NG, axis=0)
+            picked_G = np.arange(p_NG.shape[1])
+            level_G = level_NG[first_G, picked_G]
+            before_NG = np.arange(n)[:, None] < first_G
+            bound_G = np.sum(np.where(before_NG, most**2 / worth_NG, 0.0), axis=0)
+            noise_G = bound_G + level_G**2 * rest_NG[first_G, picked_G]
+        return np.where(fits_NG.any(axis=0) & np.isfinite(noise_G), noise_G, 1e12)
 
     def _p_NG(self, tau_G: F64, out_NG: F64) -> F64:
         if self._delays is None:
@@ -327,8 +353,9 @@ def make_stop_rule(
     prior_weight: float = 2.0,
     window: int = 200,
     delays: DelayModel | None = None,
-    noise_most: float = 0.1,
+    noise_most: float = 0.2,
     headroom: float = 1.0,
+    share_most: float = math.inf,
 ) -> ArrivalRule:
     """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
 
@@ -341,5 +368,5 @@ def make_stop_rule(
     if deadline == "auto":
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom)
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom, share_most)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.library import Library
+from torch import library as torch_library
 
 from gcdist.tasks.coco.boxes import nms
 
@@ -48,7 +48,7 @@ def torchvision() -> Any:
 
 def define_nms() -> None:
     """Define the operators ``torchvision::nms`` and ``qnms``, which must not exist yet."""
-    make: Any = Library  # which has no types
+    make: Any = vars(torch_library)["Library"]  # which has no types
     operators = make(NAMESPACE, "FRAGMENT")
     operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

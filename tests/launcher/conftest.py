@@ -23,7 +23,9 @@ class Launched:
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         self.out, self.err = folder / "out", folder / "err"
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: its children would ignore it too
+        if (
+            signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        ):  # a shell's background job: its children would ignore it too
             signal.signal(signal.SIGINT, signal.default_int_handler)
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(

@@ -86,7 +86,7 @@ class _Figures:
         for outcome in (free, delayed):
             if len(outcome.rounds) < 2 * WARM:
                 why = outcome.why or f"{len(outcome.rounds)} steps; {2 * WARM} are needed"
-                raise ConfigError(f"pace: the simulator cannot be told how fast this machine is: {why}")
+                raise ConfigError(f"the simulator cannot be told how fast this machine is: {why}")
         beyond = [taken - slowest(step) for step, taken in enumerate(delayed.rounds)]
         steps = zip(delayed.ends, delayed.ends[1:], delayed.rounds[1:], strict=False)
         between = [end - before - taken for before, end, taken in steps]

@@ -10,6 +10,7 @@ from gcdist.coding.errors import (
     spread_error,
     worst_error,
 )
+from gcdist.coding.flow import least_noise
 from gcdist.coding.optimal import row_costs, row_sums, total_gain
 from gcdist.coding.registry import WAITING, code_names, get_code
 
@@ -23,6 +24,7 @@ __all__ = [
     "exact_error",
     "exact_error_of_samples",
     "get_code",
+    "least_noise",
     "row_costs",
     "row_sums",
     "spectral_ratio",

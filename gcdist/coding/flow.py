@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_array, csr_array, vstack
@@ -31,6 +33,23 @@ def capped_row_sums(cost_N: F64, total: float, cap_N: F64) -> F64:
         level = (total - capped) / rate_left
     first = int(np.flatnonzero((level <= full_at_N[order] * (1 + 1e-12)) & (rate_left > 0))[0])
     return np.asarray(np.minimum(cap_N, rate_N * level[first]), np.float64)
+
+
+def least_noise(cost_N: F64, share_most: float = math.inf) -> float:
+    """The least ``sum c_i Y_i^2`` of shares Y that sum to 1, none above ``share_most/n``; 1/F where none is bounded.
+
+    Infinity if the usable rows cannot have it all.
+
+    >>> round(least_noise(np.array([1.0, 1.0, 2.0])), 4), round(least_noise(np.array([1.0, 1.0, 2.0]), 1.0), 4)
+    (0.4, 0.4444)
+    """
+    n = len(cost_N)
+    try:
+        Y_N = capped_row_sums(cost_N, 1.0, np.full(n, share_most / n))
+    except ValueError:
+        return math.inf
+    used_N = Y_N > 0
+    return float(cost_N[used_N] @ Y_N[used_N] ** 2)
 
 
 def _rates(cost_N: F64) -> F64:

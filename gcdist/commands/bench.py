@@ -77,8 +77,9 @@ def wallclock(
         typer.echo(json.dumps(plain({**results_json(results), "simulator": pair_rows(pairs)})))
     else:
         print_tables(results, Console())
-        print("the simulator against all runs of this folder (gcdist bench validate):")
-        print(validation_lines(pairs)[-1])
+        if pairs:
+            print("the simulator against all runs of this folder (gcdist bench validate):")
+            print(validation_lines(pairs)[-1])
         print(f"results: {out}")
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gcdist.coding import WAITING, get_code
+from gcdist.coding import WAITING, get_code, least_noise
 from gcdist.config import Config, ConfigError, shared_settings
 from gcdist.planning import PlanReport
 from gcdist.protocol import PROTOCOL, Hello
@@ -144,7 +144,7 @@ class Session:
                 delays=self.delays,
                 noise_most=straggler.noise_most,
                 headroom=min(self.config.code.load_most, HEADROOM_MOST) if self._grows else 1.0,
-                share_most=self.config.code.load_most if self._grows else math.inf,
+                noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
             ),
         )
         return self._scheme(self.code, rule, on_plan)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,17 @@ _GRID = 64  # candidate deadlines: quantiles of the arrivals seen
 _EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
 _DOUBT = 1e-6  # steps in a row without any arrival that were promised with less than this: the past no longer holds
 _SURPRISE = 2.0  # times the longest arrival that a choice to wait for all was made by: it is made anew
+_HUGE = 1e12  # noise of a plan that cannot be
 _KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
+
+
+# the least sum of c_i Y_i^2 over a plan's shares Y, which sum to 1, by the costs c_i = (p_i+omega_i)/(1-p_i) of the live
+Noise: TypeAlias = Callable[[F64], float]
+
+
+def _one_over_F(cost_N: F64) -> float:
+    """`Noise` of shares without bounds."""
+    return 1 / float(np.sum(1 / cost_N)) if np.isfinite(cost_N).any() else math.inf
 
 
 class ArrivalRule:
@@ -178,9 +188,9 @@ class AutoDeadline(ArrivalRule):
     That is the wall clock to a given accuracy if the step size follows the noise, with ``F = sum (1-p_i)/(p_i+omega_i)`` and
     independent arrivals. D is how many times larger the noise is than for partitions that agree, as it was observed (ours:
     with D = 1 the deadline is far too short where partitions differ). A plan may give a worker ``headroom`` times what it
-    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. A plan gives
-    nobody more than ``share_most`` times an even share: 1/F becomes the least noise of such shares (ours: few fast workers
-    cannot stand for all). The user's step size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise
+    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. Plans bound what
+    a worker has: ``noise`` tells the least noise that they reach, in place of 1/F (ours: few fast workers cannot stand for
+    all). The user's step size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise
     may become. Candidates are
     quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
     warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
@@ -200,20 +210,18 @@ class AutoDeadline(ArrivalRule):
         delays: DelayModel | None = None,
         noise_most: float = 0.2,
         headroom: float = 1.0,
-        share_most: float = math.inf,
+        noise: Noise | None = None,
     ) -> None:
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
         if not headroom >= 1:
             raise ValueError(f"headroom: found {headroom}; should be at least 1")
-        if not share_most >= 1:
-            raise ValueError(f"share_most: found {share_most}; should be at least 1")
         if not noise_most > 0:
             raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._noise_most = noise_most
         self._headroom = headroom
-        self._share_most = share_most
+        self._noise = noise or _one_over_F
         self._deadline = max_wait
         # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
         self._promised = self._promised_last = self._doubt = 0.0
@@ -245,7 +253,7 @@ class AutoDeadline(ArrivalRule):
         super().load_state_dict(state)
         if "deadline" in state:
             for name in self._LEARNED:
-                setattr(self, f"_{name}", state[name])
+                setattr(self, f"_{name}", state.get(name, getattr(self, f"_{name}")))
             self._deadline = min(self._deadline, self.max_wait)
 
     def observe(self, seen: Seen) -> None:
@@ -304,32 +312,17 @@ class AutoDeadline(ArrivalRule):
         seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
         p_NG = self._p_NG(tau_G, out_NG)[live_N]
         p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
-        noise_G = disagreement * self._least_noise(p_NG, omega_N[live_N])
+        noise_G = disagreement * self._noise_G(p_NG, omega_N[live_N])
         p_wait_N = self._waiting_N()[live_N]
-        noise_wait = disagreement * float(self._least_noise(p_wait_N[:, None], omega_N[live_N])[0])
+        noise_wait = disagreement * float(self._noise_G(p_wait_N[:, None], omega_N[live_N])[0])
         allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
         return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
 
-    def _least_noise(self, p_NG: F64, omega_N: F64) -> F64:
-        """The least ``sum Y_i^2 (p_i+omega_i)/(1-p_i)`` of shares that sum to 1, none above ``share_most/n``: (G,).
-
-        1/F where no share is bounded. Shares are in proportion to reliability up to the bound (water-filling).
-        """
-        worth_NG = np.sort((1 - p_NG) / (p_NG + omega_N[:, None]), axis=0)[::-1]  # the most reliable first
-        n = len(worth_NG)
-        most = min(self._share_most / n, 1.0)
-        rest_NG = np.cumsum(worth_NG[::-1], axis=0)[::-1]  # of this one and all less reliable ones
-        bounded_N = most * np.arange(n)[:, None]  # what the ones before have, if they are at the bound
-        with np.errstate(divide="ignore", invalid="ignore"):
-            level_NG = (1 - bounded_N) / rest_NG
-            fits_NG = (level_NG * worth_NG <= most * (1 + 1e-9)) & (bounded_N < 1)
-            first_G = np.argmax(fits_NG, axis=0)
-            picked_G = np.arange(p_NG.shape[1])
-            level_G = level_NG[first_G, picked_G]
-            before_NG = np.arange(n)[:, None] < first_G
-            bound_G = np.sum(np.where(before_NG, most**2 / worth_NG, 0.0), axis=0)
-            noise_G = bound_G + level_G**2 * rest_NG[first_G, picked_G]
-        return np.where(fits_NG.any(axis=0) & np.isfinite(noise_G), noise_G, 1e12)
+    def _noise_G(self, p_NG: F64, omega_N: F64) -> F64:
+        """The least noise of a plan at each column's p, for partitions that agree; at most `_HUGE`."""
+        with np.errstate(divide="ignore"):
+            cost_NG = (p_NG + omega_N[:, None]) / (1 - p_NG)
+        return np.minimum([self._noise(cost_N) for cost_N in cost_NG.T], _HUGE)
 
     def _p_NG(self, tau_G: F64, out_NG: F64) -> F64:
         if self._delays is None:
@@ -355,7 +348,7 @@ def make_stop_rule(
     delays: DelayModel | None = None,
     noise_most: float = 0.2,
     headroom: float = 1.0,
-    share_most: float = math.inf,
+    noise: Noise | None = None,
 ) -> ArrivalRule:
     """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
 
@@ -368,5 +361,5 @@ def make_stop_rule(
     if deadline == "auto":
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom, share_most)
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom, noise)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

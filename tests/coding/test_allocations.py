@@ -20,7 +20,7 @@ from gcdist.coding.errors import (
     spread_error,
     worst_error,
 )
-from gcdist.coding.flow import capped_row_sums, held_row_sums
+from gcdist.coding.flow import capped_row_sums, held_row_sums, least_noise
 from gcdist.coding.optimal import row_costs, row_sums, total_gain
 from gcdist.planning import make_plan, noise_ratio
 from gcdist.types import F64, Problem
@@ -285,6 +285,15 @@ def test_capped_row_sums_against_an_optimiser() -> None:
             options={"ftol": 1e-15},
         )
         assert cost @ Y**2 == pytest.approx(found.fun, rel=1e-8)
+
+
+def test_least_noise_between_even_shares_and_one_over_F() -> None:
+    cost = np.array([0.01, 0.02, 0.5, 9.0])
+    assert least_noise(cost) == pytest.approx(1 / np.sum(1 / cost))
+    assert least_noise(cost, 1.0) == pytest.approx(cost.sum() / 16)
+    assert least_noise(cost) < least_noise(cost, 2.0) < least_noise(cost, 1.25) < least_noise(cost, 1.0)
+    assert least_noise(np.append(cost[:3], np.inf), 1.0) == np.inf
+    assert least_noise(np.append(cost[:3], np.inf), 2.0) < np.inf
 
 
 def test_holders_against_an_optimiser() -> None:

@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
-from gcdist.straggler import WAIT_P, ArrivalRule, Arrivals, AutoDeadline, make_delays, make_stop_rule
+from gcdist.coding import least_noise
+from gcdist.straggler import WAIT_P, ArrivalRule, AutoDeadline, make_delays, make_stop_rule
 from gcdist.types import F64, Mask, Plan, Seen
 
 N = 4
@@ -305,40 +305,13 @@ def test_a_slow_worker_is_waited_for_once_in_a_run_that_waited_by_choice() -> No
     assert spent < 0.8 + 13 * 0.2 + 0.8
 
 
-@pytest.mark.parametrize("share_most", [1.0, 1.25, 2.0, math.inf])
-def test_the_least_noise_of_bounded_shares(share_most: float) -> None:
-    """Against a numerical optimiser; without a bound it is 1/F."""
-    rule = AutoDeadline(Arrivals(N), 60.0, 5, share_most=share_most)
-    rng = np.random.default_rng(5)
-    p_NG = np.clip(rng.beta(0.5, 0.5, (N, 30)), 1e-6, 0.999)
-    omega_N = rng.uniform(0, 0.3, N)
-    found_G = rule._least_noise(p_NG, omega_N)
-    most = min(share_most / N, 1.0)
-    for g in range(30):
-        c_N = (p_NG[:, g] + omega_N) / (1 - p_NG[:, g])
-        if math.isinf(share_most):
-            assert found_G[g] == pytest.approx(1 / np.sum(1 / c_N))
-        scale = float(c_N.mean()) / N
-        best = minimize(
-            lambda Y, c=c_N / scale: float(c @ Y**2),
-            np.full(N, 1 / N),
-            jac=lambda Y, c=c_N / scale: 2 * c * Y,
-            bounds=[(0, most)] * N,
-            constraints={"type": "eq", "fun": lambda Y: Y.sum() - 1},
-            method="SLSQP",
-            options={"maxiter": 500, "ftol": 1e-14},
-        )
-        assert found_G[g] == pytest.approx(best.fun * scale, rel=1e-3)
-    nobody = rule._least_noise(np.ones((N, 1)), np.zeros(N))
-    assert nobody[0] >= 1e12
-
-
 def test_few_fast_workers_cannot_stand_for_all() -> None:
     """Three of eight workers always take a fifth of the others' time; with a bound on shares the others are waited for."""
     times = np.tile([0.1, 0.02, 0.02, 0.02, 0.1, 0.1, 0.1, 0.1], (60, 1)) * (
         1 + 0.1 * np.random.default_rng(6).random((60, 8))
     )
-    free, bound = (make_stop_rule(8, "auto", warmup_steps=60, share_most=most) for most in (math.inf, 1.25))
+    free = make_stop_rule(8, "auto", warmup_steps=60)
+    bound = make_stop_rule(8, "auto", warmup_steps=60, noise=lambda cost_N: least_noise(cost_N, 1.25))
     for rule in (free, bound):
         run(rule, times)
         rule.retune(disagreement=4.0)

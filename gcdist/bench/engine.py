@@ -21,7 +21,7 @@ from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cel
 from gcdist.bench.scenarios import make_scenario
 from gcdist.bench.tables import load_results
 from gcdist.bench.tuning import Choice, tune
-from gcdist.bench.validate import Pair, compare, pair_rows
+from gcdist.bench.validate import Pair, compare, pair_rows, read_pairs
 from gcdist.config import ConfigError
 
 TUNING_SEEDS = (1001, 1002)  # never those of the benchmark
@@ -220,9 +220,12 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
     return [there[cell.place] for cell in cells]
 
 
-def validated(out: Path, cores: int) -> list[Pair]:
-    """The simulator against every real run of the folder; also its ``validation.json``."""
-    results, machines = load_results(out), {}
+def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
+    """The simulator against every real run of the folder; also its ``validation.json``.
+
+    Without ``anew``, what that file has of the same runs is kept.
+    """
+    results, machines, path = load_results(out), {}, out / "validation.json"
     for problem in {cell.problem for cell, _ in results}:
         known = out / "machine" / f"{problem}.json"
         machines[problem] = Machine(**json.loads(known.read_text(encoding="utf-8"))) if known.exists() else None
@@ -231,8 +234,8 @@ def validated(out: Path, cores: int) -> list[Pair]:
         with ProcessPoolExecutor(cores, mp_context=forkserver(), initializer=end_with_benchmark) as pool:
             return list(pool.map(simulated, cells, [machines[cell.problem] for cell in cells]))
 
-    pairs = compare(results, predict)
-    write_json(out / "validation.json", pair_rows(pairs))
+    pairs = compare(results, predict, read_pairs(path) if path.exists() and not anew else ())
+    write_json(path, pair_rows(pairs))
     return pairs
 
 

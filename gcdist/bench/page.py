@@ -24,7 +24,7 @@ from gcdist.bench.tables import (
     speed_ups,
 )
 from gcdist.bench.tables import time_text as text_of
-from gcdist.bench.validate import read_pairs, validation_lines
+from gcdist.bench.validate import read_pairs, summary, validation_lines
 
 ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
@@ -74,7 +74,10 @@ def _validation(folders: Sequence[Path]) -> list[str]:
                 "knows the machine from two short runs of waiting for all:"
             )
             lines += [] if lines else ["## The simulator against these runs", ""]
-            lines += [about, "", *validation_lines(pairs), ""]
+            lines += [about, ""]
+            for by in ("scenario", "scheme"):
+                lines += [*validation_lines(pairs, [by]), ""]
+            lines += [summary(pairs), ""]
     return lines
 
 

@@ -114,7 +114,7 @@ def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Pat
     schemes = in_registry_order({cell.scheme for cell, _ in results} - {of})
     for i, scheme in enumerate(schemes):
         points = [(n, tables[n][problem, scenario, scheme]) for n in sizes if (problem, scenario, scheme) in tables[n]]
-        if not points:
+        if len(points) < 2:
             continue
         n, middle = [p[0] for p in points], np.array([p[1][0] for p in points])
         spread = np.array([[p[1][0] - p[1][1], p[1][2] - p[1][0]] for p in points]).T

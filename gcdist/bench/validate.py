@@ -44,18 +44,33 @@ class Pair:
         """Of the time to the target, relative; NaN unless both reached it."""
         return abs(self.predicted_target / self.real_target - 1)
 
+    def is_of(self, cell: Cell, real: Outcome) -> bool:
+        """Whether it is this very run that was predicted, not one that was made anew since."""
+        same = cell.workers == self.workers and len(real.ends) >= self.steps
+        return same and real.ends[self.steps - 1] == self.real
 
-def compare(results: Results, predict: Callable[[Sequence[Cell]], Iterable[Outcome]]) -> list[Pair]:
-    """Predict every run of gcdist's own (the simulator has no DDP) that made at least ``LEAST_STEPS`` steps."""
+
+def compare(
+    results: Results, predict: Callable[[Sequence[Cell]], Iterable[Outcome]], known: Sequence[Pair] = ()
+) -> list[Pair]:
+    """Predict every run of gcdist's own (the simulator has no DDP) that made at least ``LEAST_STEPS`` steps.
+
+    ``known``: from before; a run that has not been made again since is not predicted again.
+    """
     own = [(cell, real) for cell, real in results if cell.what.engine == "gcdist" and len(real.ends) >= LEAST_STEPS]
-    pairs = []
-    for (cell, real), predicted in zip(own, predict([cell for cell, _ in own]), strict=True):
+    before = {(pair.scenario, pair.scheme, pair.seed): pair for pair in known}
+    found = {cell.place: pair for cell, real in own if (pair := before.get(_run_of(cell))) and pair.is_of(cell, real)}
+    missing = [(cell, real) for cell, real in own if cell.place not in found]
+    for (cell, real), predicted in zip(missing, predict([cell for cell, _ in missing]), strict=True):
         steps = min(len(real.ends), len(predicted.ends))
         if steps >= LEAST_STEPS:
             times = real.ends[steps - 1], predicted.ends[steps - 1], real.seconds, predicted.seconds
-            name = f"{cell.problem}, {cell.scenario.name}"
-            pairs.append(Pair(name, cell.scheme, cell.seed, cell.workers, steps, *times))
-    return pairs
+            found[cell.place] = Pair(*_run_of(cell), cell.workers, steps, *times)
+    return [found[cell.place] for cell, _ in own if cell.place in found]
+
+
+def _run_of(cell: Cell) -> tuple[str, str, int]:
+    return f"{cell.problem}, {cell.scenario.name}", cell.scheme, cell.seed
 
 
 def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
@@ -71,23 +86,30 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(**{key: row[key] for key in Pair.__dataclass_fields__}) for row in rows]
 
 
-def validation_lines(pairs: Sequence[Pair]) -> list[str]:
-    """A Markdown table by scenario and scheme, and the median and worst error of all."""
-    lines = [
-        "| scenario | scheme | runs | real s | predicted s | median error | worst | time to target: median error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for key in dict.fromkeys((pair.scenario, pair.scheme) for pair in pairs):
-        here = [pair for pair in pairs if (pair.scenario, pair.scheme) == key]
+def validation_lines(pairs: Sequence[Pair], by: Sequence[str] = ("scenario", "scheme")) -> list[str]:
+    """A Markdown table with a row for each value of the attributes ``by``."""
+    heads = *by, "runs", "real s", "predicted s", "median error", "worst", "time to target: median error"
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for key in dict.fromkeys(_key(pair, by) for pair in pairs):
+        here = [pair for pair in pairs if _key(pair, by) == key]
         real, predicted = median(p.real for p in here), median(p.predicted for p in here)
         errors = [pair.error for pair in here]
         off = f"{median(errors):.1%} | {max(errors):.1%} | {_of_targets(here, 'median')}"
-        lines.append(f"| {key[0]} | `{key[1]}` | {len(here)} | {real:.2f} | {predicted:.2f} | {off} |")
-    if pairs:
-        errors = [pair.error for pair in pairs]
-        lines += ["", f"All {len(pairs)} runs: median error {median(errors):.1%}, worst {max(errors):.1%}."]
-        lines[-1] += f" Time to the target: {_of_targets(pairs, 'median')}, worst {_of_targets(pairs, 'worst')}."
+        lines.append(f"| {' | '.join(key)} | {len(here)} | {real:.2f} | {predicted:.2f} | {off} |")
     return lines
+
+
+def summary(pairs: Sequence[Pair]) -> str:
+    """The median and worst error of all runs, in a sentence or two."""
+    if not pairs:
+        return f"No run of {LEAST_STEPS} steps or more that the simulator could predict."
+    errors = [pair.error for pair in pairs]
+    text = f"All {len(pairs)} runs: median error {median(errors):.1%}, worst {max(errors):.1%}."
+    return f"{text} Time to the target: {_of_targets(pairs, 'median')}, worst {_of_targets(pairs, 'worst')}."
+
+
+def _key(pair: Pair, by: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"`{pair.scheme}`" if name == "scheme" else str(getattr(pair, name)) for name in by)
 
 
 def _of_targets(pairs: Sequence[Pair], what: Literal["median", "worst"]) -> str:

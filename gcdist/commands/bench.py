@@ -18,7 +18,7 @@ from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
 from gcdist.bench.schemes import SCHEMES
 from gcdist.bench.tables import print_tables, results_json
-from gcdist.bench.validate import pair_rows, validation_lines
+from gcdist.bench.validate import pair_rows, summary, validation_lines
 from gcdist.config import ConfigError
 from gcdist.observe import plain
 
@@ -72,14 +72,13 @@ def wallclock(
     note_command(out, shlex.join(["gcdist", *sys.argv[1:]]))
     using = cores or os.cpu_count() or 1
     results = run(asked, out, lambda line: print(line, file=to, flush=True), using)
-    pairs = validated(out, using)
+    pairs = validated(out, using, anew=False)
     if as_json:
         typer.echo(json.dumps(plain({**results_json(results), "simulator": pair_rows(pairs)})))
     else:
         print_tables(results, Console())
-        if pairs:
-            print("the simulator against all runs of this folder (gcdist bench validate):")
-            print(validation_lines(pairs)[-1])
+        print("the simulator against all runs of this folder (gcdist bench validate):")
+        print(summary(pairs))
         print(f"results: {out}")
 
 
@@ -94,7 +93,8 @@ def validate(
     Example: gcdist bench validate runs/wallclock
     """
     pairs = validated(folder, cores or os.cpu_count() or 1)
-    typer.echo(json.dumps(plain(pair_rows(pairs))) if as_json else "\n".join(validation_lines(pairs)))
+    text = "\n".join([*validation_lines(pairs), "", summary(pairs)])
+    typer.echo(json.dumps(plain(pair_rows(pairs))) if as_json else text)
 
 
 @bench.command("report")

@@ -13,7 +13,7 @@ from gcdist.bench.scenarios import BUILT_IN, make_scenario
 from gcdist.bench.schemes import SCHEMES, BenchScheme, register
 from gcdist.bench.tables import entries, ratio_text, remarks, speed_ups, time_text, verdict
 from gcdist.bench.tuning import Choice, cost_of, tune
-from gcdist.bench.validate import compare, pair_rows, read_pairs, validation_lines
+from gcdist.bench.validate import compare, pair_rows, read_pairs, summary, validation_lines
 from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
 from gcdist.types import RunHaltedError
@@ -223,10 +223,15 @@ def test_the_comparison_takes_as_many_steps_as_both_made(tmp_path: Path) -> None
     pairs = compare(runs, lambda cells: [predicted for _ in cells])
     assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
     assert pairs[0].error == pytest.approx(0.1)
-    assert "median error 10.0%, worst 10.0%. Time to the target: 0.0%, worst 0.0%." in validation_lines(pairs)[-1]
+    assert "median error 10.0%, worst 10.0%. Time to the target: 0.0%, worst 0.0%." in summary(pairs)
+    assert "No run" in summary([])
+    assert validation_lines(pairs, ["scheme"])[2:] == ["| `sync` | 1 | 2.00 | 2.20 | 10.0% | 10.0% | 0.0% |"]
     write_json(tmp_path / "pairs.json", pair_rows([*pairs, replace(pairs[0], predicted_target=float("nan"))]))
     again = read_pairs(tmp_path / "pairs.json")
     assert again[0] == pairs[0]
+    assert compare(runs, lambda cells: [outcome(9.0) for _ in cells], again[:1]) == pairs  # known: not predicted
+    runs[0] = cell("sync"), replace(real, ends=[0.2 * i for i in range(1, 21)])
+    assert compare(runs, lambda cells: [predicted for _ in cells], again[:1])[0].real == pytest.approx(4.0)
     assert np.isnan(again[1].target_error)
 
 

@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from datetime import timedelta
+from functools import wraps
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -96,9 +97,10 @@ def _die_if_told(config: Config, rank: int, step: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _bf16(state: None, bucket: Any) -> torch.futures.Future[Tensor]:
+@wraps(default_hooks.bf16_compress_hook, assigned=())  # DDP looks at the signature
+def _bf16(*args: Any) -> Any:
     """PyTorch's own hook under another name: DDP refuses it by name without CUDA, though gloo adds bfloat16."""
-    return default_hooks.bf16_compress_hook(state, bucket)  # type: ignore[arg-type]
+    return default_hooks.bf16_compress_hook(*args)
 
 
 def _hook(model: DistributedDataParallel, name: str) -> None:

@@ -27,6 +27,7 @@ SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
 DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
 PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
 CORES_HELP = "Processes that simulate; without it one for each core."
+WIDTH = 120  # of tables that go to a file
 QUICK = "ddp,sync,ignore-rescaled,osgc,joint,joint-auto"
 
 
@@ -76,7 +77,7 @@ def wallclock(
     if as_json:
         typer.echo(json.dumps(plain({**results_json(results), "simulator": pair_rows(pairs)})))
     else:
-        print_tables(results, Console())
+        print_tables(results, Console(width=None if sys.stdout.isatty() else WIDTH))
         print("the simulator against all runs of this folder (gcdist bench validate):")
         print(summary(pairs))
         print(f"results: {out}")

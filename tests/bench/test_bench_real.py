@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gcdist.bench.cells import read_outcome
+from gcdist.bench.cells import Cell, read_outcome
+from gcdist.bench.ddp import POWERSGD_FROM
+from gcdist.bench.processes import forkserver, run_cell
 
 LIMIT = 120.0  # seconds
 
@@ -45,6 +47,14 @@ def test_the_whole_command(tmp_path: Path) -> None:
         cell, outcome = read_outcome(path)
         assert outcome.status != "failed", outcome.why
         assert cell.workers == 4
+
+
+@pytest.mark.parametrize("scheme", ["ddp-bf16", "ddp-powersgd"])
+def test_hooks_of_ddp(tmp_path: Path, scheme: str) -> None:
+    made = Cell("digits", "none", scheme, 2, 0, 0.4, "wait", pace=0.05, target=1.0, budget=LIMIT)
+    found = run_cell(forkserver(), made, tmp_path / "seed0.json")
+    assert found.status == "reached", found.why
+    assert found.steps > POWERSGD_FROM
 
 
 def carrying(mark: str) -> set[int]:

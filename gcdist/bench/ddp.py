@@ -21,6 +21,7 @@ from gcdist.bench.problems import get_problem
 from gcdist.config import Config
 from gcdist.runtime.batches import Batches
 from gcdist.straggler import make_delays
+from gcdist.tasks import Task
 
 POWERSGD_RANK = 1
 POWERSGD_FROM = 10  # steps that are sent whole first, as the hook's documentation advises
@@ -39,7 +40,7 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=cell.budget + 60))
     outcome = Outcome()
     try:
-        model = DistributedDataParallel(task.model, gradient_as_bucket_view=True)
+        model = _Parallel(task.model, gradient_as_bucket_view=True)
         _hook(model, cell.what.hook)
         optimizer = torch.optim.SGD(model.parameters(), lr=cell.lr)
         batches = Batches(task, problem.share * cell.workers, cell.seed, config.data.sampling)
@@ -56,8 +57,7 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
             started = time.perf_counter()
             _die_if_told(config, rank, step)
             optimizer.zero_grad()
-            samples = [task.dataset[i] for i in _samples(batches, mine, step)]
-            loss = task.loss(model, task.batch(samples))
+            loss = task.loss(model, _read(task, _samples(batches, mine, step)))
             until = started + delays.seconds(rank, step, float(len(mine)), cell.seed)
             time.sleep(max(0.0, until - time.perf_counter()))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -86,9 +86,25 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
     return outcome if rank == 0 else None
 
 
+class _Parallel(DistributedDataParallel):
+    """A model whose parameters have the names that the task's loss knows."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Of the model inside."""
+        found: nn.Parameter = self.module.get_parameter(target)
+        return found
+
+
 def _samples(batches: Batches, mine: range, step: int) -> list[int]:
     """What this rank's partitions give in this step."""
     return [int(i) for j in mine for i in batches.samples(step, j)]
+
+
+def _read(task: Task, indices: list[int]) -> Any:
+    """One batch of these samples."""
+    dataset = task.dataset
+    many = hasattr(dataset, "__getitems__")
+    return task.batch(dataset.__getitems__(indices) if many else [dataset[i] for i in indices])
 
 
 def _die_if_told(config: Config, rank: int, step: int) -> None:

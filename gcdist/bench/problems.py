@@ -98,10 +98,10 @@ PROBLEMS: dict[str, Problem] = {
             "logistic regression, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the "
             "loss is that above the optimum",
             "logistic",
-            {"samples": 2048, "dim": 50, "differ": 1.0, "l2": 0.05},
+            {"samples": 2048, "dim": 50, "differ": 1.0, "condition": 30.0, "l2": 0.003},
             1_000_000,
             target=1e-4,
-            lr=1.0,
+            lr=4.0,
             metric="excess_loss",
         ),
         Problem(
@@ -109,9 +109,9 @@ PROBLEMS: dict[str, Problem] = {
             "least squares, 2,048 samples, 50 parameters, blocks with optima of their own; exact gradients, and the loss is "
             "that above the optimum",
             "least-squares",
-            {"samples": 2048, "dim": 50, "differ": 1.0},
+            {"samples": 2048, "dim": 50, "differ": 1.0, "condition": 30.0},
             1_000_000,
-            target=1e-2,
+            target=1e-3,
             lr=1.0,
             metric="excess_loss",
         ),

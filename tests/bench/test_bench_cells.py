@@ -255,7 +255,7 @@ def test_a_machine_that_cannot_be_measured() -> None:
 
 def test_the_published_weaknesses_appear_where_partitions_differ() -> None:
     """Exact gradients, so that nothing but the code is to blame: biased ones stall, shifted coding and waiting do not."""
-    base = Cell("logistic", "exponential", "sync", 8, 0, 1.0, "wait", 0.05, 1e-4, 14.0)
+    base = Cell("logistic", "exponential", "sync", 8, 0, 4.0, "wait", 0.05, 1e-4, 20.0)
     made = {name: simulated(replace(base, scheme=name, deadline=0.15)) for name in ("ignore", "erasurehead", "shifted")}
     made["sync"] = simulated(base)
     assert made["sync"].status == made["shifted"].status == "reached"

@@ -19,9 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.problems import get_problem
 from gcdist.config import Config
-from gcdist.runtime.batches import Batches
+from gcdist.runtime.batches import Batches, fetch
 from gcdist.straggler import make_delays
-from gcdist.tasks import Task
 
 POWERSGD_RANK = 1
 POWERSGD_FROM = 10  # steps that are sent whole first, as the hook's documentation advises
@@ -57,7 +56,7 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
             started = time.perf_counter()
             _die_if_told(config, rank, step)
             optimizer.zero_grad()
-            loss = task.loss(model, _read(task, _samples(batches, mine, step)))
+            loss = task.loss(model, fetch(task, _samples(batches, mine, step), []))
             until = started + delays.seconds(rank, step, float(len(mine)), cell.seed)
             time.sleep(max(0.0, until - time.perf_counter()))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -98,13 +97,6 @@ class _Parallel(DistributedDataParallel):
 def _samples(batches: Batches, mine: range, step: int) -> list[int]:
     """What this rank's partitions give in this step."""
     return [int(i) for j in mine for i in batches.samples(step, j)]
-
-
-def _read(task: Task, indices: list[int]) -> Any:
-    """One batch of these samples."""
-    dataset = task.dataset
-    many = hasattr(dataset, "__getitems__")
-    return task.batch(dataset.__getitems__(indices) if many else [dataset[i] for i in indices])
 
 
 def _die_if_told(config: Config, rank: int, step: int) -> None:

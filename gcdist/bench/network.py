@@ -8,6 +8,9 @@ import subprocess
 from types import TracebackType
 from typing import Self
 
+INTERFACE = "eth0"  # of every host
+BURST = "1600b"  # goes out at once; little more than a packet, or short messages would meet no limit
+
 
 def why_not() -> str | None:
     """What is missing for network namespaces on this machine; None if nothing is."""
@@ -74,7 +77,7 @@ class Namespaces:
     def limit_sending(self, rank: int, rate: str, burst: str, queue: str) -> None:
         """Limit what a host sends, ``"10mbit"``; what waits longer than ``queue`` is dropped."""
         limit = ("tbf", "rate", rate, "burst", burst, "latency", queue)
-        run("ip", "netns", "exec", self.name(rank), "tc", "qdisc", "add", "dev", "eth0", "root", *limit)
+        run("ip", "netns", "exec", self.name(rank), "tc", "qdisc", "add", "dev", INTERFACE, "root", *limit)
 
     def limit_receiving(self, rank: int, rate: str, burst: str, queue: str) -> None:
         """Limit what a host is sent."""
@@ -92,12 +95,12 @@ class Namespaces:
     def _host(self, rank: int) -> None:
         name, cable = self.name(rank), self.cable(rank)
         run("ip", "netns", "add", name)
-        run("ip", "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)
+        run("ip", "link", "add", cable, "type", "veth", "peer", "name", INTERFACE, "netns", name)
         run("ip", "link", "set", cable, "master", self.bridge, "up")
         inside = ("ip", "-n", name)
-        run(*inside, "addr", "add", f"{self.address(rank)}/24", "dev", "eth0")
+        run(*inside, "addr", "add", f"{self.address(rank)}/24", "dev", INTERFACE)
         run(*inside, "link", "set", "lo", "up")
-        run(*inside, "link", "set", "eth0", "up")
+        run(*inside, "link", "set", INTERFACE, "up")
 
 
 class ThinLinks(Namespaces):
@@ -114,8 +117,8 @@ class ThinLinks(Namespaces):
         super().__enter__()
         try:
             for rank in range(1, self.count):
-                self.limit_sending(rank, self.rate, burst="4kb", queue="500ms")
-                self.limit_receiving(rank, self.rate, burst="4kb", queue="500ms")
+                self.limit_sending(rank, self.rate, burst=BURST, queue="500ms")
+                self.limit_receiving(rank, self.rate, burst=BURST, queue="500ms")
         except BaseException:
             self.down()
             raise

@@ -24,7 +24,7 @@ from gcdist.api import connect
 from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
 from gcdist.bench.ddp import ddp_rank
 from gcdist.bench.loop import train
-from gcdist.bench.network import ThinLinks
+from gcdist.bench.network import INTERFACE, ThinLinks
 from gcdist.bench.problems import get_problem
 
 STARTING = 90.0  # seconds for processes to find each other, beyond the budget
@@ -119,6 +119,7 @@ def _rank(rank: int, world: int, address: str, port: int, space: str | None, cel
         os.dup2(file.fileno(), 2)
     if space:
         _enter(space)
+        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # or gloo takes what this machine's name means: the loopback
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
     try:
         ddp = cell.what.engine == "ddp"

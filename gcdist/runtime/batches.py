@@ -52,6 +52,19 @@ def story(error: Exception, step: int, j: int, indices: I64, reading: int | None
     return f"{what} {where}\n{users_traceback(error)}".rstrip()
 
 
+def fetch(task: Task, indices: list[int], reading: list[int]) -> Any:
+    """One batch of these samples; meanwhile ``reading`` holds the sample being read, for errors."""
+    dataset = task.dataset
+    if hasattr(dataset, "__getitems__"):
+        return task.batch(dataset.__getitems__(indices))
+    samples = []
+    for index in indices:
+        reading[:] = [index]
+        samples.append(dataset[index])
+    reading.clear()
+    return task.batch(samples)
+
+
 class Batches:
     """The batches of all partitions; batch (step, j) depends on the seed and the data set alone.
 
@@ -106,24 +119,12 @@ class Batches:
         indices = self.samples(step, j)
         reading: list[int] = []
         try:
-            batch = self._read(step, j, indices, reading)
+            seed_generators(self.seed, DATA, step, j)
+            batch = fetch(self.task, indices.tolist(), reading)
         except Exception as error:
             text = story(error, step, j, indices, reading[0] if reading else None)
             raise ReadError(indices, text) from error
         return Fetched(indices, batch, perf_counter() - began)
-
-    def _read(self, step: int, j: int, indices: I64, reading: list[int]) -> Any:
-        """``reading`` holds the sample being read, for errors."""
-        seed_generators(self.seed, DATA, step, j)
-        dataset = self.task.dataset
-        if hasattr(dataset, "__getitems__"):
-            return self.task.batch(dataset.__getitems__(indices.tolist()))
-        samples = []
-        for index in indices.tolist():
-            reading[:] = [index]
-            samples.append(dataset[index])
-        reading.clear()
-        return self.task.batch(samples)
 
     def _order(self, epoch: int, j: int) -> I64:
         """The samples of partition ``j`` in the order of ``epoch``."""

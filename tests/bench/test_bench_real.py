@@ -111,5 +111,5 @@ def test_the_thin_links(tmp_path: Path) -> None:
     made = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert made.returncode == 0, made.stderr
     rows = {row["scheme"]: row for row in json.loads(made.stdout)["entries"]}
-    assert rows["sync"]["reached"] == rows["sync-4bit"]["reached"] == 1
+    assert rows["ddp"]["reached"] == rows["sync"]["reached"] == rows["sync-4bit"]["reached"] == 1
     assert rows["sync-4bit"]["seconds"] < rows["sync"]["seconds"]

@@ -31,7 +31,7 @@ TRACES ?= ../shared/data/traces
 bench-quick: $(VENV)/dev $(VENV)/gcdist ## wall clock of DDP, waiting for all and coding, in under five minutes
 	$(BIN)/gcdist bench wallclock --schemes ddp,sync,joint-auto --delays none,exponential --seeds 2 --out runs/bench-quick $(ARGS)
 
-bench-full: $(VENV)/dev $(VENV)/gcdist ## all schemes, all delays, three seeds: an estimated three hours; goes on where it stopped
+bench-full: $(VENV)/dev $(VENV)/gcdist ## all schemes, all delays, three seeds: an estimated four hours; goes on where it stopped
 	$(BIN)/gcdist bench wallclock --schemes all --delays none,exponential,pareto,spells,dead,network,trace:$(TRACES)/alibaba-pai-2020-job1.csv,trace:$(TRACES)/alibaba-pai-2020-job4.csv --out runs/bench-full $(ARGS)
 	$(BIN)/gcdist bench wallclock --problem logistic --schemes all --delays exponential --out runs/bench-full $(ARGS)
 	$(BIN)/gcdist bench wallclock --problem least-squares --schemes all --delays exponential --out runs/bench-full $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +31,8 @@ ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
     "wait. Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
     "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the simulator, "
-    "on seeds that are not these; a deadline may be too short where the machine is busier than the simulated one."
+    "on seeds that are not these (DDP takes the step size of `sync`); a deadline may be too short where the machine is "
+    "busier than the simulated one."
 )
 
 
@@ -171,17 +173,12 @@ def _grid(
 
 
 def _by_workers(results: Results, page: Path, pictures: Path) -> list[str]:
-    sizes = sorted({cell.workers for cell, _ in results})
-    if len(sizes) < 2:
-        return []
-    shared = [
-        (problem, scenario)
-        for problem, scenario in dict.fromkeys((cell.problem, cell.scenario.name) for cell, _ in results)
-        if len({c.workers for c, _ in results if (c.problem, c.scenario.name) == (problem, scenario)}) > 1
-    ]
-    lines = ["## Speed-up against the number of workers", ""]
-    for problem, scenario in shared:
+    """A picture for each problem and scenario that a scheme beside `sync` met with several numbers of workers."""
+    runs = dict.fromkeys((c.problem, c.scenario.name, c.scheme, c.workers) for c, _ in results if c.scheme != "sync")
+    sizes = Counter(run[:3] for run in runs)
+    lines: list[str] = []
+    for problem, scenario in dict.fromkeys(run[:2] for run in runs if sizes[run[:3]] > 1):
         path = pictures / f"{problem}_{scenario}_workers.png"
         speed_up_by_workers(results, problem, scenario, path)
         lines += [f"![{problem}, {scenario}]({path.relative_to(page.parent)})", ""]
-    return lines
+    return ["## Speed-up against the number of workers", "", *lines] if lines else []

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from gcdist.bench.cells import Outcome
 from gcdist.bench.tables import Entry, Results, entries, in_registry_order, names, speed_ups
+from gcdist.types import F64
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "x", "P", "*", "<", ">"]
-SHOWN = ("ddp", "sync", "ignore-rescaled", "memory", "frc", "erasurehead", "osgc", "joint-auto", "shifted-auto")
+SHOWN = ("ddp", "sync", "ignore", "erasurehead", "joint", "joint-auto", "shifted-auto")
+POINTS = 200  # of a curve
 DPI = 110
 
 
@@ -36,7 +39,7 @@ def _look(i: int) -> dict[str, Any]:
 
 
 def loss_against_time(results: Results, problem: str, path: Path, shown: Sequence[str] = SHOWN) -> None:
-    """One panel a scenario: training loss against wall clock, every seed's run of the shown schemes."""
+    """One panel a scenario: least training loss so far against wall clock, median over the seeds of the shown schemes."""
     plt = _pyplot()
     here = [(cell, outcome) for cell, outcome in results if cell.problem == problem]
     scenarios = list(dict.fromkeys(cell.scenario.name for cell, _ in here))
@@ -48,21 +51,28 @@ def loss_against_time(results: Results, problem: str, path: Path, shown: Sequenc
     lines: dict[str, Any] = {}
     for axis, scenario in zip(axes.flat, scenarios, strict=False):
         for i, scheme in enumerate(shown):
-            runs = [o for c, o in here if c.scenario.name == scenario and c.scheme == scheme and o.curve]
-            for seed, outcome in enumerate(sorted(runs, key=lambda o: o.ends[-1] if o.ends else 0)):
-                seconds, loss = [row[1] for row in outcome.curve], [row[2] for row in outcome.curve]
-                style = _look(i) | {"markevery": [len(loss) - 1], "alpha": 0.9}
-                (line,) = axis.plot(seconds, loss, **style)
-                if seed == 0:
-                    lines[scheme] = line
+            runs = [o for c, o in here if c.scenario.name == scenario and c.scheme == scheme and len(o.curve) > 1]
+            if runs:
+                style = _look(i) | {"markevery": (7 * i, POINTS // 4)}
+                (lines[scheme],) = axis.plot(*_median_curve(runs), **style)
         target = next(cell.target for cell, _ in here)
         axis.axhline(target, color="0.5", linewidth=0.7)
         axis.set(yscale="log", title=f"delays: {scenario}", xlabel="wall clock, s", ylabel="training loss")
         axis.set_xlim(left=0)
     figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=min(9, len(lines)), frameon=False)
-    figure.suptitle(f"{problem}: loss against wall clock, every seed; a marker ends a run; the grey line is the target")
+    figure.suptitle(f"{problem}: least loss so far against wall clock, median over seeds; the grey line is the target")
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     _save(figure, path)
+
+
+def _median_curve(runs: Sequence[Outcome]) -> tuple[F64, F64]:
+    """(POINTS,) seconds, until the median run ends, and the median of the runs' least losses until then."""
+    seconds = np.linspace(0, float(np.median([run.curve[-1][1] for run in runs])), POINTS)
+    least = []
+    for run in runs:
+        at, loss = np.array([row[1] for row in run.curve]), np.array([row[2] for row in run.curve])
+        least.append(np.fmin.accumulate(loss)[np.searchsorted(at, seconds, side="right") - 1])
+    return seconds, np.median(least, axis=0)
 
 
 def time_to_target(results: Results, problem: str, path: Path) -> None:
@@ -106,19 +116,21 @@ def _bars(axis: Any, found: Sequence[Entry | None]) -> None:
 
 
 def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Path, of: str = "sync") -> None:
-    """Speed-up over waiting for all against the number of workers, mean and range over seeds."""
+    """Speed-up over waiting for all against the number of workers, geometric mean and range over seeds."""
     plt = _pyplot()
     sizes = sorted({cell.workers for cell, _ in results})
     figure, axis = plt.subplots(figsize=(6, 4))
     tables = {n: speed_ups([(c, o) for c, o in results if c.workers == n], of) for n in sizes}
     schemes = in_registry_order({cell.scheme for cell, _ in results} - {of})
-    for i, scheme in enumerate(schemes):
-        points = [(n, tables[n][problem, scenario, scheme]) for n in sizes if (problem, scenario, scheme) in tables[n]]
-        if len(points) < 2:
-            continue
-        n, middle = [p[0] for p in points], np.array([p[1][0] for p in points])
+    found = {
+        scheme: [(n, tables[n][problem, scenario, scheme]) for n in sizes if (problem, scenario, scheme) in tables[n]]
+        for scheme in schemes
+    }
+    for i, (scheme, points) in enumerate((scheme, points) for scheme, points in found.items() if len(points) > 1):
+        aside = 0.1 * i  # or spreads hide each other
+        n, middle = [p[0] + aside for p in points], np.array([p[1][0] for p in points])
         spread = np.array([[p[1][0] - p[1][1], p[1][2] - p[1][0]] for p in points]).T
-        axis.errorbar(n, middle, yerr=np.maximum(spread, 0), label=scheme, capsize=3, **_look(i))
+        axis.errorbar(n, middle, yerr=np.maximum(spread, 0), label=scheme, capsize=3, elinewidth=0.8, **_look(i))
     axis.axhline(1.0, color="0.5", linewidth=0.7)
     axis.set(xlabel="workers", ylabel=f"times faster than {of}", title=f"{problem}, delays: {scenario}")
     axis.set_xticks(sizes)

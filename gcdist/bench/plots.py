@@ -45,7 +45,7 @@ def loss_against_time(results: Results, problem: str, path: Path, shown: Sequenc
     scenarios = list(dict.fromkeys(cell.scenario.name for cell, _ in here))
     columns = min(3, len(scenarios))
     rows = -(-len(scenarios) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 3.6 * rows + 0.7), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(max(8, 5 * columns), 3.6 * rows + 0.9), squeeze=False)
     for axis in axes.flat[len(scenarios) :]:
         axis.set_visible(False)
     lines: dict[str, Any] = {}
@@ -59,9 +59,11 @@ def loss_against_time(results: Results, problem: str, path: Path, shown: Sequenc
         axis.axhline(target, color="0.5", linewidth=0.7)
         axis.set(yscale="log", title=f"delays: {scenario}", xlabel="wall clock, s", ylabel="training loss")
         axis.set_xlim(left=0)
-    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=min(9, len(lines)), frameon=False)
+    figure.legend(
+        lines.values(), lines.keys(), loc="lower center", ncols=min(3 + 2 * columns, len(lines)), frameon=False
+    )
     figure.suptitle(f"{problem}: least loss so far against wall clock, median over seeds; the grey line is the target")
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
     _save(figure, path)
 
 

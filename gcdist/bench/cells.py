@@ -99,6 +99,7 @@ class Outcome:
     ends: list[float] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
     arrived: float = float("nan")  # workers a step
+    cpu_seconds: float = float("nan")  # processor time of a partition; NaN: DDP, or nobody arrived
     why: str = ""
 
     @property
@@ -153,7 +154,7 @@ def read_outcome(path: Path) -> tuple[Cell, Outcome]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         values = found["outcome"]
-        values |= {name: _number(values[name]) for name in ("seconds", "arrived")}
+        values |= {name: _number(values[name]) for name in ("seconds", "arrived", "cpu_seconds")}
         values["curve"] = [(row[0], *map(_number, row[1:4]), row[4]) for row in values["curve"]]
         outcome = Outcome(**values)
         return Cell(**found["cell"]), outcome

@@ -123,7 +123,7 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
     machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place), simulated)
     write_json(path, asdict(machine))
     say(
-        f"a partition takes {machine.compute_seconds * 1e3:.2f} ms when all compute, a message "
+        f"{machine.cores} cores; a partition takes {machine.compute_seconds * 1e3:.2f} ms of one, a message "
         f"{machine.latency * 1e3:.2f} ms, the master between two rounds {machine.master_seconds * 1e3:.2f} ms"
     )
     return machine
@@ -230,9 +230,11 @@ def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
         known = out / "machine" / f"{problem}.json"
         machines[problem] = Machine(**json.loads(known.read_text(encoding="utf-8"))) if known.exists() else None
 
-    def predict(cells: Sequence[Cell]) -> list[Outcome]:
+    def predict(runs: Sequence[tuple[Cell, Outcome]]) -> list[Outcome]:
+        known = [(machines[cell.problem], real.cpu_seconds) for cell, real in runs]
+        then = [machine and machine.at(cpu_seconds) for machine, cpu_seconds in known]
         with ProcessPoolExecutor(cores, mp_context=forkserver(), initializer=end_with_benchmark) as pool:
-            return list(pool.map(simulated, cells, [machines[cell.problem] for cell in cells]))
+            return list(pool.map(simulated, [cell for cell, _ in runs], then))
 
     pairs = compare(results, predict, read_pairs(path) if path.exists() and not anew else ())
     write_json(path, pair_rows(pairs))

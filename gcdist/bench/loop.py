@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -23,6 +24,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
     The clock begins with the first step: warm-up, planning and every wait are in it; starting processes is not.
     """
     outcome, arrived = Outcome(), 0
+    cpu: list[float] = []
     look = problem.evaluate(task)
     optimizer = torch.optim.SGD(task.model.parameters(), lr=cell.lr)
     outcome.look(0, 0.0, cluster.evaluate(look), cell.target, cell.budget)
@@ -35,6 +37,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
             outcome.bytes_up += info.bytes_up
             outcome.bytes_down += info.bytes_down
             arrived += len(info.arrived)
+            cpu += [] if info.cpu_seconds is None else [info.cpu_seconds]
             done = info.step + 1
             due = done % problem.every == 0 or info.seconds > cell.budget
             if due and outcome.look(done, info.seconds, cluster.evaluate(look), cell.target, cell.budget):
@@ -45,6 +48,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
         outcome.why = str(error).splitlines()[0]
     if outcome.ends:
         outcome.arrived = arrived / len(outcome.ends)
+        outcome.cpu_seconds = fmean(cpu) if cpu else math.nan
     return outcome
 
 
@@ -53,7 +57,7 @@ def simulated(cell: Cell, machine: Machine | None = None) -> Outcome:
     torch.set_num_threads(1)
     problem = get_problem(cell.problem)
     task = problem.make(cell.seed)
-    config = cell.config(asdict(machine) if machine else None)
+    config = cell.config(machine.section() if machine else None)
     with (
         tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder,
         simulate(task, config, folder=Path(folder, "run"), say=lambda kind, text: None) as cluster,

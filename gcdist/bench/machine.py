@@ -2,13 +2,19 @@
 
 One has no delays: its rounds take as long as everybody computing at once, on the cores that there are. The other's delays
 hide the computing: what its rounds take beyond the slowest delay is messages, and the time between rounds is the master's.
+
+A core's speed changes from run to run where others share it (half as fast again within a minute was seen on a virtual
+machine). What a run's partitions took by the workers' processor clocks tells how fast the machine was then: all constants
+scale with it.
 """
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean, median
 
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.problems import get_problem
@@ -25,11 +31,25 @@ DELAYED = "mild"  # its delays are longer than anybody's computing, and its roun
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Constants of the settings' ``simulate`` section, in seconds."""
+    """Constants of the settings' ``simulate`` section, in seconds, when a partition takes ``cpu_seconds`` of a processor."""
 
     latency: float
-    compute_seconds: float
+    compute_seconds: float  # of one core
     master_seconds: float
+    cores: int
+    cpu_seconds: float
+
+    def at(self, cpu_seconds: float) -> Machine:
+        """When a partition takes so long; as it is, if that is not known (NaN)."""
+        speed = cpu_seconds / self.cpu_seconds if self.cpu_seconds > 0 else math.nan
+        if math.isnan(speed):
+            return self
+        seconds = (speed * x for x in (self.latency, self.compute_seconds, self.master_seconds))
+        return Machine(*seconds, self.cores, cpu_seconds)
+
+    def section(self) -> dict[str, float]:
+        """For the settings."""
+        return {key: value for key, value in asdict(self).items() if key != "cpu_seconds"}
 
 
 def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:
@@ -40,28 +60,37 @@ def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:
     return replace(run, delays="none"), replace(run, delays=DELAYED)
 
 
-def measure(cell: Cell, run: Callable[[Cell], Outcome], predict: Callable[[Cell, Machine], Outcome]) -> Machine:
+def measure(
+    cell: Cell,
+    run: Callable[[Cell], Outcome],
+    predict: Callable[[Cell, Machine], Outcome],
+    cores: int | None = None,
+) -> Machine:
     """The machine's constants: those with which the simulator's runs take as long as the real ones.
 
     Args:
         cell: any of the benchmark's; its problem, workers and pace count.
         run: makes a real run.
         predict: makes it in the simulator.
+        cores: that all processes share; None: those that this process may use.
 
     Raises:
         ConfigError: the real runs are too short to tell.
     """
     cells = calibration_cells(cell)
     delays = _slowest(cells[1])
-    real = _Figures.of(run(cells[0]), run(cells[1]), delays)
-    share = get_problem(cell.problem).share
-    machine = Machine(real.beyond / 2, max(0.0, real.free - real.beyond) / share, real.between)
+    runs = run(cells[0]), run(cells[1])
+    cpu = fmean(outcome.cpu_seconds for outcome in runs)  # NaN where nobody arrived: that is refused below
+    real = _Figures.of(*runs, delays, cpu)
+    cores = cores or len(os.sched_getaffinity(0))
+    share = get_problem(cell.problem).share * max(1.0, cell.workers / cores)  # of a core, when everybody computes
+    machine = Machine(real.beyond / 2, max(0.0, real.free - real.beyond) / share, real.between, cores, cpu)
     for _ in range(FITS):
         found = _Figures.of(predict(cells[0], machine), predict(cells[1], machine), delays)
         # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
         latency = max(0.0, machine.latency + (real.beyond - found.beyond) / 2.5)
         off = real.free - found.free - 2.5 * (latency - machine.latency)
-        machine = Machine(latency, max(0.0, machine.compute_seconds + off / share), real.between)
+        machine = Machine(latency, max(0.0, machine.compute_seconds + off / share), real.between, cores, cpu)
     return machine
 
 
@@ -82,7 +111,8 @@ class _Figures:
     between: float
 
     @staticmethod
-    def of(free: Outcome, delayed: Outcome, slowest: Callable[[int], float]) -> _Figures:
+    def of(free: Outcome, delayed: Outcome, slowest: Callable[[int], float], cpu: float = math.nan) -> _Figures:
+        """``cpu``: of a partition; the runs' figures are scaled to it. NaN: as they are."""
         for outcome in (free, delayed):
             if len(outcome.rounds) < 2 * WARM:
                 why = outcome.why or f"{len(outcome.rounds)} steps; {2 * WARM} are needed"
@@ -90,5 +120,8 @@ class _Figures:
         beyond = [taken - slowest(step) for step, taken in enumerate(delayed.rounds)]
         steps = zip(delayed.ends, delayed.ends[1:], delayed.rounds[1:], strict=False)
         between = [end - before - taken for before, end, taken in steps]
-        least_zero = [max(0.0, median(row[WARM:])) for row in (free.rounds, beyond, between)]
-        return _Figures(least_zero[0], least_zero[1], least_zero[2])
+        figures = []
+        for row, outcome in ((free.rounds, free), (beyond, delayed), (between, delayed)):
+            scale = 1.0 if math.isnan(cpu) else cpu / outcome.cpu_seconds
+            figures.append(max(0.0, scale * median(row[WARM:])))
+        return _Figures(*figures)

@@ -38,8 +38,9 @@ def forkserver() -> Pool:
     """Where processes come from."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the server imports what lies in the folder that it is started in
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "gcdist.quantize"])
+    context.set_forkserver_preload(["gcdist.bench.preloaded"])
     return context
 
 

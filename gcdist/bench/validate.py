@@ -1,7 +1,8 @@
 """How well the simulator predicts: every real run of a benchmark's folder against the same cell on a virtual clock.
 
 Seeds are the same, so the injected delays are the same numbers; the machine's constants were measured from runs that are
-not compared. Compared is the time of as many steps as both made, and the time to the target.
+not compared, and scale with what a partition took by the processor clocks of the run. Compared is the time of as many steps
+as both made, and the time to the target.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Pair:
     predicted: float
     real_target: float = math.nan
     predicted_target: float = math.nan
+    cpu_seconds: float = math.nan  # processor time of a partition in the real run
 
     @property
     def error(self) -> float:
@@ -51,20 +53,20 @@ class Pair:
 
 
 def compare(
-    results: Results, predict: Callable[[Sequence[Cell]], Iterable[Outcome]], known: Sequence[Pair] = ()
+    results: Results, predict: Callable[[Sequence[tuple[Cell, Outcome]]], Iterable[Outcome]], known: Sequence[Pair] = ()
 ) -> list[Pair]:
     """Predict every run of gcdist's own (the simulator has no DDP) that made at least ``LEAST_STEPS`` steps.
 
-    ``known``: from before; a run that has not been made again since is not predicted again.
+    ``predict`` takes cells with their real outcomes. ``known``: from before; a run that has not been made again since is not predicted again.
     """
     own = [(cell, real) for cell, real in results if cell.what.engine == "gcdist" and len(real.ends) >= LEAST_STEPS]
     before = {(pair.scenario, pair.scheme, pair.seed): pair for pair in known}
     found = {cell.place: pair for cell, real in own if (pair := before.get(_run_of(cell))) and pair.is_of(cell, real)}
     missing = [(cell, real) for cell, real in own if cell.place not in found]
-    for (cell, real), predicted in zip(missing, predict([cell for cell, _ in missing]), strict=True):
+    for (cell, real), predicted in zip(missing, predict(missing), strict=True):
         steps = min(len(real.ends), len(predicted.ends))
         if steps >= LEAST_STEPS:
-            times = real.ends[steps - 1], predicted.ends[steps - 1], real.seconds, predicted.seconds
+            times = real.ends[steps - 1], predicted.ends[steps - 1], real.seconds, predicted.seconds, real.cpu_seconds
             found[cell.place] = Pair(*_run_of(cell), cell.workers, steps, *times)
     return [found[cell.place] for cell, _ in own if cell.place in found]
 
@@ -82,7 +84,7 @@ def read_pairs(path: Path) -> list[Pair]:
     """What was written from `pair_rows`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
-        row |= {key: math.nan for key in ("real_target", "predicted_target") if row.get(key) is None}
+        row |= {key: math.nan for key in ("real_target", "predicted_target", "cpu_seconds") if row.get(key) is None}
     return [Pair(**{key: row[key] for key in Pair.__dataclass_fields__}) for row in rows]
 
 

@@ -265,7 +265,7 @@ class SimulateConfig(Section):
     """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link.
 
     ``compute_seconds`` are of a partition, ``encode_seconds`` of a message, ``master_seconds`` of the master between two
-    rounds.
+    rounds. ``cores``: those that all workers share, who then compute slower when many do; 0: each has a core of its own.
     """
 
     latency: NotNegative = 0.0005
@@ -273,6 +273,7 @@ class SimulateConfig(Section):
     compute_seconds: NotNegative = 0.005
     encode_seconds: NotNegative = 0.0
     master_seconds: NotNegative = 0.0
+    cores: Annotated[int, Field(ge=0)] = 0
 
 
 class CheckpointConfig(Section):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 2  # raised when a message changes; peers of another number are refused
+PROTOCOL = 3  # raised when a message changes; peers of another number are refused
 
 Body: TypeAlias = Any
 CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]

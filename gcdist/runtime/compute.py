@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class PartitionResult:
     samples: int  # in the batch
     data_seconds: float  # waiting for the batch: reading and collating, unless a loader reads ahead
     compute_seconds: float  # forward and backward
+    cpu_seconds: float  # processor time of this thread for all of it
     float_buffers: F32  # after the forward pass: `ModelState.buffer_update`
     int_buffers: U8
 
@@ -83,7 +84,7 @@ class PartitionGradients:
         Raises:
             UserCodeError: the user's code raised, or the loss or the gradient is not finite.
         """
-        state = self.state
+        state, began = self.state, thread_time()
         state.restore_buffers()
         try:
             with generators_kept(), device_generator_kept(state.device):
@@ -109,6 +110,7 @@ class PartitionGradients:
             samples=len(indices),
             data_seconds=waited,
             compute_seconds=done - read,
+            cpu_seconds=thread_time() - began,
             float_buffers=floats,
             int_buffers=ints,
         )

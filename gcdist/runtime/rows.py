@@ -38,6 +38,7 @@ class _Row:
     losses: list[tuple[float, float, float]] = field(default_factory=list)
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     share: float = 0.0
     float_buffers: F32 | None = None
     int_buffers: U8 | None = None
@@ -108,6 +109,7 @@ class RowMaker:
         made.losses.append((float(partition), result.loss, result.share))
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
+        made.cpu_seconds += result.cpu_seconds
         made.merge(result, self._shape)
 
     def encode(self, step: int, row: int, name_of: Callable[[int], str] = str) -> Message:
@@ -139,6 +141,7 @@ class RowMaker:
             error,
             made.compute_seconds,
             made.data_seconds,
+            made.cpu_seconds,
             made.share,
             made.float_buffers if made.float_buffers is not None else np.zeros(0, np.float32),
             made.int_buffers if made.int_buffers is not None else np.zeros(0, np.uint8),

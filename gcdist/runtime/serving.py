@@ -70,11 +70,14 @@ class Pace:
     """How long a worker's work takes in the simulator; zero where it really takes its time.
 
     ``defer``: compute a row only when its message is about to leave, so that work that becomes stale costs nothing.
+    ``work``: takes seconds of work, an event, its tag and the time before which it must not come; delivers it as `later`
+    does. None: the work has taken its time already.
     """
 
     part_seconds: float = 0.0
     encode_seconds: float = 0.0
     defer: bool = False
+    work: Callable[[float, Callable[[float], WorkerEvent], object, float], None] | None = None
 
 
 class WorkerDriver:
@@ -168,8 +171,16 @@ class WorkerDriver:
             self._deferred.append(told)
         elif not self._try(told.step, told.partition, lambda: self._add(told)):
             return
-        done = self._port.now() + self._pace.part_seconds
-        self._port.later(done, lambda at: PartDone(at, told.step, told.partition))
+        self._after(self._pace.part_seconds, lambda at: PartDone(at, told.step, told.partition))
+
+    def _after(
+        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object = None, floor: float = 0.0
+    ) -> None:
+        """Deliver an event after so much work, and not before ``floor``."""
+        if self._pace.work is not None:
+            self._pace.work(seconds, make, tag, floor)
+        else:
+            self._port.later(max(floor, self._port.now()), make, tag)
 
     def _add(self, told: Compute) -> None:
         self._rows.add(told.step, told.row, told.partition, told.coefficient)
@@ -177,15 +188,14 @@ class WorkerDriver:
 
     def _encode(self, step: int, row: int) -> None:
         floor = self._arrived + self._delays.seconds(self.worker, step, float(self._load), self._seed)
-        ready = max(floor, self._port.now() + self._pace.encode_seconds)
-        if ready == float("inf"):
+        if floor == float("inf"):
             return
         if self._pace.defer:
-            self._port.later(ready, lambda at: self._deferred_row(at, step, row), step)
+            self._after(self._pace.encode_seconds, lambda at: self._deferred_row(at, step, row), step, floor)
             return
         made: list[Message] = []
         if self._try(step, -1, lambda: made.append(self._rows.encode(step, row, self._name_of))):
-            self._port.later(ready, lambda at: _encoded(at, step, row, made[0]), step)
+            self._after(self._pace.encode_seconds, lambda at: _encoded(at, step, row, made[0]), step, floor)
 
     def _deferred_row(self, at: float, step: int, row: int) -> WorkerEvent:
         try:

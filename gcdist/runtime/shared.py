@@ -46,7 +46,13 @@ class SharedGradients:
             self.load(raw, params, trained)
             made = self._gradients.compute(step, partition)
             # virtual seconds too: a simulated run gives the same figures again
-            found = replace(made, gradient=made.gradient.copy(), data_seconds=0.0, compute_seconds=self._seconds)
+            found = replace(
+                made,
+                gradient=made.gradient.copy(),
+                data_seconds=0.0,
+                compute_seconds=self._seconds,
+                cpu_seconds=self._seconds,
+            )
             self._cache[key] = found
         return found
 

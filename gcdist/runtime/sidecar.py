@@ -9,7 +9,7 @@ import numpy as np
 
 from gcdist.types import F32, F64, U8, Mask
 
-_FIXED = struct.Struct("<IIIIddddd")
+_FIXED = struct.Struct("<IIIIdddddd")
 
 
 def _no_floats() -> F32:
@@ -33,6 +33,7 @@ class Sidecar:
     error: float = 0.0  # |Q(y - h) - (y - h)|^2
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
+    cpu_seconds: float = 0.0
     share: float = 0.0  # weight of the buffers: share of the samples behind them
     float_buffers: F32 = field(default_factory=_no_floats)
     int_buffers: U8 = field(default_factory=_no_ints)  # each in its own dtype: `Shape.kinds`
@@ -49,6 +50,7 @@ class Sidecar:
             self.error,
             self.compute_seconds,
             self.data_seconds,
+            self.cpu_seconds,
             self.share,
         )
         parts = (
@@ -69,16 +71,15 @@ class Sidecar:
         """
         if len(raw) < _FIXED.size:
             raise ValueError(f"sidecar: {len(raw)} bytes, must be {_FIXED.size} or more")
-        parts, floats, ints, masks, energy, error, compute, data, share = _FIXED.unpack(raw[: _FIXED.size].tobytes())
+        parts, floats, ints, masks, *numbers = _FIXED.unpack(raw[: _FIXED.size].tobytes())
         need = _FIXED.size + 24 * parts + 4 * floats + ints + masks
         if len(raw) != need:
             raise ValueError(f"sidecar: {len(raw)} bytes, its counts ask for {need}")
         rest = raw[_FIXED.size :].tobytes()
         loss_P3 = np.frombuffer(rest, "<f8", 3 * parts).reshape(parts, 3)
-        numbers = (energy, error, compute, data, share)
         if not np.isfinite(numbers).all() or not np.isfinite(loss_P3).all():
             raise ValueError("sidecar: a number is not finite")
         float_buffers = np.frombuffer(rest, "<f4", floats, 24 * parts)
         int_buffers = np.frombuffer(rest, np.uint8, ints, 24 * parts + 4 * floats)
         used = np.frombuffer(rest, np.uint8, masks, 24 * parts + 4 * floats + ints) != 0
-        return Sidecar(loss_P3, energy, error, compute, data, share, float_buffers, int_buffers, used)
+        return Sidecar(loss_P3, *numbers, float_buffers, int_buffers, used)

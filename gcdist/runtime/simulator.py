@@ -45,6 +45,7 @@ from gcdist.protocol.worker_io import (
 )
 from gcdist.runtime.aggregate import Message
 from gcdist.runtime.clock import Clock, Coming
+from gcdist.runtime.cores import Cores, Job
 from gcdist.runtime.driver import MasterDriver, Record, Say
 from gcdist.runtime.faults import Orders
 from gcdist.runtime.rows import RowMaker
@@ -72,6 +73,7 @@ class Network:
         self.workers: dict[int, SimulatedWorker] = {}
         self._tickets = itertools.count(1)
         cluster = session.config.cluster
+        self.cores = Cores(clock, session.config.simulate.cores)
         self.trouble = Trouble(
             clock,
             cluster.silent_after,
@@ -249,6 +251,8 @@ class SimulatedWorker:
         self._session = session
         self._shared = shared
         self._tagged: dict[object, list[Coming]] = {}
+        self._jobs: dict[int, tuple[Job, object]] = {}  # by number, with the tag of what comes of it
+        self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
         self._begin()
 
@@ -258,6 +262,9 @@ class SimulatedWorker:
         self.lives += 1
         for tag in list(self._tagged):
             self.cancel(tag)
+        for job, _ in self._jobs.values():
+            self._network.cores.give_up(job)
+        self._jobs.clear()
         self._waiting.clear()
         self.orders = Orders(session.delays)
         self.rows = RowMaker(session.quantizer, config.seed, SharedView(self._shared))
@@ -268,7 +275,7 @@ class SimulatedWorker:
             self.slot,
             self.orders,
             config.seed,
-            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, defer=True),
+            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work),
             session.state.name_at,
         )
 
@@ -341,10 +348,26 @@ class SimulatedWorker:
         if tag is not None:
             self._tagged.setdefault(tag, []).append(coming)
 
+    def work(self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float) -> None:
+        """Deliver after so many seconds of a core, and not before ``floor``, unless cancelled."""
+        if seconds == 0.0 or not self._network.cores.shared:
+            self.later(max(floor, self._clock.now + seconds), make, tag)
+            return
+
+        def done() -> None:
+            del self._jobs[number]
+            self.later(max(floor, self._clock.now), make, tag)
+
+        number = next(self._numbers)
+        self._jobs[number] = self._network.cores.work(seconds, done), tag
+
     def cancel(self, tag: object) -> None:
-        """Forget what was to be delivered with this tag."""
+        """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
+        for number, (job, of) in list(self._jobs.items()):
+            if of == tag:
+                job.done = partial(self._jobs.pop, number)
 
     def send(self, head: Head, body: Message) -> None:
         """A message takes its time on the link."""

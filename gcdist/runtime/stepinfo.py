@@ -39,6 +39,7 @@ class StepInfo:
     estimated: bool  # False: nothing is known of the gradient, every .grad is None
     data_seconds: float | None  # mean over the arrived workers: waiting for batches; None if none arrived
     compute_seconds: float | None  # the same: forward and backward
+    cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
 
 
 def step_info(
@@ -56,6 +57,7 @@ def step_info(
     parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
     weight = sum(share for _, share in parts.values())
     sidecars = [counted.sidecar for counted in result.counted]
+    partitions = sum(len(s.loss_P3) for s in sidecars)
     return StepInfo(
         step=result.step,
         seconds=seconds,
@@ -73,6 +75,7 @@ def step_info(
         estimated=result.gradient is not None,
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
         compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
+        cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
     )
 
 

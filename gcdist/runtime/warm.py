@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from gcdist.quantize import warm
@@ -13,22 +14,30 @@ from gcdist.types import Quantizer
 
 
 @contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Hold the cache folder's lock; without one (a read-only home) go on."""
+def _first_alone(name: str) -> Iterator[None]:
+    """Hold the cache folder's lock until somebody has compiled what ``name`` stands for; from then on nobody waits.
+
+    Without a lock (a read-only home) go on.
+    """
     folder = cache_folder()
+    done = Path(folder, f"{name}-numba-{version('numba')}.done") if folder else None
     try:
-        lock = (Path(folder) / "lock").open("w") if folder else None
+        lock = None if done is None or done.exists() else done.with_name("lock").open("w")
     except OSError:
         lock = None
-    if lock is None:
+    if lock is None or done is None:
         yield
         return
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+        try:
+            done.touch()
+        except OSError:
+            return  # the next one waits its turn again
 
 
 def warm_kernels(quantizer: Quantizer) -> None:
     """Make this process ready to encode and decode."""
-    with _one_at_a_time():
+    with _first_alone(quantizer.name):
         warm(quantizer)

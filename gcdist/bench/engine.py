@@ -14,7 +14,7 @@ import numpy as np
 
 from gcdist.bench.cells import Cell, Outcome, get_scheme, read_outcome, write_json
 from gcdist.bench.loop import simulated
-from gcdist.bench.machine import Machine, measure
+from gcdist.bench.machine import Machine, machines_in, measure
 from gcdist.bench.network import ThinLinks, why_not
 from gcdist.bench.problems import get_problem
 from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cell
@@ -115,9 +115,9 @@ def note_command(out: Path, command: str) -> None:
 
 def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
     """What the simulator is to know of this machine, from the folder where it was measured before."""
+    if known := machines_in(out).get(bench.problem):
+        return known
     path = out / "machine" / f"{bench.problem}.json"
-    if path.exists():
-        return Machine(**json.loads(path.read_text(encoding="utf-8")))
     say("measuring this machine for the simulator: two short runs without stragglers")
     cell = bench.cell(bench.delays[0], "sync", 0)
     machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place), simulated)
@@ -225,13 +225,10 @@ def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
 
     Without ``anew``, what that file has of the same runs is kept.
     """
-    results, machines, path = load_results(out), {}, out / "validation.json"
-    for problem in {cell.problem for cell, _ in results}:
-        known = out / "machine" / f"{problem}.json"
-        machines[problem] = Machine(**json.loads(known.read_text(encoding="utf-8"))) if known.exists() else None
+    results, machines, path = load_results(out), machines_in(out), out / "validation.json"
 
     def predict(runs: Sequence[tuple[Cell, Outcome]]) -> list[Outcome]:
-        known = [(machines[cell.problem], real.cpu_seconds) for cell, real in runs]
+        known = [(machines.get(cell.problem), real.cpu_seconds) for cell, real in runs]
         then = [machine and machine.at(cpu_seconds) for machine, cpu_seconds in known]
         with ProcessPoolExecutor(cores, mp_context=forkserver(), initializer=end_with_benchmark) as pool:
             return list(pool.map(simulated, [cell for cell, _ in runs], then))

@@ -10,10 +10,12 @@ scale with it.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 
 from gcdist.bench.cells import Cell, Outcome
@@ -44,12 +46,23 @@ class Machine:
         speed = cpu_seconds / self.cpu_seconds if self.cpu_seconds > 0 else math.nan
         if math.isnan(speed):
             return self
-        seconds = (speed * x for x in (self.latency, self.compute_seconds, self.master_seconds))
-        return Machine(*seconds, self.cores, cpu_seconds)
+        latency, compute, master = (speed * x for x in (self.latency, self.compute_seconds, self.master_seconds))
+        return Machine(latency, compute, master, self.cores, cpu_seconds)
 
     def section(self) -> dict[str, float]:
         """For the settings."""
         return {key: value for key, value in asdict(self).items() if key != "cpu_seconds"}
+
+
+def machines_in(out: Path) -> dict[str, Machine]:
+    """What was measured before in a benchmark's folder, by problem; ConfigError for a file of another kind."""
+    found = {}
+    for path in sorted((out / "machine").glob("*.json")):
+        try:
+            found[path.stem] = Machine(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}: not a measurement of this benchmark ({error}); remove it") from None
+    return found
 
 
 def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:

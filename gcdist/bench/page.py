@@ -10,6 +10,8 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from gcdist.bench.forecast import forecast, forecast_text
+from gcdist.bench.machine import machines_in
 from gcdist.bench.plots import loss_against_time, speed_up_by_workers, time_to_target
 from gcdist.bench.problems import get_problem
 from gcdist.bench.tables import (
@@ -72,13 +74,15 @@ def _validation(folders: Sequence[Path]) -> list[str]:
         if path.exists():
             pairs = read_pairs(path)
             about = (
-                f"{folder.name}: seconds of the same steps with the same delays, real and predicted by the simulator, which "
-                "knows the machine from two short runs of waiting for all:"
+                f"{folder.name}: seconds of the same steps with the same delays, real and predicted by the simulator. It "
+                "knows the machine from two short runs of waiting for all, and how fast its cores were during a run from "
+                "the workers' processor clocks ('cores': processor time of a partition, over that in the two short runs):"
             )
+            machine = machines_in(folder)
             lines += [] if lines else ["## The simulator against these runs", ""]
             lines += [about, ""]
             for by in ("scenario", "scheme"):
-                lines += [*validation_lines(pairs, [by]), ""]
+                lines += [*validation_lines(pairs, [by], machine), ""]
             lines += [summary(pairs), ""]
     return lines
 
@@ -137,6 +141,7 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
                 "",
             ]
             lines += _grid(schemes, scenarios, by, partial(ratio_text, ratios=ratios))
+    lines += _beforehand(results, by)
     for title, take in _MORE.items():
         lines += ["", f"{title}:", "", *_grid(schemes, scenarios, by, take)]
     lines += [
@@ -145,6 +150,28 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
         "",
     ]
     return lines
+
+
+COMES = "joint-auto"  # gcdist as it comes
+
+
+def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry]) -> list[str]:
+    """What the doctor says of the delays, beside what came of them."""
+    ratios = speed_ups(results, "sync")
+    first = {cell.scenario.name: cell for cell, _ in reversed(results)}
+    rows = []
+    for scenario, cell in first.items():
+        worth = forecast(cell)
+        if worth is not None and (entry := by.get((scenario, COMES))) is not None:
+            rows.append(f"| {scenario} | {forecast_text(worth)} | {ratio_text(entry, ratios)} |")
+    if not rows:
+        return []
+    about = (
+        "Beforehand: is it worth coding, and how many times faster than waiting for all, as `gcdist doctor --trace` says "
+        f"from such delays, and as measured with `{COMES}`. The doctor knows every worker's times at every load, the run "
+        "has to learn them at the loads that it gives:"
+    )
+    return ["", about, "", "| delays | doctor | measured |", "|---|---|---|", *sorted(rows)]
 
 
 def _loss(entry: Entry) -> str:

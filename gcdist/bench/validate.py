@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 from gcdist.bench.cells import Cell, Outcome
+from gcdist.bench.machine import Machine
 from gcdist.bench.tables import Results
 
 LEAST_STEPS = 10
+FAR = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ def compare(
 ) -> list[Pair]:
     """Predict every run of gcdist's own (the simulator has no DDP) that made at least ``LEAST_STEPS`` steps.
 
-    ``predict`` takes cells with their real outcomes. ``known``: from before; a run that has not been made again since is not predicted again.
+    ``predict`` takes cells with their real outcomes. ``known``: from before; a run that has not been made again since is
+    not predicted again.
     """
     own = [(cell, real) for cell, real in results if cell.what.engine == "gcdist" and len(real.ends) >= LEAST_STEPS]
     before = {(pair.scenario, pair.scheme, pair.seed): pair for pair in known}
@@ -88,16 +91,21 @@ def read_pairs(path: Path) -> list[Pair]:
     return [Pair(**{key: row[key] for key in Pair.__dataclass_fields__}) for row in rows]
 
 
-def validation_lines(pairs: Sequence[Pair], by: Sequence[str] = ("scenario", "scheme")) -> list[str]:
-    """A Markdown table with a row for each value of the attributes ``by``."""
-    heads = *by, "runs", "real s", "predicted s", "median error", "worst", "time to target: median error"
+def validation_lines(
+    pairs: Sequence[Pair],
+    by: Sequence[str] = ("scenario", "scheme"),
+    machines: Mapping[str, Machine] | None = None,
+) -> list[str]:
+    """A Markdown table with a row for each value of the attributes ``by``; ``machines``: of each problem."""
+    heads = *by, "runs", "cores", "real s", "predicted s", "median error", "worst", "time to target: median error"
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for key in dict.fromkeys(_key(pair, by) for pair in pairs):
         here = [pair for pair in pairs if _key(pair, by) == key]
         real, predicted = median(p.real for p in here), median(p.predicted for p in here)
         errors = [pair.error for pair in here]
         off = f"{median(errors):.1%} | {max(errors):.1%} | {_of_targets(here, 'median')}"
-        lines.append(f"| {' | '.join(key)} | {len(here)} | {real:.2f} | {predicted:.2f} | {off} |")
+        cores = _slowness(here, machines or {})
+        lines.append(f"| {' | '.join(key)} | {len(here)} | {cores} | {real:.2f} | {predicted:.2f} | {off} |")
     return lines
 
 
@@ -106,8 +114,17 @@ def summary(pairs: Sequence[Pair]) -> str:
     if not pairs:
         return f"No run of {LEAST_STEPS} steps or more that the simulator could predict."
     errors = [pair.error for pair in pairs]
-    text = f"All {len(pairs)} runs: median error {median(errors):.1%}, worst {max(errors):.1%}."
+    text = f"All {len(pairs)} runs: median error {median(errors):.1%}, worst {max(errors):.1%}"
+    far = sum(error > FAR for error in errors)
+    text += f"; {far} more than {FAR:.0%} off." if far else "."
     return f"{text} Time to the target: {_of_targets(pairs, 'median')}, worst {_of_targets(pairs, 'worst')}."
+
+
+def _slowness(pairs: Sequence[Pair], machines: Mapping[str, Machine]) -> str:
+    """Processor time of a partition over that of the machine's measurement, least to most."""
+    known = [(pair.cpu_seconds, machines.get(pair.scenario.partition(",")[0])) for pair in pairs]
+    found = [seconds / machine.cpu_seconds for seconds, machine in known if machine and not math.isnan(seconds)]
+    return f"{min(found):.2f}-{max(found):.2f}" if found else "-"
 
 
 def _key(pair: Pair, by: Sequence[str]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from gcdist.bench.engine import Bench, note_command, run, validated
+from gcdist.bench.machine import machines_in
 from gcdist.bench.page import write_page
 from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
@@ -94,7 +95,7 @@ def validate(
     Example: gcdist bench validate runs/wallclock
     """
     pairs = validated(folder, cores or os.cpu_count() or 1)
-    text = "\n".join([*validation_lines(pairs), "", summary(pairs)])
+    text = "\n".join([*validation_lines(pairs, machines=machines_in(folder)), "", summary(pairs)])
     typer.echo(json.dumps(plain(pair_rows(pairs))) if as_json else text)
 
 

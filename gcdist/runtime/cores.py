@@ -14,7 +14,7 @@ from gcdist.runtime.clock import Clock, Coming
 class Job:
     """Work that somebody has begun; ``done`` None: nobody waits for it."""
 
-    done: Callable[[], None] | None
+    done: Callable[[], object] | None
     given_up: bool = False
 
 
@@ -49,7 +49,7 @@ class Cores:
         """Whether jobs can slow each other down; without, a job simply takes its seconds and need not come here."""
         return self._count > 0
 
-    def work(self, seconds: float, done: Callable[[], None]) -> Job:
+    def work(self, seconds: float, done: Callable[[], object]) -> Job:
         """Begin a job that needs ``seconds`` of a core; ``done`` is called at its end."""
         self._advance()
         job = Job(done)

@@ -82,4 +82,5 @@ class Sidecar:
         float_buffers = np.frombuffer(rest, "<f4", floats, 24 * parts)
         int_buffers = np.frombuffer(rest, np.uint8, ints, 24 * parts + 4 * floats)
         used = np.frombuffer(rest, np.uint8, masks, 24 * parts + 4 * floats + ints) != 0
-        return Sidecar(loss_P3, *numbers, float_buffers, int_buffers, used)
+        energy, error, compute, data, cpu, share = numbers
+        return Sidecar(loss_P3, energy, error, compute, data, cpu, share, float_buffers, int_buffers, used)

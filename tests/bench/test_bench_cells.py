@@ -25,7 +25,9 @@ def cell(scheme: str = "sync", delays: str = "exponential", **more: object) -> C
 
 
 def outcome(seconds: float | None, loss: float = 0.05) -> Outcome:
-    made = Outcome("reached" if seconds is not None else "budget", steps=10, bytes_up=1_000_000, arrived=4.0)
+    made = Outcome(
+        "reached" if seconds is not None else "budget", steps=10, bytes_up=1_000_000, arrived=4.0, cpu_seconds=0.001
+    )
     made.seconds = float("nan") if seconds is None else seconds
     made.curve = [(0, 0.0, 2.3, 0.1, 0), (10, seconds or 20.0, loss, 0.9, 1_000_000)]
     return made
@@ -220,12 +222,12 @@ def test_the_comparison_takes_as_many_steps_as_both_made(tmp_path: Path) -> None
     real, predicted = outcome(3.0), outcome(3.0)
     real.ends, predicted.ends = [0.1 * i for i in range(1, 21)], [0.11 * i for i in range(1, 31)]
     runs = [(cell("sync"), real), (cell("ddp"), real), (cell("joint"), outcome(1.0))]
-    pairs = compare(runs, lambda cells: [predicted for _ in cells])
+    pairs = compare(runs, lambda missing: [predicted for _ in missing])
     assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
     assert pairs[0].error == pytest.approx(0.1)
-    assert "median error 10.0%, worst 10.0%. Time to the target: 0.0%, worst 0.0%." in summary(pairs)
+    assert "median error 10.0%, worst 10.0%; 1 more than 10% off. Time to the target: 0.0%, worst 0.0%." in summary(pairs)
     assert "No run" in summary([])
-    assert validation_lines(pairs, ["scheme"])[2:] == ["| `sync` | 1 | 2.00 | 2.20 | 10.0% | 10.0% | 0.0% |"]
+    assert validation_lines(pairs, ["scheme"])[2:] == ["| `sync` | 1 | - | 2.00 | 2.20 | 10.0% | 10.0% | 0.0% |"]
     write_json(tmp_path / "pairs.json", pair_rows([*pairs, replace(pairs[0], predicted_target=float("nan"))]))
     again = read_pairs(tmp_path / "pairs.json")
     assert again[0] == pairs[0]
@@ -235,13 +237,33 @@ def test_the_comparison_takes_as_many_steps_as_both_made(tmp_path: Path) -> None
     assert np.isnan(again[1].target_error)
 
 
-@pytest.mark.parametrize("known", [Machine(0.004, 0.002, 0.006), Machine(0.008, 0.001, 0.002)])
-def test_the_machine_is_measured_from_two_runs(known: Machine) -> None:
-    """The simulator stands for the real machine: its own constants come out, also where a round waits for a credit."""
-    found = measure(cell(), lambda run: simulated(replace(run, budget=2.0), known), _short)
-    assert found.latency == pytest.approx(known.latency, rel=0.05)
-    assert found.compute_seconds == pytest.approx(known.compute_seconds, rel=0.05)
-    assert found.master_seconds == pytest.approx(known.master_seconds, rel=0.05)
+@pytest.mark.parametrize(
+    ("known", "drift"),
+    [(Machine(0.004, 0.0005, 0.006, 2, 0.0005), 1.0), (Machine(0.008, 0.001, 0.002, 16, 0.001), 1.4)],
+)
+def test_the_machine_is_measured_from_two_runs(known: Machine, drift: float) -> None:
+    """The simulator stands for the real machine, which is slower in the second run: its constants come out all the same.
+
+    Also where a round waits for a credit.
+    """
+
+    def run(cell: Cell) -> Outcome:
+        now = known if cell.delays == "none" else known.at(drift * known.cpu_seconds)
+        return simulated(replace(cell, budget=2.0), now)
+
+    found = measure(cell(), run, _short, known.cores)
+    speed = (1 + drift) / 2  # constants are those of the mean of both
+    assert found.cpu_seconds == pytest.approx(speed * known.cpu_seconds)
+    assert found.latency == pytest.approx(speed * known.latency, rel=0.05)
+    assert found.compute_seconds == pytest.approx(speed * known.compute_seconds, rel=0.05)
+    assert found.master_seconds == pytest.approx(speed * known.master_seconds, rel=0.05)
+
+
+def test_a_machine_scales_with_the_processor_clock() -> None:
+    machine = Machine(0.004, 0.002, 0.006, 2, 0.001)
+    assert machine.at(0.0015) == Machine(1.5 * 0.004, 1.5 * 0.002, 1.5 * 0.006, 2, 0.0015)
+    assert machine.at(float("nan")) is machine
+    assert machine.section() == {"latency": 0.004, "compute_seconds": 0.002, "master_seconds": 0.006, "cores": 2}
 
 
 def _short(run: Cell, machine: Machine) -> Outcome:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gcdist.bench.forecast import forecast, forecast_text
 from gcdist.bench.machine import machines_in
-from gcdist.bench.plots import loss_against_time, speed_up_by_workers, time_to_target
+from gcdist.bench.plots import loss_against_time, predictions, speed_up_by_workers, time_to_target
 from gcdist.bench.problems import get_problem
 from gcdist.bench.tables import (
     Entry,
@@ -27,7 +27,7 @@ from gcdist.bench.tables import (
     speed_ups,
 )
 from gcdist.bench.tables import time_text as text_of
-from gcdist.bench.validate import read_pairs, summary, validation_lines
+from gcdist.bench.validate import Pair, read_pairs, summary, validation_lines
 
 ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
@@ -61,14 +61,15 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
         lines += _problem(problem, of_problem, page, pictures)
     several = [(cell, outcome) for results in loaded for cell, outcome in results if cell.pace == main[0][0].pace]
     lines += _by_workers(several, page, pictures)
-    lines += _validation(folders)
+    lines += _validation(folders, page, pictures)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _validation(folders: Sequence[Path]) -> list[str]:
+def _validation(folders: Sequence[Path], page: Path, pictures: Path) -> list[str]:
     """The simulator against these runs, where `gcdist bench validate` has compared them."""
     lines: list[str] = []
+    every: list[Pair] = []
     for folder in folders:
         path = folder / "validation.json"
         if path.exists():
@@ -80,10 +81,15 @@ def _validation(folders: Sequence[Path]) -> list[str]:
             )
             machine = machines_in(folder)
             lines += [] if lines else ["## The simulator against these runs", ""]
+            every += pairs
             lines += [about, ""]
             for by in ("scenario", "scheme"):
                 lines += [*validation_lines(pairs, [by], machine), ""]
             lines += [summary(pairs), ""]
+    if every:
+        path = pictures / "predictions.png"
+        predictions(every, path)
+        lines += [f"![real against predicted]({path.relative_to(page.parent)})", ""]
     return lines
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from gcdist.bench.cells import Outcome
 from gcdist.bench.tables import Entry, Results, entries, in_registry_order, names, speed_ups
+from gcdist.bench.validate import Pair
 from gcdist.types import F64
 
 STYLES = ["-", "--", "-.", ":"]
@@ -105,6 +106,7 @@ def _bars(axis: Any, found: Sequence[Entry | None]) -> None:
     longest = max((entry.most for entry in found if entry is not None and entry.reached), default=1.0)
     for place, entry in enumerate(found):
         if entry is None:
+            axis.text(0.02 * longest, place, "not run", va="center", fontsize=7, color="0.5")
             continue
         if not entry.reached:
             axis.text(0.02 * longest, place, entry.status or "-", va="center", fontsize=7, style="italic")
@@ -115,6 +117,25 @@ def _bars(axis: Any, found: Sequence[Entry | None]) -> None:
         axis.errorbar(entry.seconds, place, xerr=spread, color="black", capsize=2, linewidth=0.8)
         if not entry.all_reached:
             axis.text(entry.most * 1.03, place, f"{entry.reached}/{entry.runs}", va="center", fontsize=7)
+
+
+def predictions(pairs: Sequence[Pair], path: Path) -> None:
+    """Seconds of the same steps, real against predicted, a marker a scenario, with a band of 10% either way."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6.4, 5.6))
+    scenarios = list(dict.fromkeys(pair.scenario for pair in pairs))
+    for i, scenario in enumerate(scenarios):
+        here = [pair for pair in pairs if pair.scenario == scenario]
+        look = _look(i) | {"linestyle": "", "markersize": 5, "markerfacecolor": "none"}
+        axis.plot([pair.predicted for pair in here], [pair.real for pair in here], label=scenario, **look)
+    seconds = [second for pair in pairs for second in (pair.real, pair.predicted)]
+    ends = np.array([0.8 * min(seconds), 1.25 * max(seconds)])
+    axis.plot(ends, ends, color="black", linewidth=0.7)
+    axis.fill_between(ends, 0.9 * ends, 1.1 * ends, color="0.88", linewidth=0, zorder=0)
+    axis.set(xscale="log", yscale="log", xlabel="predicted, s", ylabel="real, s", title="The simulator; grey: 10% off")
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    _save(figure, path)
 
 
 def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Path, of: str = "sync") -> None:

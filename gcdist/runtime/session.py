@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,12 @@ ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read
 HEADROOM_MOST = 1.5  # of an automatic deadline over the times seen, for plans that give a worker more than it had
 MOST_HELD = 2000  # partitions that a Hello has room to name
 OnPlan = Callable[[Plan, PlanReport, float], None]
+
+
+@cache
+def _version() -> str:
+    """Read once: ten thousand simulated workers say it."""
+    return version("gcdist")
 
 
 def checked(section: str, build: Callable[[], T]) -> T:
@@ -100,7 +106,7 @@ class Session:
         return Hello(
             name=name,
             protocol=PROTOCOL,
-            version=version("gcdist"),
+            version=_version(),
             fingerprint=self.state.fingerprint,
             samples=len(self.task.dataset),
             config=shared_settings(self.config),

@@ -42,11 +42,14 @@ def test_the_whole_command(tmp_path: Path) -> None:
     subprocess.run(report, check=True, timeout=100, capture_output=True)
     text = page.read_text()
     assert "| `joint-auto` |" in text
-    assert (tmp_path / "img" / "digits_loss.png").stat().st_size > 10_000
+    assert "| delays | doctor | measured |\n|---|---|---|\n| dead | " in text
+    for picture in ("digits_loss.png", "predictions.png"):
+        assert (tmp_path / "img" / picture).stat().st_size > 10_000
     for path in times:
         cell, outcome = read_outcome(path)
         assert outcome.status != "failed", outcome.why
         assert cell.workers == 4
+        assert outcome.cpu_seconds > 0 or cell.scheme == "ddp"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,21 @@ from rich.table import Table
 
 from gcdist.planning import PlanReport
 
+MANY = 40  # workers; of more, only the first and the last are shown
+
 
 def workers_table(report: PlanReport, title: str | None = None, first: int = 0) -> Table:
-    """What each worker does in a plan; ``first`` is the number of the first worker (1: ranks)."""
+    """What each worker does in a plan, the first and last of many; ``first``: number of the first worker (1: ranks)."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for heading in ("worker" if first == 0 else "rank", "p", "bits", "noise", "row sum", "partitions", "share"):
         table.add_column(heading, justify="right")
-    for w in report["workers"]:
+    workers = report["workers"]
+    left_out = range(MANY // 2, len(workers) - MANY // 2) if len(workers) > MANY else range(0)
+    for i, w in enumerate(workers):
+        if i in left_out:
+            continue
+        if left_out and i == left_out.stop:
+            table.add_row("...", *[""] * 6)
         table.add_row(
             str(w["worker"] + first),
             f"{w['p']:.4g}",
@@ -22,4 +30,6 @@ def workers_table(report: PlanReport, title: str | None = None, first: int = 0) 
             str(w["load"]),
             f"{w['share']:.1%}",
         )
+    if left_out:
+        table.caption = f"{len(left_out):,} of {len(workers):,} workers are not shown"
     return table

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+MANY = 40  # workers; of more, only those furthest off are shown
 SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
 
 
@@ -122,7 +123,11 @@ def _number(name: str, value: float) -> str:
 
 
 def _arrivals(arrivals: Sequence[WorkerArrivals]) -> Table:
-    table = Table(title="arrival rate of each worker", title_justify="left", title_style="bold")
+    title = "arrival rate of each worker"
+    if len(arrivals) > MANY:
+        title = f"arrival rates furthest off their plans, {MANY} of {len(arrivals):,} workers (all: summary.json)"
+        arrivals = sorted(arrivals, key=lambda worker: -abs(worker.sigmas) if worker.steps else 0.0)[:MANY]
+    table = Table(title=title, title_justify="left", title_style="bold")
     for heading in ("rank", "steps", "planned", "observed", "sigmas off"):
         table.add_column(heading, justify="right")
     for worker in arrivals:

@@ -225,7 +225,9 @@ def test_the_comparison_takes_as_many_steps_as_both_made(tmp_path: Path) -> None
     pairs = compare(runs, lambda missing: [predicted for _ in missing])
     assert [(p.scheme, p.steps) for p in pairs] == [("sync", 20)]
     assert pairs[0].error == pytest.approx(0.1)
-    assert "median error 10.0%, worst 10.0%; 1 more than 10% off. Time to the target: 0.0%, worst 0.0%." in summary(pairs)
+    assert "median error 10.0%, worst 10.0%; 1 more than 10% off. Time to the target: 0.0%, worst 0.0%." in summary(
+        pairs
+    )
     assert "No run" in summary([])
     assert validation_lines(pairs, ["scheme"])[2:] == ["| `sync` | 1 | - | 2.00 | 2.20 | 10.0% | 10.0% | 0.0% |"]
     write_json(tmp_path / "pairs.json", pair_rows([*pairs, replace(pairs[0], predicted_target=float("nan"))]))

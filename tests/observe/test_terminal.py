@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -105,6 +106,21 @@ def test_the_summary_is_a_readable_table(tmp_path: Path) -> None:
     ):
         assert part in text
     assert text.splitlines()[-1] == f"run folder: {tmp_path}"
+
+
+def test_of_many_workers_those_furthest_off_are_shown(tmp_path: Path) -> None:
+    out = io.StringIO()
+    sigmas = [(-1) ** rank * rank / 100 for rank in range(1, 1001)]
+    many = [WorkerArrivals(rank, 50, 0.9, 0.9, off) for rank, off in enumerate(sigmas, 1)]
+    many += [
+        WorkerArrivals(rank, 0, 0.0, 0.0, 99.0) for rank in range(1001, 1011)
+    ]  # nothing was promised: nobody is off
+    print_summary(replace(summary(tmp_path), arrivals=many), Console(file=out, width=100))
+    text = out.getvalue()
+    assert "arrival rates furthest off their plans, 40 of 1,010 workers (all: summary.json)" in " ".join(text.split())
+    assert "+10.0" in text
+    assert "-9.6" in text
+    assert "-9.5" not in text
 
 
 def test_the_summary_is_written(tmp_path: Path) -> None:

@@ -74,6 +74,15 @@ def test_table_says_how_bits_are_counted(capsys: pytest.CaptureFixture[str]) -> 
     assert "packed bits a coordinate, sign included, of quantizer bucket at 100000" in text
 
 
+def test_of_many_workers_the_first_and_last_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    p = ",".join(["0.1"] * 60)
+    code, out, _ = run(capsys, "--p", p, "--partitions", "60", "--bits-total", "240", *LAW)
+    assert code == 0
+    shown = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
+    assert shown == [*map(str, range(20)), "...", *map(str, range(40, 60))]
+    assert "20 of 60 workers are not shown" in out
+
+
 def test_compare_shows_every_scheme(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = papers_p(tmp_path / "p.txt", 1)
     code, text, _ = run(capsys, "--p-file", str(file), "--bits-total", "250", *LAW, "--compare", "all", "--json")

@@ -154,7 +154,7 @@ def read_outcome(path: Path) -> tuple[Cell, Outcome]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         values = found["outcome"]
-        values |= {name: _number(values[name]) for name in ("seconds", "arrived", "cpu_seconds")}
+        values |= {name: _number(values.get(name)) for name in ("seconds", "arrived", "cpu_seconds")}
         values["curve"] = [(row[0], *map(_number, row[1:4]), row[4]) for row in values["curve"]]
         outcome = Outcome(**values)
         return Cell(**found["cell"]), outcome

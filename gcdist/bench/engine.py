@@ -25,7 +25,7 @@ from gcdist.bench.validate import Pair, compare, pair_rows, read_pairs
 from gcdist.config import ConfigError
 
 TUNING_SEEDS = (1001, 1002)  # never those of the benchmark
-START_SECONDS = 4.0  # of a cell's processes, for the estimate of the cost
+START_SECONDS = 1.5  # of a cell's processes, for the estimate of the cost
 Say = Callable[[str], None]
 
 
@@ -118,13 +118,14 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
     if known := machines_in(out).get(bench.problem):
         return known
     path = out / "machine" / f"{bench.problem}.json"
-    say("measuring this machine for the simulator: two short runs without stragglers")
+    say("measuring this machine for the simulator: three short runs that wait for all")
     cell = bench.cell(bench.delays[0], "sync", 0)
     machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place), simulated)
     write_json(path, asdict(machine))
     say(
         f"{machine.cores} cores; a partition takes {machine.compute_seconds * 1e3:.2f} ms of one, a message "
-        f"{machine.latency * 1e3:.2f} ms, the master between two rounds {machine.master_seconds * 1e3:.2f} ms"
+        f"{machine.latency * 1e3:.2f} ms, the master {machine.receive_seconds * 1e3:.2f} ms to receive it and "
+        f"{machine.master_seconds * 1e3:.2f} ms between two rounds"
     )
     return machine
 

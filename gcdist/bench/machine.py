@@ -1,7 +1,8 @@
-"""How fast this machine is, for the simulator: measured from two short real runs that wait for all.
+"""How fast this machine is, for the simulator: measured from three short real runs that wait for all.
 
-One has no delays: its rounds take as long as everybody computing at once, on the cores that there are. The other's delays
-hide the computing: what its rounds take beyond the slowest delay is messages, and the time between rounds is the master's.
+One has no delays: its rounds take as long as everybody computing at once, on the cores that there are. The others' delays
+hide the computing: what their rounds take beyond the slowest delay is messages, of one worker or of all at once, and the
+time between rounds is the master's.
 
 A core's speed changes from run to run where others share it (half as fast again within a minute was seen on a virtual
 machine). What a run's partitions took by the workers' processor clocks tells how fast the machine was then: all constants
@@ -13,10 +14,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.problems import get_problem
@@ -27,8 +28,10 @@ SEED = 1000  # neither the benchmark's nor the tuning's
 SECONDS, PACES = 5.0, 60.0  # a run lasts as long as the longer of the two
 NEVER = -1.0  # a loss
 FITS = 5  # corrections of the constants
+SIMULATED = 0.5  # of a run's length; nothing changes in the simulator
+ACCIDENTS = 0.05  # share of the rounds, the longest, that tell nothing
 WARM = 5  # steps that are not measured
-DELAYED = "mild"  # its delays are longer than anybody's computing, and its rounds short
+FREE, APART, TOGETHER = "none", "mild", "together"  # the latter two's delays are longer than anybody's computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Machine:
 
     latency: float
     compute_seconds: float  # of one core
+    receive_seconds: float
     master_seconds: float
     cores: int
     cpu_seconds: float
@@ -46,8 +50,9 @@ class Machine:
         speed = cpu_seconds / self.cpu_seconds if self.cpu_seconds > 0 else math.nan
         if math.isnan(speed):
             return self
-        latency, compute, master = (speed * x for x in (self.latency, self.compute_seconds, self.master_seconds))
-        return Machine(latency, compute, master, self.cores, cpu_seconds)
+        constants = self.latency, self.compute_seconds, self.receive_seconds, self.master_seconds
+        latency, compute, receive, master = (speed * constant for constant in constants)
+        return Machine(latency, compute, receive, master, self.cores, cpu_seconds)
 
     def section(self) -> dict[str, float]:
         """For the settings."""
@@ -65,12 +70,12 @@ def machines_in(out: Path) -> dict[str, Machine]:
     return found
 
 
-def calibration_cells(cell: Cell) -> tuple[Cell, Cell]:
-    """The two runs: nobody late, and delays that hide the computing."""
+def calibration_cells(cell: Cell) -> tuple[Cell, ...]:
+    """The runs: nobody late, one worker after another, all at once."""
     budget = max(SECONDS, PACES * cell.pace)
     run = replace(cell, scheme="sync", seed=SEED, deadline="wait", target=NEVER, budget=budget)
     run = replace(run, lr=get_problem(cell.problem).lr)
-    return replace(run, delays="none"), replace(run, delays=DELAYED)
+    return tuple(replace(run, delays=delays) for delays in (FREE, APART, TOGETHER))
 
 
 def measure(
@@ -91,19 +96,26 @@ def measure(
         ConfigError: the real runs are too short to tell.
     """
     cells = calibration_cells(cell)
-    delays = _slowest(cells[1])
-    runs = run(cells[0]), run(cells[1])
+    slowest = [_slowest(each) for each in cells[1:]]
+    runs = [run(each) for each in cells]
     cpu = fmean(outcome.cpu_seconds for outcome in runs)  # NaN where nobody arrived: that is refused below
-    real = _Figures.of(*runs, delays, cpu)
+    real = _Figures.of(runs, slowest, cpu)
     cores = cores or len(os.sched_getaffinity(0))
     share = get_problem(cell.problem).share * max(1.0, cell.workers / cores)  # of a core, when everybody computes
-    machine = Machine(real.beyond / 2, max(0.0, real.free - real.beyond) / share, real.between, cores, cpu)
+    machine = Machine(real.apart / 2, max(0.0, real.free - real.apart) / share, 0.0, real.between, cores, cpu)
+    short = [replace(each, budget=SIMULATED * each.budget) for each in cells]
     for _ in range(FITS):
-        found = _Figures.of(predict(cells[0], machine), predict(cells[1], machine), delays)
+        found = _Figures.of([predict(each, machine) for each in short], slowest)
+        free, apart, together = (real.free - found.free, real.apart - found.apart, real.together - found.together)
+        # the last of all messages waits for the others to be received
+        receive = max(0.0, machine.receive_seconds + (together - apart) / (cell.workers - 1))
+        more = receive - machine.receive_seconds
         # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
-        latency = max(0.0, machine.latency + (real.beyond - found.beyond) / 2.5)
-        off = real.free - found.free - 2.5 * (latency - machine.latency)
-        machine = Machine(latency, max(0.0, machine.compute_seconds + off / share), real.between, cores, cpu)
+        latency = max(0.0, machine.latency + (apart - more) / 2.5)
+        free -= 2.5 * (latency - machine.latency) + cell.workers * more
+        compute = max(0.0, machine.compute_seconds + free / share)
+        master = max(0.0, machine.master_seconds + real.between - found.between)
+        machine = Machine(latency, compute, receive, master, cores, cpu)
     return machine
 
 
@@ -115,26 +127,35 @@ def _slowest(cell: Cell) -> Callable[[int], float]:
     return lambda step: max(delays.seconds(worker, step, share, SEED) for worker in range(cell.workers))
 
 
+def _middle(seconds: Sequence[float]) -> float:
+    """The mean without the longest: a run lasts as long as the sum of its rounds, and an accident is no rule."""
+    return fmean(sorted(seconds)[: math.ceil((1 - ACCIDENTS) * len(seconds))])
+
+
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """Seconds, medians: of a round without delays, of one with delays beyond the slowest, between two rounds."""
+    """Seconds, means: of a round without delays, of rounds with delays beyond the slowest, between two rounds."""
 
     free: float
-    beyond: float
+    apart: float
+    together: float
     between: float
 
     @staticmethod
-    def of(free: Outcome, delayed: Outcome, slowest: Callable[[int], float], cpu: float = math.nan) -> _Figures:
-        """``cpu``: of a partition; the runs' figures are scaled to it. NaN: as they are."""
-        for outcome in (free, delayed):
+    def of(runs: Sequence[Outcome], slowest: Sequence[Callable[[int], float]], cpu: float = math.nan) -> _Figures:
+        """Of the runs; ``slowest`` delays of the latter two. ``cpu``: figures are scaled to it; NaN: as they are."""
+        for outcome in runs:
             if len(outcome.rounds) < 2 * WARM:
                 why = outcome.why or f"{len(outcome.rounds)} steps; {2 * WARM} are needed"
                 raise ConfigError(f"the simulator cannot be told how fast this machine is: {why}")
-        beyond = [taken - slowest(step) for step, taken in enumerate(delayed.rounds)]
-        steps = zip(delayed.ends, delayed.ends[1:], delayed.rounds[1:], strict=False)
+        free, apart, together = runs
+        steps = zip(apart.ends, apart.ends[1:], apart.rounds[1:], strict=False)
         between = [end - before - taken for before, end, taken in steps]
-        figures = []
-        for row, outcome in ((free.rounds, free), (beyond, delayed), (between, delayed)):
-            scale = 1.0 if math.isnan(cpu) else cpu / outcome.cpu_seconds
-            figures.append(max(0.0, scale * median(row[WARM:])))
-        return _Figures(*figures)
+        beyond = [
+            [taken - delay(step) for step, taken in enumerate(outcome.rounds)]
+            for outcome, delay in zip(runs[1:], slowest, strict=True)
+        ]
+        rows = ((free.rounds, free), (beyond[0], apart), (beyond[1], together), (between, apart))
+        scales = [1.0 if math.isnan(cpu) else cpu / outcome.cpu_seconds for _, outcome in rows]
+        middles = [max(0.0, scale * _middle(row[WARM:])) for scale, (row, _) in zip(scales, rows, strict=True)]
+        return _Figures(*middles)

@@ -18,6 +18,7 @@ from gcdist.straggler import read_trace
 
 FASTEST, SLOWEST = 0.2, 4.0  # mean extra time of the fastest and the slowest worker, in paces
 MILD = 0.2
+TOGETHER = 2.0
 DEAD_WORKER, DEAD_STEP = 4, 10
 
 
@@ -65,6 +66,11 @@ def _mild(workers: int, share: float, pace: float) -> Scenario:
     )
 
 
+def _together(workers: int, share: float, pace: float) -> Scenario:
+    inject = {"model": "shifted-exponential", "shift": TOGETHER * pace / share, "mean": 0.0, "scale_with_load": True}
+    return Scenario("together", f"everybody takes {TOGETHER:g} paces: all messages come at once", inject)
+
+
 def _pareto(workers: int, share: float, pace: float) -> Scenario:
     shapes = np.geomspace(4.0, 1.2, workers).round(4).tolist()
     inject = {"model": "pareto", "scale": pace / share, "shape": shapes, "scale_with_load": True}
@@ -98,6 +104,7 @@ BUILT_IN: dict[str, Callable[[int, float, float], Scenario]] = {
     "none": _none,
     "exponential": _shifted,
     "mild": _mild,
+    "together": _together,
     "pareto": _pareto,
     "spells": _spells,
     "dead": _dead,

@@ -101,7 +101,10 @@ class Network:
             if at is None:
                 raise RunHaltedError("the simulation has nothing left to happen and the step has no deadline")
             self.clock.step()
-        return self._events.popleft()
+        event = self._events.popleft()
+        if isinstance(event, Arrived) and (seconds := self._session.config.simulate.receive_seconds):
+            self._busy(seconds)
+        return event
 
     def next_at(self) -> float | None:
         """When the next thing happens; None: nothing is on its way or in work (but for workers that will join again)."""

@@ -124,7 +124,7 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
     write_json(path, asdict(machine))
     say(
         f"{machine.cores} cores; a partition takes {machine.compute_seconds * 1e3:.2f} ms of one, a message "
-        f"{machine.latency * 1e3:.2f} ms, the master {machine.receive_seconds * 1e3:.2f} ms to receive it and "
+        f"{machine.latency * 1e3:.2f} ms, and {machine.send_seconds * 1e3:.2f} ms of a core, the master "
         f"{machine.master_seconds * 1e3:.2f} ms between two rounds"
     )
     return machine

@@ -29,7 +29,7 @@ SECONDS, PACES = 5.0, 60.0  # a run lasts as long as the longer of the two
 NEVER = -1.0  # a loss
 FITS = 5  # corrections of the constants
 SIMULATED = 0.5  # of a run's length; nothing changes in the simulator
-ACCIDENTS = 0.05  # share of the rounds, the longest, that tell nothing
+ACCIDENTS = 0.02  # share of the rounds, the longest, that tell nothing
 WARM = 5  # steps that are not measured
 FREE, APART, TOGETHER = "none", "mild", "together"  # the latter two's delays are longer than anybody's computing
 
@@ -40,7 +40,7 @@ class Machine:
 
     latency: float
     compute_seconds: float  # of one core
-    receive_seconds: float
+    send_seconds: float
     master_seconds: float
     cores: int
     cpu_seconds: float
@@ -50,9 +50,9 @@ class Machine:
         speed = cpu_seconds / self.cpu_seconds if self.cpu_seconds > 0 else math.nan
         if math.isnan(speed):
             return self
-        constants = self.latency, self.compute_seconds, self.receive_seconds, self.master_seconds
-        latency, compute, receive, master = (speed * constant for constant in constants)
-        return Machine(latency, compute, receive, master, self.cores, cpu_seconds)
+        constants = self.latency, self.compute_seconds, self.send_seconds, self.master_seconds
+        latency, compute, send, master = (speed * constant for constant in constants)
+        return Machine(latency, compute, send, master, self.cores, cpu_seconds)
 
     def section(self) -> dict[str, float]:
         """For the settings."""
@@ -101,21 +101,30 @@ def measure(
     cpu = fmean(outcome.cpu_seconds for outcome in runs)  # NaN where nobody arrived: that is refused below
     real = _Figures.of(runs, slowest, cpu)
     cores = cores or len(os.sched_getaffinity(0))
-    share = get_problem(cell.problem).share * max(1.0, cell.workers / cores)  # of a core, when everybody computes
-    machine = Machine(real.apart / 2, max(0.0, real.free - real.apart) / share, 0.0, real.between, cores, cpu)
+    crowd = max(1.0, cell.workers / cores)  # workers that share a core when all work
+    share = get_problem(cell.problem).share * crowd  # partitions
+    # of messages that come at once the last has waited for the cores, one that comes alone has not
+    send = max(0.0, real.together - real.apart) / max(crowd - 1.0, 1.0)
+    machine = Machine(
+        max(0.0, real.apart - send) / 2.5,
+        max(0.0, real.free - real.apart - (crowd - 1) * send) / share,
+        send,
+        real.between,
+        cores,
+        cpu,
+    )
     short = [replace(each, budget=SIMULATED * each.budget) for each in cells]
     for _ in range(FITS):
         found = _Figures.of([predict(each, machine) for each in short], slowest)
         free, apart, together = (real.free - found.free, real.apart - found.apart, real.together - found.together)
-        # the last of all messages waits for the others to be received
-        receive = max(0.0, machine.receive_seconds + (together - apart) / (cell.workers - 1))
-        more = receive - machine.receive_seconds
+        send = max(0.0, machine.send_seconds + (together - apart) / max(crowd - 1.0, 1.0))
+        more = send - machine.send_seconds
         # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
         latency = max(0.0, machine.latency + (apart - more) / 2.5)
-        free -= 2.5 * (latency - machine.latency) + cell.workers * more
+        free -= 2.5 * (latency - machine.latency) + crowd * more
         compute = max(0.0, machine.compute_seconds + free / share)
         master = max(0.0, machine.master_seconds + real.between - found.between)
-        machine = Machine(latency, compute, receive, master, cores, cpu)
+        machine = Machine(latency, compute, send, master, cores, cpu)
     return machine
 
 

@@ -264,16 +264,16 @@ class ComputeConfig(Section):
 class SimulateConfig(Section):
     """The virtual machines of `gcdist simulate`: seconds, and bytes per second of each link.
 
-    ``compute_seconds`` are of a partition, ``encode_seconds`` of a message, ``receive_seconds`` of the master for each
-    message that comes, ``master_seconds`` of the master between two rounds. ``cores``: those that all workers share, who
-    then compute slower when many do; 0: each has a core of its own.
+    ``compute_seconds`` are of a partition, ``encode_seconds`` of a message before its delay, ``send_seconds`` of both ends
+    for a message that leaves, ``master_seconds`` of the master between two rounds. ``cores``: those that all workers share,
+    who then take longer when many work; 0: each has a core of its own.
     """
 
     latency: NotNegative = 0.0005
     bandwidth: Positive = 1e9
     compute_seconds: NotNegative = 0.005
     encode_seconds: NotNegative = 0.0
-    receive_seconds: NotNegative = 0.0
+    send_seconds: NotNegative = 0.0
     master_seconds: NotNegative = 0.0
     cores: Annotated[int, Field(ge=0)] = 0
 

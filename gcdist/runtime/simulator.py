@@ -101,10 +101,7 @@ class Network:
             if at is None:
                 raise RunHaltedError("the simulation has nothing left to happen and the step has no deadline")
             self.clock.step()
-        event = self._events.popleft()
-        if isinstance(event, Arrived) and (seconds := self._session.config.simulate.receive_seconds):
-            self._busy(seconds)
-        return event
+        return self._events.popleft()
 
     def next_at(self) -> float | None:
         """When the next thing happens; None: nothing is on its way or in work (but for workers that will join again)."""
@@ -373,7 +370,21 @@ class SimulatedWorker:
                 job.done = partial(self._jobs.pop, number)
 
     def send(self, head: Head, body: Message) -> None:
-        """A message takes its time on the link."""
+        """A message takes a core's time to leave and to be taken in, then its time on the link."""
+        inc, seconds = self.inc, self._session.config.simulate.send_seconds
+
+        def leave() -> None:
+            if self.inc == inc:
+                self._leave(head, body)
+
+        if seconds == 0.0:
+            leave()
+        elif self._network.cores.shared:
+            self._network.cores.work(seconds, leave)
+        else:
+            self._clock.at(self._clock.now + seconds, leave)
+
+    def _leave(self, head: Head, body: Message) -> None:
         peer = Peer(self.slot, self.inc)
         sent = partial(self.take, lambda at: SentRow(at, head.step, head.row))
         leaving = self.orders.outgoing(head, body)

@@ -40,7 +40,7 @@ SIZES = ddp,sync,ignore-rescaled,joint-auto
 RECORDED = trace:$(TRACES)/alibaba-pai-2020-job1.csv,pareto,trace:$(TRACES)/alibaba-pai-2020-job4.csv
 WALLCLOCK = $(BIN)/gcdist bench wallclock
 
-bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, COST_OF_FULL; goes on where it stopped
+bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, about an hour and three quarters; goes on where it stopped
 	$(WALLCLOCK) --schemes $(FEW) --delays spells,dead,$(RECORDED) --out runs/w8 $(ARGS)
 	$(WALLCLOCK) --schemes $(THIN) --delays network --out runs/w8 $(ARGS)
 	$(WALLCLOCK) --schemes all --delays none,exponential --out runs/w8 $(ARGS)

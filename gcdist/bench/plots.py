@@ -18,6 +18,7 @@ MARKERS = ["o", "s", "^", "D", "v", "x", "P", "*", "<", ">"]
 SHOWN = ("ddp", "sync", "ignore", "erasurehead", "joint", "joint-auto", "shifted-auto")
 POINTS = 200  # of a curve
 DPI = 110
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 
 def _pyplot() -> Any:
@@ -133,6 +134,11 @@ def predictions(pairs: Sequence[Pair], path: Path) -> None:
     axis.plot(ends, ends, color="black", linewidth=0.7)
     axis.fill_between(ends, 0.9 * ends, 1.1 * ends, color="0.88", linewidth=0, zorder=0)
     axis.set(xscale="log", yscale="log", xlabel="predicted, s", ylabel="real, s", title="The simulator; grey: 10% off")
+    ticks = [tick for tick in TICKS if ends[0] <= tick <= ends[1]]
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(plt.FixedLocator(ticks))
+        side.set_major_formatter(plt.ScalarFormatter())
+        side.set_minor_formatter(plt.NullFormatter())
     axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     _save(figure, path)

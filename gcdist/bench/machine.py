@@ -103,8 +103,9 @@ def measure(
     cores = cores or len(os.sched_getaffinity(0))
     crowd = max(1.0, cell.workers / cores)  # workers that share a core when all work
     share = get_problem(cell.problem).share * crowd  # partitions
-    # of messages that come at once the last has waited for the cores, one that comes alone has not
-    send = max(0.0, real.together - real.apart) / max(crowd - 1.0, 1.0)
+    # of messages that come at once the last has waited for the cores, if these are fewer; one that comes alone has not
+    of_send = 1 / max(crowd - 1.0, 1.0) if crowd > 1 else 0.0
+    send = max(0.0, real.together - real.apart) * of_send
     machine = Machine(
         max(0.0, real.apart - send) / 2.5,
         max(0.0, real.free - real.apart - (crowd - 1) * send) / share,
@@ -117,7 +118,7 @@ def measure(
     for _ in range(FITS):
         found = _Figures.of([predict(each, machine) for each in short], slowest)
         free, apart, together = (real.free - found.free, real.apart - found.apart, real.together - found.together)
-        send = max(0.0, machine.send_seconds + (together - apart) / max(crowd - 1.0, 1.0))
+        send = max(0.0, machine.send_seconds + (together - apart) * of_send)
         more = send - machine.send_seconds
         # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
         latency = max(0.0, machine.latency + (apart - more) / 2.5)

@@ -39,14 +39,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import gcdist
-from gcdist.runtime.aggregate import Aggregator
-from gcdist.runtime.cluster import Cluster
-from gcdist.runtime.compute import PartitionGradients
-from gcdist.runtime.driver import MasterDriver
-from gcdist.runtime.inbox import Inbox
-from gcdist.runtime.master_links import MasterLinks
-from gcdist.runtime.rows import RowMaker
-from gcdist.runtime.state import ModelState
+from gcdist.exchange.inbox import Inbox
+from gcdist.master.aggregator import Aggregator
+from gcdist.master.driver import MasterDriver
+from gcdist.master.links import MasterLinks
+from gcdist.model.gradients import PartitionGradients
+from gcdist.model.state import ModelState
+from gcdist.run.cluster import Cluster
+from gcdist.worker.rows import RowMaker
 
 WORKERS = 8
 WARM_STEPS = 10

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcdist.api import connect, simulate
     from gcdist.config import Config, ConfigError, load_config
-    from gcdist.runtime.cluster import Cluster, Step, StepInfo
-    from gcdist.runtime.driver import RunStoppedError
+    from gcdist.master.driver import RunStoppedError
+    from gcdist.run.cluster import Cluster, Step, StepInfo
     from gcdist.tasks import Task, partition_by
     from gcdist.types import RunHaltedError
 
 # imported when first used: planning and the mathematics need no torch, which takes two seconds to import
 _HOMES = {
-    "Cluster": "gcdist.runtime.cluster",
+    "Cluster": "gcdist.run.cluster",
     "Config": "gcdist.config",
     "ConfigError": "gcdist.config",
     "RunHaltedError": "gcdist.types",
-    "RunStoppedError": "gcdist.runtime.driver",
-    "Step": "gcdist.runtime.cluster",
-    "StepInfo": "gcdist.runtime.cluster",
+    "RunStoppedError": "gcdist.master.driver",
+    "Step": "gcdist.run.cluster",
+    "StepInfo": "gcdist.run.cluster",
     "Task": "gcdist.tasks",
     "connect": "gcdist.api",
     "load_config": "gcdist.config",

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from gcdist.config import Config, ConfigError, floor_warnings
+from gcdist.exchange.kernel_cache import warm_kernels
+from gcdist.exchange.setup import Setup
+from gcdist.master.driver import Say
+from gcdist.master.main import real_master
 from gcdist.observe import RunFolder
-from gcdist.runtime.checkpoint import Checkpoint
-from gcdist.runtime.cluster import Cluster, Step
-from gcdist.runtime.driver import Say
-from gcdist.runtime.real import real_master, serve
-from gcdist.runtime.runs import new_folder, resumed_folder, take_up
-from gcdist.runtime.session import Session
-from gcdist.runtime.simulator import simulated
-from gcdist.runtime.standstill import Standstill
-from gcdist.runtime.warm import warm_kernels
+from gcdist.run.checkpoint import Checkpoint
+from gcdist.run.cluster import Cluster, Step
+from gcdist.run.resume import new_folder, resumed_folder, take_up
+from gcdist.run.session import Session
+from gcdist.simulator.quiescence import Quiescence
+from gcdist.simulator.world import simulated
 from gcdist.tasks import Task
 from gcdist.transport import (
     INTERFACE,
@@ -30,6 +31,7 @@ from gcdist.transport import (
     is_loopback,
     listening_address,
 )
+from gcdist.worker.main import serve
 
 
 class WorkerDone:
@@ -97,20 +99,22 @@ def connect(
     rank, world = _place()
     if world < 2:
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
-    session = Session.build(task, config, world - 1, own=rank > 0)
-    warm_kernels(session.quantizer)
-    secret = session.config.cluster.shared_secret()
-    if session.config.cluster.interface:
-        os.environ.setdefault(INTERFACE, session.config.cluster.interface)
+    setup = Setup.of(task, config, world - 1, own=True) if rank > 0 else Session.build(task, config, world - 1)
+    warm_kernels(setup.quantizer)
+    secret = setup.config.cluster.shared_secret()
+    if setup.config.cluster.interface:
+        os.environ.setdefault(INTERFACE, setup.config.cluster.interface)
     try:
         if name := os.environ.get(INTERFACE):
             interface_address(name)  # a wrong name would look like a master that does not come
         source = StoreSource.from_env()
         if rank > 0:
-            ended = serve(session, source, rank)
+            ended = serve(setup, source, rank)
             if on_worker == "return":
                 return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
             _leave(rank, ended.code, ended.reason)
+        assert isinstance(setup, Session)
+        session = setup
         run, log, found = _open(session, folder, resume, say)
         if secret is None and not is_loopback(address := listening_address(source.host, source.port)):
             log("warning", f"no shared secret: whoever reaches {address} can join this run (docs/security.md)")
@@ -150,11 +154,11 @@ def simulate(
     """
     if config.cluster.workers is None:
         raise ConfigError("cluster.workers: missing; a simulated run needs to know how many there are")
-    session = Session.build(task, config, config.cluster.workers, own=False)
+    session = Session.build(task, config, config.cluster.workers)
     run, log, found = _open(session, folder, resume, say)
     driver, network = simulated(session, log)
     try:
-        cluster = Cluster(session, driver, run, resumed=found, standstill=Standstill(driver, network))
+        cluster = Cluster(session, driver, run, resumed=found, standstill=Quiescence(driver, network))
     except BaseException:
         run.close()
         raise

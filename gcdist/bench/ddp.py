@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.problems import get_problem
 from gcdist.config import Config
-from gcdist.runtime.batches import Batches, fetch
+from gcdist.model.batches import Batches, fetch
 from gcdist.straggler import make_delays
 
 POWERSGD_RANK = 1

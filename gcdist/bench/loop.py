@@ -13,7 +13,7 @@ from gcdist.api import simulate
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.machine import Machine
 from gcdist.bench.problems import Problem, get_problem
-from gcdist.runtime.cluster import Cluster
+from gcdist.run.cluster import Cluster
 from gcdist.tasks import Task
 from gcdist.types import RunHaltedError
 

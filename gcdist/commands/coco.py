@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from gcdist.config import ConfigError, load_config
-from gcdist.runtime.checkpoint import newest_checkpoint
-from gcdist.runtime.session import load_user_task
+from gcdist.run.checkpoint import newest_checkpoint
+from gcdist.run.session import load_user_task
 from gcdist.tasks.coco import CocoImages, HeldOut
 from gcdist.tasks.coco.pictures import save_pictures
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from gcdist.api import connect, simulate
 from gcdist.commands.tables import workers_table
 from gcdist.config import Config, load_config
+from gcdist.master.driver import RunStoppedError, Say
 from gcdist.observe import Progress, Summary, plain, print_summary
-from gcdist.runtime.cluster import Cluster
-from gcdist.runtime.driver import RunStoppedError, Say
-from gcdist.runtime.session import load_user_task
+from gcdist.run.cluster import Cluster
+from gcdist.run.session import load_user_task
 from gcdist.tasks import Task
 
 ConfigFile = Annotated[

@@ -5,7 +5,7 @@ which file, which key, what was found, what is allowed.
 """
 
 from gcdist.config.data import DataConfig
-from gcdist.config.errors import ConfigError, suggest
+from gcdist.config.errors import ConfigError, checked, suggest
 from gcdist.config.faults import FaultConfig
 from gcdist.config.files import dump_config, load_config, setting_lines, shared_settings, with_overrides
 from gcdist.config.sections import (
@@ -44,6 +44,7 @@ __all__ = [
     "StragglerConfig",
     "SummaryConfig",
     "TaskConfig",
+    "checked",
     "dump_config",
     "floor_warnings",
     "load_config",

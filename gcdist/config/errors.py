@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
-from typing import Any, get_args
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+T = TypeVar("T")
+
 
 class ConfigError(ValueError):
     """The user's settings are wrong; the text has one line for each mistake."""
+
+
+def checked(section: str, build: Callable[[], T]) -> T:
+    """Build a part; its ValueError becomes a ConfigError that names the section."""
+    try:
+        return build()
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{section}: {error}") from None
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

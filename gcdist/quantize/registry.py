@@ -15,6 +15,7 @@ from gcdist.quantize.qsgd import Qsgd
 from gcdist.quantize.rotated import Rotated, RotatedDither
 from gcdist.types import F32, F64, U8, Key, Quantizer
 
+WIDEST_BITS = 32  # packed bits a coordinate
 _CLASSES: dict[str, type[Base]] = {
     kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd, Rotated, RotatedDither, Eden)
 }
@@ -52,7 +53,7 @@ def bits_allowed(quantizer: Quantizer) -> tuple[int, ...]:
     return quantizer.bits_allowed if isinstance(quantizer, Base) else tuple(range(1, 9))
 
 
-def noise_table(quantizer: Quantizer, d: int, bits_max: int = 8) -> F64:
+def noise_table(quantizer: Quantizer, d: int, bits_max: int = WIDEST_BITS) -> F64:
     """The planner's law: expected omega by packed bits, (bits_max+1,); inf at 0 and at bits that are not taken.
 
     >>> noise_table(get_quantizer("bucket"), 10**6, 4).round(3).tolist()

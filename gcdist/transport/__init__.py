@@ -13,7 +13,6 @@ from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, F
 from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink, LinkSettings
-from gcdist.transport.recycle import recycler
 from gcdist.transport.store import JoinError, StoreSource, open_store
 
 __all__ = [
@@ -43,6 +42,5 @@ __all__ = [
     "join",
     "listening_address",
     "open_store",
-    "recycler",
     "route_to",
 ]

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from gcdist.memory import recycler
 from gcdist.transport.channel import HEADER_TAG, PIECE_TAG, Channel, ChannelError, Pending, as_tensor, one_line
 from gcdist.transport.events import Down, Emit, Event, In, Sent, Silent
 from gcdist.transport.framing import (
@@ -42,7 +43,6 @@ from gcdist.transport.framing import (
     fault,
     inline_frame,
 )
-from gcdist.transport.recycle import recycler
 from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.transport.watch import watch
 from gcdist.types import U8

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.hosts import PORT, Hosts, why_not
-from tests.runtime.listeners import listens_on
+from tests.run.listeners import listens_on
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 LIMIT = 90.0

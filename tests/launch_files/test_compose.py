@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import free_port
 from tests.launch_files.manifests import yaml
-from tests.runtime.conftest import free_port
 
 TREE = Path(__file__).parents[2]
 COMPOSE = TREE / "launch" / "compose" / "docker-compose.yml"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gcdist.config import load_config
+from tests.conftest import free_port
 from tests.launch_files.manifests import KUBERNETES, built, templates
-from tests.runtime.conftest import free_port
 
 BOTH = pytest.mark.parametrize("name", ["base", "pytorchjob"])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gcdist.runtime.batches import Batches, ReadError
+from gcdist.model.batches import Batches, ReadError
 from gcdist.tasks.coco import BrokenImageError, CocoImages, CompactDetector, collate, detection_task, open_index
 from gcdist.tasks.coco.augment import View, boxes_in, draw, recoloured, whole
 from tests.tasks.coco_files import REAL, annotation, image_entry, needs_images, small, write_image, write_split

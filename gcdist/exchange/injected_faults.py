@@ -1,0 +1,141 @@
+"""Faults on purpose, as they are done: to a process, to a message, to a step's floor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gcdist.config import Config, ConfigError, FaultConfig
+from gcdist.exchange.message import Message
+from gcdist.protocol import Head
+from gcdist.protocol.codec import Kind
+from gcdist.protocol.messages import Fault
+from gcdist.straggler import FaultSchedule, Planned
+from gcdist.transport import digest
+from gcdist.types import F64, U8, Corruption, DelayModel
+
+FLOOD = 300  # frames
+_UNKNOWN = 77  # a kind of frame that means nothing
+
+
+def fault_of(config: FaultConfig) -> Fault:
+    """What is done, without when and at whom."""
+    return Fault(config.kind, config.seconds, config.rate, config.what or "payload")
+
+
+def schedule_of(config: Config) -> FaultSchedule[Fault]:
+    """When the faults of the settings strike."""
+    planned = [Planned(fault_of(each), each.worker, each.step, each.every) for each in config.faults]
+    return FaultSchedule(planned, config.seed)
+
+
+def drill(config: Config, fault: FaultConfig | Mapping[str, Any]) -> tuple[Fault, int | None]:
+    """A fault that a script asks for, and the rank that it names; ConfigError if it cannot be."""
+    given = fault.model_dump(exclude_none=True) if isinstance(fault, FaultConfig) else dict(fault)
+    if "step" in given or "every" in given:
+        raise ConfigError("inject: step and every are for [[faults]]; this one strikes at once")
+    asked = Config(faults=[{**given, "step": 0}]).faults[0]
+    if asked.worker != 0 and asked.kind not in {each.kind for each in config.faults}:
+        raise ConfigError(f'inject: workers obey no "{asked.kind}" unless [[faults]] of the config names that kind')
+    return fault_of(asked), asked.worker
+
+
+def described(fault: Fault, rank: int) -> str:
+    """One line for the log.
+
+    >>> described(Fault("slow", seconds=5.0, rate=1e5), 2)
+    'worker 2: slow for 5 s, 100000 bytes/s (injected)'
+    """
+    about = f" {fault.what}" if fault.kind == "corrupt" else ""
+    about += f" for {fault.seconds:g} s" if fault.seconds is not None else ""
+    about += f", {fault.rate:.0f} bytes/s" if fault.rate is not None else ""
+    return f"{f'worker {rank}' if rank else 'the master'}: {fault.kind}{about} (injected)"
+
+
+def strike_process(fault: Fault) -> None:
+    """Kill or stop this very process; after a stop it returns when the process goes on."""
+    if fault.kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    # a process of its own wakes this one up; a session of its own, or a signal to the group would end it
+    wake = ["/bin/sh", "-c", 'sleep "$1"; kill -CONT "$2"', "waker", str(fault.seconds), str(os.getpid())]
+    waker = subprocess.Popen(wake, stdin=subprocess.DEVNULL, start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    waker.wait()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outgoing:
+    """A message as it leaves. ``digest``: what the frame claims of its payload; None: the truth."""
+
+    head: Head
+    body: Message
+    kind: int = Kind.MESSAGE
+    digest: int | None = None
+
+
+class Orders:
+    """Faults that a worker was told of and that wait for their step or message. A `DelayModel` with the raised floor."""
+
+    def __init__(self, delays: DelayModel) -> None:
+        self._delays = delays
+        self._raised: tuple[int, float] = (-1, 0.0)  # step, seconds
+        self._what: Corruption | None = None
+
+    def take(self, step: int, fault: Fault) -> None:
+        """A "delay" raises the floor of ``step``; a "corrupt" changes the next message."""
+        if fault.kind == "delay":
+            self._raised = (step, fault.seconds or 0.0)
+        elif fault.kind == "corrupt":
+            self._what = fault.what
+
+    def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
+        """The floor of this step."""
+        raised, more = self._raised
+        return self._delays.seconds(worker, step, load, seed) + (more if step == raised else 0.0)
+
+    def survival(self, worker: int, load: F64, t: float) -> F64:
+        """Without the faults: nobody may know of them."""
+        return self._delays.survival(worker, load, t)
+
+    def outgoing(self, head: Head, body: Message) -> list[Outgoing]:
+        """What is sent in place of a message; one without a payload (a probe) is left as it is."""
+        what = self._what
+        if what is None or not len(body.payload):
+            return [Outgoing(head, body)]
+        self._what = None
+        return list(_corrupted(what, head, body))
+
+
+def _corrupted(what: Corruption, head: Head, body: Message) -> Iterable[Outgoing]:
+    payload = body.payload
+    right = digest(payload)
+    match what:
+        case "payload":  # on the way: the checksum is of the right bytes
+            yield Outgoing(head, _with(body, payload ^ np.uint8(1)), digest=right)
+        case "checksum":
+            yield Outgoing(head, body, digest=right ^ 1)
+        case "size":
+            yield Outgoing(head, _with(body, payload[:-1].copy()))
+        case "plan":
+            yield Outgoing(head._replace(plan_id=head.plan_id + 1), body)
+        case "step":
+            yield Outgoing(head._replace(step=head.step - 1), body)
+        case "row":
+            yield Outgoing(head._replace(row=head.row + 1), body)
+        case "nan":  # whatever the format: a float of all ones is not a number
+            yield Outgoing(head, _with(body, np.full_like(payload, 255)))
+        case "garbage":
+            noise = np.random.default_rng(head.step + 1).integers(0, 2**62, 6)
+            yield Outgoing(Head(*(int(each) for each in noise)), _with(body, payload[::-1].copy()), _UNKNOWN)
+        case "flood":
+            yield from [Outgoing(head, body)] * FLOOD
+
+
+def _with(body: Message, payload: U8) -> Message:
+    return Message(payload, body.sidecar, body.bits)

@@ -1,0 +1,25 @@
+"""The body of a worker's message, as both ends hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gcdist.types import U8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """The body of one row's message, at either end: packed payload and its sidecar.
+
+    ``bits`` are the packed bits per segment that the row was asked for: they belong to the plan of the round, which need
+    not be today's.
+    """
+
+    payload: U8
+    sidecar: U8
+    bits: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Both parts, in bytes."""
+        return len(self.payload) + len(self.sidecar)

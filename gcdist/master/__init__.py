@@ -1,0 +1,1 @@
+"""The master: its round loop, decoding, plans, accounts and links."""

@@ -1,0 +1,79 @@
+"""Arrivals of each worker: how many the steps promised, and how many came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gcdist.master.driver import RoundResult
+from gcdist.observe import WorkerArrivals
+from gcdist.types import F64
+
+
+@dataclass(slots=True, eq=False)
+class ArrivalTally:
+    """Counted rows of each worker against the promises; only steps with a promise about a deadline.
+
+    A code that ends steps before its promised deadline with rows outstanding (`frc`, `erasurehead`, ...) cannot be compared:
+    then nothing is.
+    """
+
+    workers: int
+    early: bool = False
+    _COUNTS: ClassVar = ("planned", "observed", "variance", "steps")
+
+    planned_N: F64 = field(init=False)
+    observed_N: F64 = field(init=False)
+    variance_N: F64 = field(init=False)
+    steps_N: F64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.planned_N, self.observed_N, self.variance_N, self.steps_N = np.zeros((4, self.workers))
+
+    def add(self, result: RoundResult) -> None:
+        """Take in one step."""
+        if not result.promised:
+            return
+        plan, p_R = result.plan, result.terms.p_R
+        rows = np.flatnonzero(plan.weighted_R() & result.live_N[plan.worker_R])
+        lost = {seen.row for seen in result.seen if seen.step == result.step and seen.seconds >= result.terms.deadline}
+        if result.why in ("complete", "count") and len(result.counted) + len(lost) < len(rows):
+            self.early = True
+        if self.early:
+            for array in (self.planned_N, self.observed_N, self.variance_N, self.steps_N):
+                array.fill(0.0)
+            return
+        owner = plan.worker_R[rows]
+        np.add.at(self.planned_N, owner, 1 - p_R[rows])
+        np.add.at(self.variance_N, owner, p_R[rows] * (1 - p_R[rows]))
+        np.add.at(self.steps_N, owner, 1)
+        for counted in result.counted:
+            self.observed_N[plan.worker_R[counted.row]] += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts so far, for a checkpoint."""
+        return {"early": self.early, **{name: getattr(self, f"{name}_N").copy() for name in self._COUNTS}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave, of as many workers."""
+        self.early = state["early"]
+        for name in self._COUNTS:
+            getattr(self, f"{name}_N")[:] = state[name]
+
+    def rates(self) -> list[WorkerArrivals]:
+        """What each worker was promised to do and did, for the summary."""
+        steps_N = np.maximum(1.0, self.steps_N)
+        planned_N, observed_N, sigmas_N = self.planned_N / steps_N, self.observed_N / steps_N, self.sigmas()
+        return [
+            WorkerArrivals(i + 1, int(self.steps_N[i]), float(planned_N[i]), float(observed_N[i]), float(sigmas_N[i]))
+            for i in range(self.workers)
+        ]
+
+    def sigmas(self) -> F64:
+        """(observed - planned) over its standard deviation, (N,); 0 where nothing was promised."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = (self.observed_N - self.planned_N) / np.sqrt(self.variance_N)
+        return np.where(self.variance_N > 0, z, 0.0)

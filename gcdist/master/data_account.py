@@ -1,0 +1,72 @@
+"""The run's account of its data: how long workers waited for it, and what was left out because nobody could read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from gcdist.master.driver import RoundResult
+
+TOO_LONG = 0.2  # waiting for data, over computing, from which on it is worth a line ...
+NOTICEABLE = 0.05  # ... if it is at least this share of the steps' time
+
+
+class DataAccount:
+    """Sums over the steps of a run. ``prefetch`` is the run's setting, for the advice."""
+
+    def __init__(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        self._steps = 0
+        # means over the rows that counted, summed
+        self._data_seconds = self._compute_seconds = self._step_seconds = 0.0
+        self._uncovered: dict[int, int] = {}  # partition: steps without it
+        self.local = False  # some worker can read only some of the partitions
+
+    def add(self, result: RoundResult, local: bool) -> None:
+        """Take in one step; ``local``: some worker cannot read everything."""
+        self._steps += 1
+        self.local |= local
+        if result.counted:
+            self._data_seconds += fmean(counted.sidecar.data_seconds for counted in result.counted)
+            self._compute_seconds += fmean(counted.sidecar.compute_seconds for counted in result.counted)
+            self._step_seconds += result.seconds
+        for j in np.flatnonzero(~result.plan.covered_K).tolist():
+            self._uncovered[j] = self._uncovered.get(j, 0) + 1
+
+    def notes(self) -> list[str]:
+        """What somebody should know at the end, a line each."""
+        lines = []
+        if self._data_seconds > max(TOO_LONG * self._compute_seconds, NOTICEABLE * self._step_seconds):
+            share = self._data_seconds / (self._data_seconds + self._compute_seconds)
+            more = f" in spite of data.prefetch = {self._prefetch}" if self._prefetch else ": set data.prefetch = 4"
+            lines.append(f"waiting for data took {share:.0%} of the workers' time{more}")
+        if self._uncovered:
+            most = max(self._uncovered.values())
+            lines.append(
+                f"partitions {sorted(self._uncovered)} were left out in up to {most} of {self._steps} steps: "
+                "nobody who was here could read them"
+            )
+        if self.local:
+            lines.append("what waiting for all would take is not estimated: not every worker can read every partition")
+        return lines
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint."""
+        return {
+            "steps": self._steps,
+            "data_seconds": self._data_seconds,
+            "compute_seconds": self._compute_seconds,
+            "step_seconds": self._step_seconds,
+            "uncovered": dict(self._uncovered),
+            "local": self.local,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self._steps, self.local = state["steps"], state["local"]
+        self._data_seconds, self._compute_seconds = state["data_seconds"], state["compute_seconds"]
+        self._step_seconds = state["step_seconds"]
+        self._uncovered = {int(j): steps for j, steps in state["uncovered"].items()}

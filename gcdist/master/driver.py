@@ -1,0 +1,405 @@
+"""The round loop: feeds the two machines with events and does what they say.
+
+One file for both worlds. ``links.py`` and ``simulator/network.py`` are its ports: where events come from, and where messages
+go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gcdist.exchange.injected_faults import described, schedule_of
+from gcdist.exchange.message import Message
+from gcdist.exchange.setup import Setup
+from gcdist.master.aggregator import Aggregator, Counted
+from gcdist.master.scheme import Scheme
+from gcdist.model.vector_format import Shape
+from gcdist.protocol.master import MasterMachine
+from gcdist.protocol.master_io import (
+    Accumulate,
+    Admit,
+    Announce,
+    Arrived,
+    CloseLink,
+    CloseStep,
+    Drop,
+    Failed,
+    Halt,
+    Keep,
+    Leave,
+    Lost,
+    MasterEvent,
+    MasterInstruction,
+    Observe,
+    OpenStep,
+    Refuse,
+    Replan,
+    Restore,
+    SendRound,
+    Settle,
+    Stop,
+    TakeOut,
+)
+from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
+from gcdist.straggler import FaultSchedule
+from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
+
+UNTOLD = ("stale", "late", "failed", "its link is closed")  # reasons to drop a message that need no line
+TELL_SECONDS = 10.0  # between two lines that say who is waited for
+Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
+Record = list[tuple[MasterEvent, list[MasterInstruction]]]
+
+
+class RunStoppedError(SystemExit):
+    """Somebody asked the run to end (SIGINT, SIGTERM): workers are released; uncaught, the script ends without a traceback.
+
+    ``code`` is the exit status that a shell expects of a stopped program.
+    """
+
+    def __init__(self, reason: str) -> None:
+        number = {"SIGINT": 2, "SIGTERM": 15}.get(reason)
+        super().__init__(128 + number if number else 1)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"stopped by {self.reason}"
+
+
+class MasterPort(Protocol):
+    """The master's world."""
+
+    @property
+    def bytes_up(self) -> int:
+        """All bytes that the links have received from workers."""
+        ...
+
+    @property
+    def bytes_down(self) -> int:
+        """All bytes that the links have sent to workers."""
+        ...
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        ...
+
+    def next(self, until: float | None) -> MasterEvent:
+        """The next event in stamp order; a Tick once ``until`` has passed."""
+        ...
+
+    def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
+        """Carry out what concerns one peer; never blocks."""
+        ...
+
+    def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
+        """Send a round; ``state`` is immutable from now on. Never blocks."""
+        ...
+
+    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
+        """Make a fault happen at a worker as ``step`` opens, or at the master itself (None)."""
+        ...
+
+    def between_rounds(self) -> None:
+        """The master has done its own work since the last round; where time is simulated, it passes now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundResult:
+    """What one step gave. ``gradient`` (d,) float32, or None when nothing is known (skip the optimizer)."""
+
+    step: int
+    gradient: F32 | None
+    why: CloseWhy
+    seconds: float
+    counted: tuple[Counted, ...]
+    plan: Plan
+    terms: StepTerms
+    live_N: Mask
+    seen: tuple[Seen, ...]  # outcomes observed since the last step was closed, of older steps too
+    messages: int  # with a gradient, that arrived since the last step was closed, late and dropped ones too
+    payload_bytes: int  # of these
+    promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
+
+
+@dataclass(slots=True)
+class _Step:
+    """What has happened in the open step so far."""
+
+    result: CloseStep | None = None
+    closed_at: float = 0.0
+    seen: list[Seen] = field(default_factory=list)
+    messages: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class MasterDriver:
+    """Runs rounds at the master; single-threaded.
+
+    Args:
+        machine: the protocol.
+        port: events in, messages out.
+        aggregator: the arithmetic.
+        say: takes log lines.
+        min_workers: no step opens below.
+        start_workers: the first step waits for so many, for ``start_timeout`` seconds once ``min_workers`` are here.
+        join_timeout: seconds to wait for ``min_workers``, at the start and later.
+        record: every event with the instructions that it gave, in order, if given.
+        faults: what is injected, when, at whom.
+    """
+
+    machine: MasterMachine
+    port: MasterPort
+    aggregator: Aggregator
+    say: Say
+    min_workers: int
+    start_workers: int
+    start_timeout: float
+    join_timeout: float
+    record: Record | None = None
+    faults: FaultSchedule[Fault] = field(default_factory=lambda: FaultSchedule((), 0))
+    _began: float | None = None
+    _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
+    _wake: float | None = None
+    _scheme: Scheme | None = None
+    _current: _Step = field(default_factory=_Step)
+    _plan: Plan | None = None
+    _started: bool = False
+    _failed: set[int] = field(default_factory=set)  # partitions whose failure has been told
+    _stop: str | None = None
+    _halt: str | None = None
+
+    @staticmethod
+    def of(setup: Setup, port: MasterPort, say: Say, record: Record | None = None) -> MasterDriver:
+        """The driver of a run, whatever its world."""
+        cluster = setup.config.cluster
+        return MasterDriver(
+            MasterMachine(setup.workers, setup.hello("master")),
+            port,
+            Aggregator(setup.state.shape, setup.quantizer, setup.config.seed),
+            say,
+            cluster.min_workers or 1,
+            setup.workers,
+            cluster.start_timeout,
+            cluster.join_timeout,
+            record,
+            schedule_of(setup.config),
+        )
+
+    def run_round(self, step: int, state: U8, scheme: Scheme) -> RoundResult:
+        """One coded round: opens ``step`` with the state's bytes, returns when it is closed.
+
+        Raises:
+            RunHaltedError: too few workers for too long, or a user's error that keeps coming back.
+            RunStoppedError: Stop was among the events.
+        """
+        self._scheme, self._state = scheme, state
+        self.port.between_rounds()
+        self._current = _Step()  # from here on: what came since the last step was closed counts with this one
+        self._wait_for_workers()
+        live_N, ready_N = self.machine.live(), self.machine.ready()
+        plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
+        promised = scheme.promises
+        terms = scheme.rule.terms(plan, live_N, ready_N)
+        self.aggregator.reshape(scheme.maker.shape)
+        self._inject_due(step)
+        opened = self.port.now()
+        self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))
+        self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
+        while self._current.result is None:
+            self._feed(self.port.next(self._wake))
+        self._raise_if_over()
+        closed = self._current.result
+        counted = tuple(self.aggregator.counted)
+        return RoundResult(
+            step,
+            self.aggregator.close(closed.closing),
+            closed.why,
+            self._current.closed_at - opened,
+            counted,
+            plan,
+            terms,
+            live_N,
+            tuple(self._current.seen),
+            self._current.messages,
+            self._current.payload_bytes,
+            promised,
+        )
+
+    def gather(self) -> None:
+        """Wait until the run can start; RunHaltedError, RunStoppedError."""
+        self._wait_for_workers()
+
+    def drain(self) -> None:
+        """Handle what has arrived by now."""
+        now = self.port.now()
+        while True:
+            event = self.port.next(now)
+            if isinstance(event, Tick):
+                return
+            self._feed(event)
+
+    def settle(self, step: int, next_at: Callable[[], float | None]) -> tuple[int, int]:
+        """Let the workers drop stale work before ``step`` opens, and handle what comes until nothing is on its way.
+
+        Args:
+            step: the next one.
+            next_at: when the next thing happens that is on its way; None: nothing is.
+
+        Returns:
+            Messages that came, and the bytes of their payloads; no step counts them.
+        """
+        self._current = _Step()
+        self._feed(Settle(self.port.now(), step))
+        while (at := next_at()) is not None:
+            self._feed(self.port.next(at))
+        came, self._current = self._current, _Step()
+        return came.messages, came.payload_bytes
+
+    def restore(
+        self, shifts: tuple[tuple[int, Peer, int, float], ...], cold: tuple[int, ...], h: dict[int, F32]
+    ) -> None:
+        """Take the shifts of a checkpoint, which the workers hold too: see `Restore`; ``h`` has h_row (d,) of each."""
+        self._feed(Restore(self.port.now(), shifts, cold))
+        self.aggregator.restore(h, self.aggregator.predictor())
+
+    def stop(self, reason: str) -> None:
+        """Release everybody who has come by now."""
+        if self._stop is None:
+            self.drain()
+        if self._stop is None:
+            self._feed(Stop(self.port.now(), reason))
+
+    def inject(self, step: int, fault: Fault, rank: int) -> None:
+        """Make a fault happen at a worker that is here, or at the master (rank 0), as ``step`` opens."""
+        self.say("fault", described(fault, rank))
+        peer = next((peer for peer in self.machine.peers() if peer.rank == rank), None)
+        if peer is not None or rank == 0:
+            self.port.inject(peer, step, fault)
+
+    # --- events in, instructions out ---
+
+    def _inject_due(self, step: int) -> None:
+        now = self.port.now()
+        self._began = now if self._began is None else self._began
+        here = sorted(peer.rank for peer in self.machine.peers())
+        for fault, rank in self.faults.due(step, now - self._began, here):
+            self.inject(step, fault, rank)
+
+    def _wait_for_workers(self) -> None:
+        self.drain()
+        need = self.min_workers if self._started else self.start_workers
+        begun = self.port.now()
+        give_up = until = begun + self.join_timeout
+        tell = begun + (0.0 if self._started else TELL_SECONDS)
+        while (here := int(self.machine.live().sum())) < need:
+            self._raise_if_over()
+            now = self.port.now()
+            if here < self.min_workers:
+                until = give_up
+            elif until == give_up:
+                until = min(give_up, now + self.start_timeout)
+            if now >= until:
+                if here >= self.min_workers:
+                    text = f"starting with {here} of {self.start_workers} workers; others are taken in when they come"
+                    self.say("join", text)
+                    break
+                text = (
+                    f"{here} of at least {self.min_workers} workers after {self.join_timeout:g} s of waiting "
+                    "(cluster.min_workers, cluster.join_timeout)"
+                )
+                self.stop(text)
+                raise RunHaltedError(text)
+            if now >= tell:
+                ranks = sorted(peer.rank for peer in self.machine.peers())
+                self.say("join", f"waiting for {need} workers; here are ranks {ranks or 'none'}")
+                tell = now + TELL_SECONDS
+            self._feed(self.port.next(min(until, tell)))
+        self._started = True
+        self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
+        if self._halt is not None:
+            text = self._halt
+            self.stop(text)
+            raise RunHaltedError(text)
+        if self._stop is not None:
+            raise RunStoppedError(self._stop)
+
+    def _feed(self, event: MasterEvent) -> None:
+        if isinstance(event, Arrived):
+            event = self._inspected(event)
+        elif isinstance(event, Lost):
+            self._sent.pop(event.peer, None)
+        elif isinstance(event, Stop):
+            self._stop = event.reason
+        elif isinstance(event, Failed):
+            self._say_failure(event)
+        elif isinstance(event, Tick) and self._wake is not None and event.at >= self._wake:
+            self._wake = None
+        instructions = self.machine.handle(event)
+        if self.record is not None:
+            self.record.append((event, instructions))
+        for instruction in instructions:
+            self._do(instruction, event.at)
+
+    def _say_failure(self, event: Failed) -> None:
+        """A user's error: all of it the first time that a partition fails, then its first line."""
+        new = event.partition not in self._failed
+        self._failed.add(event.partition)
+        self.say("error", event.text if new else event.text.splitlines()[0])
+
+    def _inspected(self, event: Arrived) -> Arrived:
+        """Check a message's bytes against the plan that its sender works by, before the machine counts it."""
+        body: Message = event.body
+        self._current.messages += len(body.payload) > 0  # probes carry no gradient
+        self._current.payload_bytes += len(body.payload)
+        plan, shape = self._sent.get(event.peer, (None, self.aggregator.shape))
+        if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
+            return event
+        bits_S = tuple(int(b) for b in plan.bits_RS[event.head.row])
+        body = Message(body.payload, body.sidecar, bits_S)
+        return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body, shape))
+
+    def _do(self, told: MasterInstruction, at: float) -> None:
+        match told:
+            case Accumulate():
+                self.aggregator.accumulate(told)
+            case SendRound(peer=peer, round=sent):
+                assert self._plan is not None
+                self._sent[peer] = self._plan, self.aggregator.shape
+                self.port.send_round(peer, sent, self._state)
+            case Observe(seen=seen):
+                self._current.seen.append(seen)
+                if self._scheme is not None:
+                    self._scheme.rule.observe(seen)
+            case Keep():
+                self.aggregator.keep(told)
+            case CloseStep():
+                self._current.result, self._current.closed_at, self._wake = told, at, None
+            case TakeOut(row=row):
+                self.aggregator.take_out(row)
+            case Wake(at=when):
+                self._wake = when
+            case Drop(peer=peer, step=step, reason=reason):
+                if reason not in UNTOLD and not reason.startswith("user error"):  # that is told as an error
+                    self.say("drop", f"worker {peer.rank}, step {step}: {reason.splitlines()[0]}")
+            case Replan(reason=reason):
+                if self._scheme is not None:
+                    self._scheme.outdated = True
+                self.say("members", reason)
+            case Halt(text=text):
+                self._halt = text
+                if self._current.result is None:
+                    self._feed(Stop(at, text))
+            case Admit() | Refuse() | Announce() | CloseLink() | Leave():
+                if isinstance(told, Refuse):
+                    self.say("refuse", told.reason)
+                if not isinstance(told, Announce | Admit):
+                    self._sent.pop(told.peer, None)
+                self.port.tell(told)

@@ -1,0 +1,218 @@
+"""From who is here and how they arrive to the next plan: the master's use of the planning room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from gcdist.exchange.sidecar import Sidecar
+from gcdist.model.vector_format import Shape
+from gcdist.planning import PlanReport, describe, make_plan
+from gcdist.quantize import noise_table
+from gcdist.straggler import ArrivalRule
+from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
+
+P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
+NEARLY = 1.1  # sizes of partitions within this factor
+Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that cannot read all of them
+ALL: Holds = {}
+FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
+
+
+@dataclass(slots=True)
+class PlanIds:
+    """The numbers of a run's plans; ``next`` is the one that comes next."""
+
+    next: int = 0
+
+    def __iter__(self) -> PlanIds:
+        return self
+
+    def __next__(self) -> int:
+        self.next += 1
+        return self.next - 1
+
+
+class PlanMaker:
+    """Makes plans of one code, each with a number of its own.
+
+    Args:
+        code: the gradient code.
+        quantizer: gives the noise law.
+        shape: gives the vector as it is now; every segment gets its row's bits.
+        size_K: (K,) shares of the samples.
+        bits: packed bits a coordinate, on average over the workers.
+        bits_cap_N: (N,) most packed bits of each worker.
+        rule: gives P(late) and its intended deadline.
+        ids: numbers of plans, shared by all that plan for one run.
+        load_most: most partitions of a worker, as a multiple of its even share; inf = none.
+        exact_p: p is known, not measured: no floor once the rule promises a deadline.
+    """
+
+    _LEARNED = ("error", "expected", "energy", "agreeing")
+
+    def __init__(
+        self,
+        code: GradientCode,
+        quantizer: Quantizer,
+        shape: Callable[[], Shape],
+        size_K: F64,
+        bits: int,
+        bits_cap_N: I64,
+        rule: ArrivalRule,
+        ids: Iterator[int],
+        load_most: float = np.inf,
+        exact_p: bool = False,
+    ) -> None:
+        self.code = code
+        self._shape = shape
+        # nearly equal partitions count as equal: the last few samples would cut a chain into slivers, each a whole partition
+        # to compute; columns sum to 1 all the same
+        equal = size_K.max() <= NEARLY * size_K.min()
+        self._size_K = np.full(len(size_K), 1 / len(size_K)) if equal else size_K
+        self._bits = bits
+        self._rule = rule
+        self._ids = ids
+        self._load_most = load_most
+        self._exact_p = exact_p
+        self._bits_cap_N = bits_cap_N
+        self._quantizer = quantizer
+        self._law = noise_table(quantizer, shape().layout.d)
+        self._error = self._expected = 0.0
+        self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
+
+    @property
+    def shape(self) -> Shape:
+        """Of the vector as it is now: a plan for another one is outdated."""
+        return self._shape()
+
+    @property
+    def noise(self) -> F64:
+        """omega (33,) by packed bits: the quantizer's law times what its errors on this run's gradients came to."""
+        return self._law * (self._error / self._expected if self._error > 0 and self._expected > 0 else 1.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """The calibration of the noise law, for a checkpoint."""
+        return {name: getattr(self, f"_{name}") for name in self._LEARNED}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take what `state_dict` gave."""
+        for name in self._LEARNED:
+            setattr(self, f"_{name}", state.get(name, 0.0))
+
+    @property
+    def disagreement(self) -> float:
+        """What straggler and quantization noise come to against partitions that agree: ``sum |v_i|^2 k^2/(Y_i^2 |g|^2)``.
+
+        1 if all partitions have the same gradient, up to k (where it is cut) if they are orthogonal; below 1 where
+        differences are sent that are smaller than the gradient. 1 before anything is known.
+        """
+        if self._energy <= 0:
+            return 1.0
+        most = float(len(self._size_K))
+        return most if self._agreeing * most <= self._energy else self._energy / self._agreeing
+
+    def calibrate(self, plan: Plan, counted: Sequence[tuple[Sidecar, U8]], signal: float, energy: float) -> None:
+        """Take in one step: what its messages' errors came to against the law's, and the rows' energies to the gradient's.
+
+        ``counted``: each message and its bits (S,); ``signal`` and ``energy``: estimates of |g|^2 and of ``sum_i |v_i|^2``.
+        """
+        for name in self._LEARNED:
+            setattr(self, f"_{name}", FORGET * getattr(self, f"_{name}"))
+        self._energy += energy
+        self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
+        for sidecar, bits_S in counted:
+            omega = float(self._law[bits_S].mean())
+            if sidecar.energy > 0 and np.isfinite(omega):
+                self._error += sidecar.error / sidecar.energy
+                self._expected += omega
+
+    def omega_N(self, workers: int) -> F64:
+        """Quantization noise of a message at the average bits, (N,)."""
+        return np.full(workers, self.noise[self._bits])
+
+    def make(self, live_N: Mask, holds: Holds = ALL) -> tuple[Plan, PlanReport]:
+        """The plan for the workers that are live, and its figures; what nobody of them holds is left out.
+
+        Raises:
+            ValueError: nobody is live, or the code has no solution for them.
+        """
+        shape = self.shape
+        self._law = noise_table(self._quantizer, shape.layout.d)
+        problem = self._problem(live_N, holds)
+        plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N, holds)
+        bits_RS = plan.bits_RS
+        if bits_RS.shape[1] != shape.layout.segments:
+            bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
+        plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
+        return plan, describe(plan, problem)
+
+    def try_all(self, holds: Holds = ALL) -> None:
+        """ValueError if there is no plan even with everybody here."""
+        workers = len(self._bits_cap_N)
+        self._solve(self._problem(np.ones(workers, bool), holds), -1, workers)
+
+    def _solve(self, problem: Problem, plan_id: int, live: int) -> Plan:
+        """The free optimum if it keeps to ``load_most``, else the best plan that does, else (tiny budgets) the free one."""
+        plan = make_plan(self.code, problem, plan_id)
+        even = problem.k / max(1, live)
+        most = max(np.ceil(even) + 1, np.ceil(self._load_most * even)) if np.isfinite(self._load_most) else np.inf
+        if np.diff(plan.A_RK.indptr).max() <= most:
+            return plan
+        try:
+            return make_plan(self.code, replace(problem, load_cap_N=np.full(problem.n, most)), plan_id)
+        except ValueError:
+            return plan
+
+    def _problem(self, live_N: Mask, holds: Holds) -> Problem:
+        deadline, rule = self._rule.deadline, self._rule
+        floor = 0.0 if self._exact_p and not (rule.warming or rule.waits) else P_FLOOR
+
+        def late(worker: int, load_m: F64) -> F64:
+            return np.maximum(rule.late(worker, load_m, deadline), floor) if live_N[worker] else np.ones(len(load_m))
+
+        return Problem(
+            size_K=self._size_K,
+            late=late,
+            noise=self.noise,
+            bits_total=float(self._bits * int(live_N.sum())),
+            bits_cap_N=self._bits_cap_N,
+            load_cap_N=np.full(len(live_N), np.inf),
+            holds_NK=_holders(live_N, holds, len(self._size_K)),
+        )
+
+
+def _holders(live_N: Mask, holds: Holds, k: int) -> csr_array | None:
+    """Who of the live workers can read what, (N, K); None if they all can read everything."""
+    if all(len(set(holds.get(int(i), range(k)))) == k for i in np.flatnonzero(live_N)):
+        return None
+    held_NK = np.repeat(live_N[:, None], k, axis=1)
+    for worker, partitions in holds.items():
+        held_NK[worker] = live_N[worker] & np.isin(np.arange(k), partitions)
+    return csr_array(held_NK.astype(np.float64))
+
+
+def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:
+    """Give every live worker without a row one partition to compute and time, with coefficient 0 and no bits.
+
+    Without it nothing would be seen of the worker, and it could never come back into the plan.
+    """
+    idle = np.flatnonzero((np.diff(plan.A_RK.indptr) == 0) & live_N[plan.worker_R])
+    if idle.size == 0:
+        return plan
+    k = plan.A_RK.shape[1]
+    A_RK = plan.A_RK.tocoo()
+    rows = np.concatenate([A_RK.row, idle])
+    able = [holds.get(int(worker), range(k)) for worker in plan.worker_R[idle]]
+    probed = [parts[int(row + plan.plan_id) % len(parts)] for row, parts in zip(idle, able, strict=True)]
+    columns = np.concatenate([A_RK.col, probed])
+    values = np.concatenate([A_RK.data, np.zeros(idle.size)])
+    # rows in order: a csr array built from sorted triples keeps the explicit zeros
+    order = np.lexsort((columns, rows))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=plan.rows))])
+    A_RK = csr_array((values[order], columns[order], indptr), shape=plan.A_RK.shape)
+    return Plan(plan.plan_id, A_RK, plan.worker_R, plan.bits_RS, plan.p_R, plan.covered_K)

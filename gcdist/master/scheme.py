@@ -1,0 +1,51 @@
+"""A scheme in use: a code, its stop rule and its current plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gcdist.master.plan_maker import ALL, Holds, PlanMaker
+from gcdist.planning import PlanReport
+from gcdist.straggler import ArrivalRule, WaitForAll
+from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
+
+
+@dataclass(slots=True, eq=False)
+class Scheme:
+    """What a step is opened with. ``plan_for`` plans anew when who is here has changed, when the vector has grown, when the
+    warm-up is over, when the rule is surprised, and every ``replan_every`` steps; between two plans everything stays.
+    """
+
+    code: GradientCode
+    rule: ArrivalRule
+    maker: PlanMaker
+    replan_every: int
+    on_plan: Callable[[Plan, PlanReport, float], None]
+    outdated: bool = True
+    plan: Plan | None = None
+    report: PlanReport | None = None
+    _age: int = 0
+    _warm: bool = True
+
+    @property
+    def promises(self) -> bool:
+        """Whether the next step's p is a promise about a deadline."""
+        return not (self.rule.warming or self.rule.waits)
+
+    def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
+        """The plan of the next step, given who is live and holds what; RunHaltedError if there is none."""
+        warming = self.rule.warming
+        due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
+        grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
+        if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
+            if not warming:
+                self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement)
+            try:
+                self.plan, self.report = self.maker.make(live_N, holds)
+            except ValueError as error:
+                raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
+            self.outdated, self._age, self._warm = False, 0, warming
+            self.on_plan(self.plan, self.report, self.rule.deadline)
+        self._age += 1
+        return self.plan

@@ -1,0 +1,79 @@
+"""What the same steps would have taken, had every step waited for all workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from gcdist.master.driver import RoundResult
+from gcdist.types import DelayModel
+
+
+class WaitForAllClock:
+    """What `sync` would have taken on the same steps: the slowest worker's injected delay at sync's own load, plus overhead.
+
+    The overhead of a step that waited for everybody is measured: its length minus the largest delay injected into it.
+    """
+
+    def __init__(self, delays: DelayModel, seed: int, workers: int, partitions: int) -> None:
+        self._delays = delays
+        self._seed = seed
+        self._workers = workers
+        base, more = divmod(partitions, workers)
+        self._sync_load = [float(base + (i < more)) for i in range(workers)]
+        self._overheads: deque[float] = deque(maxlen=200)
+        self._floors = 0.0
+        self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far, for a checkpoint."""
+        return {"overheads": list(self._overheads), "floors": self._floors, "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self._overheads.clear()
+        self._overheads.extend(state["overheads"])
+        self._floors, self._steps = state["floors"], state["steps"]
+
+    def add(self, result: RoundResult) -> None:
+        """Take in one step."""
+        self._floors += self.floor(result.step)
+        self._steps += 1
+        self.measure(result)
+
+    def measure(self, result: RoundResult) -> None:
+        """Learn the overhead, if this step had everybody."""
+        rows = np.flatnonzero(result.plan.weighted_R())
+        if len(result.counted) == len(rows) and not any(seen.cold for seen in result.seen):
+            load = np.diff(result.plan.A_RK.indptr)
+            owners = result.plan.worker_R
+            floors = [
+                self._delays.seconds(int(owners[r]), result.step, float(load[owners == owners[r]].sum()), self._seed)
+                for r in rows
+            ]
+            self._overheads.append(max(0.0, result.seconds - max(floors)))
+
+    def floor(self, step: int) -> float:
+        """The slowest worker's injected delay at sync's load, seconds."""
+        return max(
+            self._delays.seconds(i, step, self._sync_load[i], self._seed)
+            for i in range(self._workers)
+            if self._sync_load[i] > 0
+        )
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds a step on top of the slowest delay; None: no step had everybody."""
+        return median(self._overheads) if self._overheads else None
+
+    def total(self) -> float | None:
+        """Seconds that waiting for all would have taken in the steps so far, None if unknown."""
+        return self.of(self._floors, self._steps)
+
+    def of(self, floors: float, steps: int) -> float | None:
+        """Seconds of so many steps whose largest delays sum to ``floors``."""
+        return None if self.overhead is None else floors + self.overhead * steps

@@ -1,0 +1,140 @@
+"""Which samples a partition gives in a step, and reading them: batches can be addressed in any order."""
+
+from __future__ import annotations
+
+import traceback
+from time import perf_counter
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from gcdist.model.randomness import DATA, SAMPLING, seed_generators, sequence
+from gcdist.model.user_traceback import users_traceback
+from gcdist.tasks import Task
+from gcdist.types import F64, I64
+
+Sampling: TypeAlias = Literal["independent", "epochs"]
+ORDERS_KEPT = 2  # of one partition: a batch may begin in one epoch and end in the next
+
+
+class Fetched(NamedTuple):
+    """A batch: which samples it holds, and how long it was waited for."""
+
+    indices: I64
+    batch: Any
+    seconds: float
+
+
+class BatchSource(Protocol):
+    """Where a worker's batches come from: read when asked for (`Batches`), or read ahead by another process."""
+
+    def batch(self, step: int, j: int) -> Fetched:
+        """The batch of partition ``j`` in ``step``; raises ReadError."""
+        ...
+
+
+class ReadError(Exception):
+    """The user's data set or collate_fn raised; ``text`` says all of it."""
+
+    def __init__(self, indices: I64, text: str) -> None:
+        super().__init__(indices, text)  # all arguments: an exception is pickled by them
+        self.indices = indices  # of the samples of the batch
+        self.text = text
+
+
+def story(error: Exception, step: int, j: int, indices: I64, reading: int | None = None, *, trace: bool = True) -> str:
+    """One line of what went wrong and where, then the user's traceback; ``reading`` is the sample that was being read."""
+    samples = f"samples {np.array2string(indices, threshold=20)}".replace("\n", "")
+    where = f"(step {step}, partition {j}, {samples if reading is None else f'sample {reading}'})"
+    if not trace:
+        return f"{error} {where}"
+    what = "".join(traceback.format_exception_only(error)).strip()
+    return f"{what} {where}\n{users_traceback(error)}".rstrip()
+
+
+def fetch(task: Task, indices: list[int], reading: list[int]) -> Any:
+    """One batch of these samples; meanwhile ``reading`` holds the sample being read, for errors."""
+    dataset = task.dataset
+    if hasattr(dataset, "__getitems__"):
+        return task.batch(dataset.__getitems__(indices))
+    samples = []
+    for index in indices:
+        reading[:] = [index]
+        samples.append(dataset[index])
+    reading.clear()
+    return task.batch(samples)
+
+
+class Batches:
+    """The batches of all partitions; batch (step, j) depends on the seed and the data set alone.
+
+    ``sampling``: how a partition of N_j samples gives batches of B = ``task.batch_size``; if N_j <= B, always the whole one.
+
+    - "independent": B of them without replacement, drawn anew in every step.
+    - "epochs": step t takes places t*B to t*B + B - 1 of one endless row of the partition's orders, each a permutation drawn
+      by (seed, j, epoch). Every sample comes once an epoch of N_j/B steps, at a place where every other is as likely.
+      Memory: two orders of each partition that is read.
+
+    Args:
+        task: data set, batch size, collate_fn and partitioner.
+        k: number of partitions.
+        seed: >= 0; of everything random.
+        sampling: see above.
+
+    Raises:
+        ValueError: the task cannot be cut into ``k`` partitions, or a bad seed.
+    """
+
+    def __init__(self, task: Task, k: int, seed: int, sampling: Sampling = "independent") -> None:
+        if seed < 0:
+            raise ValueError(f"seed must be an integer >= 0, found {seed}")
+        self.task = task
+        self.seed = seed
+        self.sampling = sampling
+        self._parts = task.partitions(k)
+        self._orders: dict[int, dict[int, I64]] = {}
+        counts = np.array([len(part) for part in self._parts], np.float64)
+        self.sizes_K: F64 = counts / counts.sum()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which the largest partition gives as many samples as it has (rounded up)."""
+        return -(-max(len(part) for part in self._parts) // self.task.batch_size)
+
+    def samples(self, step: int, j: int) -> I64:
+        """Numbers of the samples that partition ``j`` gives in ``step``."""
+        part, size = self._parts[j], self.task.batch_size
+        if len(part) <= size:
+            return part
+        if self.sampling == "independent":
+            return part[self._rng(step, j).choice(len(part), size, replace=False, shuffle=False)]
+        epoch, first = divmod(step * size, len(part))
+        head = self._order(epoch, j)[first : first + size]
+        rest = size - len(head)
+        return np.concatenate([head, self._order(epoch + 1, j)[:rest]]) if rest else head
+
+    def batch(self, step: int, j: int) -> Fetched:
+        """Read the batch now. Seeds the global generators; raises ReadError."""
+        began = perf_counter()
+        indices = self.samples(step, j)
+        reading: list[int] = []
+        try:
+            seed_generators(self.seed, DATA, step, j)
+            batch = fetch(self.task, indices.tolist(), reading)
+        except Exception as error:
+            text = story(error, step, j, indices, reading[0] if reading else None)
+            raise ReadError(indices, text) from error
+        return Fetched(indices, batch, perf_counter() - began)
+
+    def _order(self, epoch: int, j: int) -> I64:
+        """The samples of partition ``j`` in the order of ``epoch``."""
+        orders = self._orders.setdefault(j, {})
+        if epoch not in orders:
+            while len(orders) >= ORDERS_KEPT:
+                del orders[max(orders, key=lambda kept: abs(kept - epoch))]
+            orders[epoch] = self._parts[j][self._rng(epoch, j).permutation(len(self._parts[j]))]
+        return orders[epoch]
+
+    def _rng(self, number: int, j: int) -> np.random.Generator:
+        """Of one step's draw, or of one epoch's order: a run uses one of them."""
+        return np.random.Generator(np.random.Philox(sequence(self.seed, SAMPLING, number, j)))

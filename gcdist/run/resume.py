@@ -1,0 +1,83 @@
+"""A run's folder at its start: a new one, or one whose run goes on from its newest checkpoint."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gcdist.config import Config, ConfigError, dump_config, load_config, setting_lines, shared_settings
+from gcdist.master.driver import Say
+from gcdist.observe import RunFolder
+from gcdist.run.checkpoint import Checkpoint, newest_checkpoint
+from gcdist.run.session import Session
+
+FIXED = ("seed", "task.", "code.partitions", "data.")  # settings that a resumed run cannot change: what step t computes
+
+
+def new_folder(session: Session, folder: Path | None) -> RunFolder:
+    """The run's folder with its config: named by the settings, or by task, scheme and time."""
+    config = session.config
+    name = config.name or f"{Path(config.task.name).stem}-{session.code.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = folder or config.out / name
+    stem, number = path, 2
+    while config.name is None and folder is None and (path / "metrics.jsonl").exists():
+        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    try:
+        run = RunFolder(path)
+    except ValueError as error:
+        raise ConfigError(f"name: {error}") from None
+    run.write_config(dump_config(config))
+    return run
+
+
+def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, Checkpoint | None]:
+    """The folder of a run that goes on, and its newest good checkpoint; None: it begins at step 0, with a line that says so.
+
+    Settings that differ from the run's are one line. Nothing is changed before `take_up`.
+
+    Raises:
+        ConfigError: a setting that cannot change differs, or the length of the data set.
+    """
+    found = newest_checkpoint(path / "checkpoints", lambda line: say("warning", line))
+    _compare(session.config, path, found is not None, say)
+    if found is not None:
+        samples = len(session.task.dataset)
+        if found.state["samples"] != samples:
+            raise ConfigError(
+                f"task: the data set has {samples} samples; the run in {path} has {found.state['samples']}"
+            )
+    run = RunFolder(path, resume=True)
+    if found is None:
+        say("checkpoint", f"there is no checkpoint in {path}: the run begins at step 0")
+    else:
+        say("checkpoint", f"going on from {found.path.name}")
+    return run, found
+
+
+def take_up(run: RunFolder, session: Session, found: Checkpoint | None) -> None:
+    """The run goes on in its folder: these are its settings now, and the lines of steps that come again are cut off."""
+    run.write_config(dump_config(session.config))
+    run.rewind(0 if found is None else found.step)
+
+
+def _compare(config: Config, path: Path, bound: bool, say: Say) -> None:
+    """One line for the settings that differ; ConfigError for those that cannot while there is a checkpoint."""
+    if not (path / "config.toml").exists():
+        return
+    before = load_config(path / "config.toml")
+    was, now = setting_lines(before), setting_lines(config)
+    changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    for key in changed:
+        if bound and key.startswith(FIXED) and _is_shared(key, config, before):
+            raise ConfigError(
+                f"{key}: found {now.get(key, 'nothing')}; the run in {path} has {was.get(key, 'nothing')}, and a resumed "
+                "run cannot change it"
+            )
+    if changed:
+        told = (f"{key} = {now.get(key, 'nothing')} (was {was.get(key, 'nothing')})" for key in changed)
+        say("settings", f"other than in the run so far: {', '.join(told)}")
+
+
+def _is_shared(key: str, *configs: Config) -> bool:
+    """Whether both ends of a link must have this setting alike: it decides what is computed, not how."""
+    return any(line.startswith(f"{key}=") for config in configs for line in shared_settings(config).splitlines())

@@ -1,0 +1,131 @@
+"""A run as its master holds it: what both ends build alike, and the code with its stop rule and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcdist.coding import WAITING, get_code, least_noise
+from gcdist.config import Config, ConfigError, checked
+from gcdist.exchange.setup import Setup
+from gcdist.master.plan_maker import Holds, PlanIds, PlanMaker
+from gcdist.master.scheme import Scheme
+from gcdist.planning import PlanReport
+from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_stop_rule
+from gcdist.tasks import Task, TaskError, load_task
+from gcdist.types import GradientCode, Plan
+
+ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
+HEADROOM_MOST = 1.5  # of an automatic deadline over the times seen, for plans that give a worker more than it had
+OnPlan = Callable[[Plan, PlanReport, float], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session(Setup):
+    """What the master needs besides `Setup`: the gradient code, and the numbers of its plans."""
+
+    code: GradientCode
+    plan_ids: PlanIds = field(default_factory=PlanIds)
+
+    @staticmethod
+    def build(task: Task, config: Config, workers: int) -> Session:
+        """Check the settings against the task and make the parts; see `Setup.of`.
+
+        Raises:
+            ConfigError: what does not fit, in one line.
+        """
+        setup = Setup.of(task, config, workers, own=False)
+        config = setup.config
+        options = dict(config.code.options)
+        if config.code.scheme in ALLOCATED:
+            options.setdefault("allocation", config.code.allocation)
+        session = Session(
+            setup.task,
+            config,
+            workers,
+            setup.state,
+            setup.gradients,
+            setup.quantizer,
+            setup.delays,
+            checked("code", lambda: get_code(config.code.scheme, **options)),
+        )
+        session.scheme(lambda plan, report, deadline: None)  # the settings of stop rule and code are checked here too
+        return session
+
+    def _holds(self) -> Holds:
+        """As far as this process knows; what is wrong with it is refused where it joins."""
+        k, slots = len(self.sizes_K), range(self.workers) if self.config.data.holds is not None else range(1)
+        known = {slot: [j for j in self.held_by(slot) or () if j < k] for slot in slots}
+        return {slot: held for slot, held in known.items() if held}
+
+    @property
+    def _grows(self) -> bool:
+        """Whether a plan gives reliable workers more to compute, up to ``load_most`` times an even share."""
+        return self.config.code.allocation == "chain" and self.code.name in ALLOCATED
+
+    def scheme(self, on_plan: OnPlan) -> Scheme:
+        """The configured scheme with its stop rule."""
+        straggler = self.config.straggler
+        deadline = straggler.deadline
+        if deadline == "auto" and (self.code.name in WAITING or not self.code.unbiased):
+            deadline = "wait"  # there is no F to tune by
+        rule = checked(
+            "straggler",
+            lambda: make_stop_rule(
+                workers=self.workers,
+                deadline=deadline,
+                max_wait=straggler.max_wait,
+                warmup_steps=straggler.warmup_steps,
+                p=straggler.p,
+                prior_p=straggler.prior_p,
+                prior_weight=straggler.prior_weight,
+                window=straggler.window,
+                delays=self.delays,
+                noise_most=straggler.noise_most,
+                headroom=min(self.config.code.load_most, HEADROOM_MOST) if self._grows else 1.0,
+                noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
+            ),
+        )
+        return self._scheme(self.code, rule, on_plan)
+
+    def wait_for_all(self, on_plan: OnPlan) -> Scheme:
+        """The baseline `sync` with the same partitions: waits for everybody."""
+        rule = WaitForAll(Arrivals(self.workers), self.config.straggler.max_wait)
+        return self._scheme(get_code("sync"), rule, on_plan)
+
+    def _scheme(self, code: GradientCode, rule: ArrivalRule, on_plan: OnPlan) -> Scheme:
+        maker = PlanMaker(
+            code,
+            self.quantizer,
+            lambda: self.state.shape,
+            self.gradients.sizes_K,
+            self.config.quantizer.bits,
+            np.array(self._bits_caps(), np.int64),
+            rule,
+            self.plan_ids,
+            self.config.code.load_most if self._grows else np.inf,
+            self.config.straggler.p != "measured",
+        )
+        checked("code", lambda: maker.try_all(self._holds()))
+        return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
+
+    def _bits_caps(self) -> list[int]:
+        """Most packed bits of each worker: the setting, or the widest packing (wider formats: the bits themselves)."""
+        wanted, bits = self.config.quantizer.bits_most, self.config.quantizer.bits
+        if isinstance(wanted, tuple):
+            return list(wanted)
+        return [max(bits, 8 if wanted is None else wanted)] * self.workers
+
+
+def load_user_task(config: Config, base: Path) -> Task:
+    """The task that the settings name; ConfigError."""
+    options: dict[str, Any] = dict(config.task.options)
+    try:
+        return load_task(config.task.name, options, config.task.batch_size, base)
+    except TaskError as error:
+        raise ConfigError(f"task: {error}") from None

@@ -1,0 +1,118 @@
+"""One step as the training script sees it, and what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Protocol
+
+from gcdist.master.driver import RoundResult
+from gcdist.master.noise_estimates import noise_observed, noise_planned
+from gcdist.types import F64, RunHaltedError
+
+
+class Rounds(Protocol):
+    """What a step needs of its run: `Cluster`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        ...
+
+    def round(self, number: int) -> StepInfo:
+        """Run the round of step ``number``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What one coded backward pass did.
+
+    Ranks are 1..n (the master is rank 0). ``loss`` is the mean over the partitions that arrived, by samples; None if none
+    did. Noise is error over |g|^2: as planned from the step's promises for partitions that agree, and as estimated from
+    what arrived (None where it cannot be told).
+    """
+
+    step: int
+    seconds: float  # since the run began
+    step_seconds: float  # from the opening to the close of the round
+    loss: float | None
+    arrived: tuple[int, ...]
+    live: int
+    bytes_up: int
+    bytes_down: int
+    deadline: float
+    why: str  # complete, deadline, count
+    plan_id: int
+    noise_planned: float
+    noise_observed: float | None
+    estimated: bool  # False: nothing is known of the gradient, every .grad is None
+    data_seconds: float | None  # mean over the arrived workers: waiting for batches; None if none arrived
+    compute_seconds: float | None  # the same: forward and backward
+    cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
+
+
+def step_info(
+    result: RoundResult, seconds: float, traffic: tuple[int, int], omega_by_bits: F64, size_K: F64
+) -> StepInfo:
+    """The figures of a finished round.
+
+    Args:
+        result: the round.
+        seconds: since the run began.
+        traffic: bytes up and down since the last step's end.
+        omega_by_bits: (33,) the noise law as calibrated.
+        size_K: (K,) shares of the samples.
+    """
+    parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
+    weight = sum(share for _, share in parts.values())
+    sidecars = [counted.sidecar for counted in result.counted]
+    partitions = sum(len(s.loss_P3) for s in sidecars)
+    return StepInfo(
+        step=result.step,
+        seconds=seconds,
+        step_seconds=result.seconds,
+        loss=sum(loss * share for loss, share in parts.values()) / weight if weight else None,
+        arrived=tuple(sorted({int(result.plan.worker_R[c.row]) + 1 for c in result.counted})),
+        live=int(result.live_N.sum()),
+        bytes_up=traffic[0],
+        bytes_down=traffic[1],
+        deadline=result.terms.deadline,
+        why=result.why,
+        plan_id=result.plan.plan_id,
+        noise_planned=noise_planned(result.plan, result.terms.p_R, omega_by_bits, size_K),
+        noise_observed=noise_observed(result, omega_by_bits),
+        estimated=result.gradient is not None,
+        data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
+        compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
+        cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
+    )
+
+
+class Step:
+    """One step of training."""
+
+    def __init__(self, cluster: Rounds, number: int) -> None:
+        self.number = number
+        self._cluster = cluster
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over before this step."""
+        return self.number // self._cluster.steps_per_epoch
+
+    def backward(self) -> StepInfo:
+        """One coded round with the model's parameters as they are: fills ``.grad`` of every trainable parameter.
+
+        A parameter that no arrived partition's loss depends on gets None, as after PyTorch's own backward; so do all of
+        them when nobody arrived (optimizers then leave them alone).
+
+        Raises:
+            RunHaltedError: the run cannot go on (too few workers, a user's error that keeps coming back).
+            RunStoppedError: the run was asked to end.
+        """
+        try:
+            return self._cluster.round(self.number)
+        except RunHaltedError as error:
+            # its text says everything, the frames between here and there nothing
+            raise error.with_traceback(None) from None

@@ -1,0 +1,167 @@
+"""What of the user's a checkpoint keeps: the model, tracked parts, the global generators."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from numpy.random import mtrand
+from torch import nn
+
+from gcdist.run.nested_state import Tensors, pack
+
+COMPILED = "_orig_mod."  # what torch.compile puts into the names of a module
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What PyTorch's optimizers and schedulers are: state out, state in."""
+
+    def state_dict(self) -> Any:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Take the state."""
+        ...
+
+
+def model_state(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
+    """The model's ``state_dict`` as tensors that share no memory, and what it needs besides.
+
+    Names are those of the plain module, without what `torch.compile` adds. Besides: buffers that are not persistent, a
+    module's own extra state, and which parameters require a gradient.
+    """
+    tensors: Tensors = {}
+    extra: dict[str, Any] = {}
+    for name, value in model.state_dict().items():
+        name = name.replace(COMPILED, "")
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        else:
+            extra[name] = value
+    buffers = {name.replace(COMPILED, ""): b for name, b in model.named_buffers()}
+    return tensors, {
+        "extra": extra,
+        "buffers": {name: b for name, b in buffers.items() if name not in tensors},
+        "trains": [name.replace(COMPILED, "") for name, p in model.named_parameters() if p.requires_grad],
+    }
+
+
+def load_model(model: nn.Module, tensors: Tensors, besides: Mapping[str, Any], travels: frozenset[str]) -> None:
+    """Put what `model_state` gave back into the model, in place.
+
+    Args:
+        model: built as it was for the run's first start.
+        tensors: its ``state_dict``.
+        besides: what came with it.
+        travels: parameters that the master sends to the workers; the others must be what every process has built.
+
+    Raises:
+        ValueError: the model is another one, or a frozen parameter has another value than in the checkpoint: one line.
+    """
+    names = {name.replace(COMPILED, ""): name for name in model.state_dict()}
+    given: dict[str, Any] = {**tensors, **besides["extra"]}
+    if differs := sorted(set(names) ^ set(given)):
+        where = "the checkpoint" if differs[0] in given else "the model"
+        raise ValueError(f"the checkpoint is of another model: only {where} has {differs[0]!r}")
+    for name, p in model.named_parameters():
+        plain = name.replace(COMPILED, "")
+        if plain not in given:
+            continue  # shared, and kept under its other name
+        if given[plain].shape != p.shape:
+            shapes = f"{tuple(given[plain].shape)} in the checkpoint, {tuple(p.shape)} in the model"
+            raise ValueError(f"the checkpoint is of another model: {plain!r} has shape {shapes}")
+        if plain not in travels and not torch.equal(given[plain].to(p.device, p.dtype), p.detach()):
+            raise ValueError(
+                f"frozen parameter {plain!r} has another value than in the checkpoint, and workers have their own: build "
+                "the model with the values that the run began with"
+            )
+    try:
+        model.load_state_dict({names[name]: value for name, value in given.items()})
+    except RuntimeError as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"the checkpoint is of another model: {line}") from None
+    buffers = {name.replace(COMPILED, ""): b for name, b in model.named_buffers()}
+    with torch.no_grad():
+        for name, value in besides["buffers"].items():
+            if name not in buffers or buffers[name].shape != value.shape:
+                raise ValueError(f"the checkpoint is of another model: buffer {name!r} does not fit")
+            buffers[name].copy_(value)
+    trains = set(besides["trains"])
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.replace(COMPILED, "") in trains)
+
+
+class Parts:
+    """The user's tracked parts, by name; ``resumed``: their states in the checkpoint that the run goes on from."""
+
+    def __init__(self, resumed: Mapping[str, Any] | None = None) -> None:
+        self._parts: dict[str, Stateful | dict[Any, Any]] = {}
+        self._waiting = dict(resumed or {})
+        self._resumed = resumed is not None
+
+    def add(self, name: str, part: Stateful | dict[Any, Any]) -> str | None:
+        """Track a part; load its state if the run is resumed. Returns a line for the log if it has none there.
+
+        Raises:
+            ValueError: not a part, a name in use, state that cannot be kept, or that does not fit.
+        """
+        if not isinstance(part, dict | Stateful):
+            raise ValueError(
+                f"track: {name} is of type {type(part).__name__}; should have state_dict and load_state_dict, or be a dict"
+            )
+        if self._parts.get(name, part) is not part:
+            raise ValueError(f"track: there is another {name!r} already")
+        pack(_state_of(part), name)  # what cannot be kept is said here, not at the first checkpoint
+        self._parts[name] = part
+        if not self._resumed:
+            return None
+        if name not in self._waiting:
+            return f"{name} is not in the checkpoint: it begins anew"
+        state = self._waiting.pop(name)
+        if isinstance(part, dict):
+            part.clear()
+            part.update(state)
+            return None
+        try:
+            part.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"track: {name}'s state in the checkpoint does not fit: {error}") from error
+        return None
+
+    @property
+    def forgotten(self) -> list[str]:
+        """Parts in the checkpoint that nobody has asked for."""
+        return sorted(self._waiting)
+
+    @property
+    def has_optimizer(self) -> bool:
+        """Whether one of the parts is an optimizer, by its type or its name."""
+        return any(isinstance(p, torch.optim.Optimizer) or "optim" in name for name, p in self._parts.items())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' states now; those that nobody has asked for stay as they were."""
+        return {**self._waiting, **{name: _state_of(part) for name, part in self._parts.items()}}
+
+
+def _state_of(part: Stateful | dict[Any, Any]) -> Any:
+    return part if isinstance(part, dict) else part.state_dict()
+
+
+def generators_now() -> dict[str, Any]:
+    """The states of python's, numpy's and torch's global generators."""
+    return {
+        "python": random.getstate(),
+        "numpy": mtrand.get_bit_generator().state,
+        "torch": torch.get_rng_state(),
+    }
+
+
+def set_generators(state: Mapping[str, Any]) -> None:
+    """Give the global generators these states."""
+    random.setstate(state["python"])
+    mtrand.get_bit_generator().state = state["numpy"]
+    torch.set_rng_state(state["torch"])

@@ -1,1 +1,0 @@
-"""One round loop, fed by real processes or by a virtual clock."""

@@ -1,0 +1,264 @@
+"""The master's world on a virtual clock: links with latency and bandwidth to simulated workers.
+
+A worker's row is computed only when its message is about to leave, and each partition once for everybody who needs it: the
+gradient of (step, partition) is the same wherever it is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from gcdist.exchange.injected_faults import Orders
+from gcdist.exchange.setup import Setup
+from gcdist.protocol import Peer, Round
+from gcdist.protocol.codec import pack_round
+from gcdist.protocol.master_io import (
+    Admit,
+    Announce,
+    CloseLink,
+    Joined,
+    Leave,
+    Lost,
+    MasterEvent,
+    Refuse,
+    Silent,
+)
+from gcdist.protocol.messages import Fault, Tick
+from gcdist.protocol.worker_io import (
+    Announced,
+    Linked,
+    LinkLost,
+    Refused,
+    Released,
+    RoundIn,
+    WorkerEvent,
+)
+from gcdist.simulator.clock import Clock
+from gcdist.simulator.cores import Cores
+from gcdist.simulator.outages import Outages
+from gcdist.types import U8, RunHaltedError
+from gcdist.worker.driver import WorkerDriver
+from gcdist.worker.rows import RowMaker
+
+SMALL = 200  # bytes of a message without a body, as the links frame it
+
+
+class WorkerProcess(Protocol):
+    """One worker as the network sees it."""
+
+    slot: int
+    inc: int
+    orders: Orders
+    rows: RowMaker
+    driver: WorkerDriver
+
+    def kill(self, seconds: float | None = 1.0) -> None:
+        """The process dies; another one starts ``seconds`` later, None: never."""
+        ...
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        ...
+
+    def take(self, make: Callable[[float], WorkerEvent]) -> None:
+        """Handle an event; once it goes on, if the process is stopped."""
+        ...
+
+    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
+        """Deliver at that time, unless cancelled."""
+        ...
+
+    def when_running(self, do: Callable[[], None]) -> None:
+        """Now, or once the stopped process goes on, in order."""
+        ...
+
+    def wake(self) -> None:
+        """The process goes on."""
+        ...
+
+    def is_over(self) -> bool:
+        """Whether the process has ended by itself."""
+        ...
+
+
+class Network:
+    """The master's world and all workers in it: links with latency and bandwidth, one order per direction and link."""
+
+    def __init__(self, setup: Setup, clock: Clock) -> None:
+        self.clock = clock
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._setup = setup
+        self._events: deque[MasterEvent] = deque()
+        self._free: dict[tuple[int, bool], float] = {}
+        self._wires: dict[tuple[int, bool], deque[tuple[int, Callable[[], None]]]] = {}
+        self.workers: dict[int, WorkerProcess] = {}
+        self._tickets = itertools.count(1)
+        cluster = setup.config.cluster
+        self.cores = Cores(clock, setup.config.simulate.cores)
+        self.trouble = Outages(
+            clock,
+            cluster.silent_after,
+            cluster.lost_after,
+            lambda peer, seconds: self._events.append(Silent(clock.now, peer, seconds)),
+            self._lose,
+            lambda slot: Peer(slot, self.workers[slot].inc),
+            lambda slot: self.workers[slot].wake(),
+        )
+        self._asleep = 0.0  # the master is stopped, or at its own work, until then
+
+    # --- the master's port ---
+
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self.clock.now
+
+    def next(self, until: float | None) -> MasterEvent:
+        """The next event for the master; a Tick once nothing is left before ``until``."""
+        while not self._events:
+            at = self.clock.next_at()
+            if until is not None and (at is None or at > until):
+                self.clock.now = max(until, self.clock.now)
+                return Tick(self.clock.now)
+            if at is None:
+                raise RunHaltedError("the simulation has nothing left to happen and the step has no deadline")
+            self.clock.step()
+        return self._events.popleft()
+
+    def next_at(self) -> float | None:
+        """When the next thing happens; None: nothing is on its way or in work (but for workers that will join again)."""
+        if self._events:
+            return self.clock.now
+        return self.clock.next_at() if self.clock.pressing else None
+
+    def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
+        """Deliver to one worker after the link's time."""
+        worker = self.workers.get(instruction.peer.worker)
+        if worker is None or worker.inc != instruction.peer.inc:
+            return
+        inc = worker.inc
+        match instruction:
+            case Admit():
+                self.down(worker, SMALL, lambda at: Linked(at, inc))
+            case Refuse(reason=reason):
+                self.down(worker, SMALL, lambda at: Refused(at, reason))
+            case Announce(step=step):
+                self.down(worker, SMALL, lambda at: Announced(at, step))
+            case CloseLink(reason=reason):
+                self.down(worker, 0, lambda at: LinkLost(at, reason))
+            case Leave():
+                self.down(worker, SMALL, Released)
+
+    def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
+        """Deliver a round; its parameters take their time on the link."""
+        worker = self.workers[peer.worker]
+        if worker.inc != peer.inc:
+            return  # its link is gone, and the master will hear of it
+        self.down(worker, SMALL + len(pack_round(sent)) + len(state), lambda at: RoundIn(at, sent, state))
+
+    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
+        """Make a fault happen at a worker, or at the master (None)."""
+        seconds = fault.seconds or 0.0
+        if peer is None:
+            if fault.kind == "kill":
+                raise RunHaltedError("the master was killed, as the settings ask (faults)")
+            self._busy(seconds)
+            return
+        worker = self.workers[peer.worker]
+        match fault.kind:
+            case "kill":
+                worker.kill(fault.seconds)
+            case "stop":
+                self.trouble.stop(worker.slot, seconds)
+            case "cut":
+                self.trouble.cut(worker.slot, seconds)
+            case "slow":
+                self.trouble.slow(worker.slot, seconds, fault.rate or 1.0)
+            case "corrupt" | "delay":
+                worker.orders.take(step, fault)
+
+    def between_rounds(self) -> None:
+        """The master's own work takes its time; what arrives meanwhile waits."""
+        if seconds := self._setup.config.simulate.master_seconds:
+            self._busy(seconds)
+
+    def _busy(self, seconds: float) -> None:
+        self._asleep = self.clock.now + seconds
+        while (at := self.clock.next_at()) is not None and at <= self._asleep:
+            self.clock.step()
+        self.clock.now = self._asleep
+
+    # --- links ---
+
+    def join(self, worker: WorkerProcess, after: float) -> None:
+        """A worker makes a link: a fresh ticket, then hello; not while it is stopped or cut off."""
+        worker.inc = inc = next(self._tickets)
+        peer = Peer(worker.slot, inc)
+        hello = self._setup.hello(f"worker{worker.slot}", worker.slot)
+
+        def say_hello() -> None:
+            if worker.inc == inc:
+                self.up(worker, SMALL, lambda at: Joined(at, peer, hello))
+
+        self.clock.at(self.clock.now + after, lambda: worker.when_running(say_hello), pressing=False)
+
+    def up(
+        self,
+        worker: WorkerProcess,
+        nbytes: int,
+        make: Callable[[float], MasterEvent],
+        sent: Callable[[], None] | None = None,
+    ) -> None:
+        """Worker to master; ``sent`` is called when the last byte is in."""
+
+        def hand() -> None:
+            self._events.append(make(self.clock.now))
+            if sent is not None:
+                sent()
+
+        self.bytes_up += nbytes
+        self._carry(worker, True, nbytes, hand)
+
+    def down(self, worker: WorkerProcess, nbytes: int, make: Callable[[float], WorkerEvent]) -> None:
+        """Master to worker."""
+        self.bytes_down += nbytes
+        self._carry(worker, False, nbytes, lambda: worker.take(make))
+
+    def drop(self, worker: WorkerProcess, reason: str) -> None:
+        """The link breaks: what is on its way is gone, both ends are told; the master once no cut is in the way."""
+        peer, now = Peer(worker.slot, worker.inc), self.clock.now + self._setup.config.simulate.latency
+        worker.inc = -1
+        when = max(now, self.trouble.healed_at(worker.slot))
+        self.clock.at(when, lambda: self._events.append(Lost(self.clock.now, peer, reason)))
+        worker.later(now, lambda at: LinkLost(at, reason))
+
+    def _lose(self, peer: Peer, reason: str) -> None:
+        """Silence for too long: the master's end gives up, and so does the worker's, at once or when it goes on."""
+        self._events.append(Lost(self.clock.now, peer, reason))
+        worker = self.workers[peer.worker]
+        if worker.inc == peer.inc:
+            worker.inc = -1
+            worker.take(lambda at: LinkLost(at, reason))
+
+    def _carry(self, worker: WorkerProcess, up: bool, nbytes: int, hand: Callable[[], None]) -> None:
+        """Hand something over after the link's time, in order, if the link still stands then; a cut holds it up."""
+        simulate, slot = self._setup.config.simulate, worker.slot
+        rate = (self.trouble.rate(slot) if up else None) or simulate.bandwidth
+        begin = max(self.clock.now, self._free.get((slot, up), 0.0))
+        self._free[slot, up] = begin + nbytes / rate
+        wire = self._wires.setdefault((slot, up), deque())
+        wire.append((worker.inc, hand))
+
+        def deliver() -> None:
+            until = max(self.trouble.healed_at(slot), self._asleep if up else 0.0)
+            if self.clock.now < until:
+                self.clock.at(until, deliver)
+                return
+            inc, hand = wire.popleft()
+            if worker.inc == inc:
+                hand()
+
+        self.clock.at(self._free[slot, up] + simulate.latency, deliver)

@@ -1,0 +1,50 @@
+"""A simulated run at a standstill: nothing is on its way, so that a resumed one goes on to the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gcdist.master.driver import MasterDriver
+from gcdist.simulator.network import Network
+
+
+class Quiescence:
+    """Brings a simulated run to rest, and out of it again in another process.
+
+    At rest, before a checkpoint: stale work was dropped, late messages are handled, every live worker has given its credit.
+    What is left of the workers are the shifts h_row that both ends hold, who of them is cold, and the time. Workers that are
+    lost join a resumed run at once.
+    """
+
+    def __init__(self, driver: MasterDriver, network: Network) -> None:
+        self._driver = driver
+        self._network = network
+
+    def settle(self, step: int) -> tuple[int, int]:
+        """Come to rest before ``step`` opens: `MasterDriver.settle`. It takes virtual seconds."""
+        came = self._driver.settle(step, self._network.next_at)
+        # H is a running sum; both this run and a resumed one go on from the plain one
+        aggregator = self._driver.aggregator
+        aggregator.restore(aggregator.shifts(), aggregator.predictor())
+        return came
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is left at rest: h_row (d,) by row, (row, worker, version, beta) of the shifts, cold workers, the time."""
+        told = self._driver.machine.restoring(self._network.now())
+        shifts = [(row, peer.worker, version, beta) for row, peer, version, beta in told.shifts]
+        return {"now": told.at, "h": self._driver.aggregator.shifts(), "shifts": shifts, "cold": told.cold}
+
+    def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
+        """Bring a run whose workers have joined to that rest, before ``step``."""
+        self._driver.settle(step, self._network.next_at)
+        self._network.clock.now = state["now"]
+        peers = {peer.worker: peer for peer in self._driver.machine.peers()}
+        shifts = tuple((row, peers[w], version, beta) for row, w, version, beta in state["shifts"] if w in peers)
+        h = {row: state["h"][row] for row, *_ in shifts}
+        self._driver.restore(shifts, state["cold"], h)
+        for worker, peer in peers.items():
+            mine = {row: version for row, holder, version, _ in shifts if holder == peer}
+            simulated = self._network.workers[worker]
+            simulated.driver.machine.restore(mine)
+            simulated.rows.restore({row: h[row] for row in mine})

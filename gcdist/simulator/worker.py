@@ -1,0 +1,209 @@
+"""A simulated worker: its driver and its port into the network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+from gcdist.exchange.injected_faults import Orders
+from gcdist.exchange.message import Message
+from gcdist.exchange.setup import Setup
+from gcdist.protocol import Peer, WorkerMachine
+from gcdist.protocol.codec import Kind, pack_head
+from gcdist.protocol.master_io import (
+    Arrived,
+    Credit,
+    Failed,
+    Leaving,
+)
+from gcdist.protocol.messages import Head
+from gcdist.protocol.worker_io import (
+    SendCredit,
+    SendFailed,
+    SendLeaving,
+    SentRow,
+    Sigterm,
+    WorkerEvent,
+)
+from gcdist.simulator.clock import Coming
+from gcdist.simulator.cores import Job
+from gcdist.simulator.network import SMALL, Network
+from gcdist.simulator.shared_gradients import SharedGradients, SharedView
+from gcdist.transport import digest
+from gcdist.worker.driver import Pace, WorkerDriver
+from gcdist.worker.rows import RowMaker
+
+
+class SimulatedWorker:
+    """One worker's driver and its port into the network."""
+
+    def __init__(self, slot: int, setup: Setup, network: Network, shared: SharedGradients) -> None:
+        self.slot = slot
+        self.inc = -1
+        self.lives = 0  # processes so far
+        self._network = network
+        self._clock = network.clock
+        self._setup = setup
+        self._shared = shared
+        self._tagged: dict[object, list[Coming]] = {}
+        self._jobs: dict[int, tuple[Job, object]] = {}  # by number, with the tag of what comes of it
+        self._numbers = itertools.count()
+        self._waiting: list[Callable[[], None]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """A process starts."""
+        setup, config = self._setup, self._setup.config
+        self.lives += 1
+        for tag in list(self._tagged):
+            self.cancel(tag)
+        for job, _ in self._jobs.values():
+            self._network.cores.give_up(job)
+        self._jobs.clear()
+        self._waiting.clear()
+        self.orders = Orders(setup.delays)
+        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared))
+        self.driver = WorkerDriver(
+            WorkerMachine(config.cluster.retry_first, config.cluster.retry_most),
+            self.rows,
+            self,
+            self.slot,
+            self.orders,
+            config.seed,
+            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work),
+            setup.state.name_at,
+        )
+
+    def kill(self, seconds: float | None = 1.0) -> None:
+        """The process dies: its link breaks, nothing of it goes on. Another one starts ``seconds`` later; None: never."""
+        self._network.drop(self, "killed")
+        self._network.trouble.reborn(self.slot)
+        self._begin()  # stands for the dead one: it has no link and does nothing
+        if seconds is not None:
+            life = self.lives
+
+            def start() -> None:
+                if self.lives == life:
+                    self._begin()
+                    self.connect(0.0)
+
+            self._clock.at(self._clock.now + seconds, start, pressing=False)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.take(Sigterm)
+
+    def take(self, make: Callable[[float], WorkerEvent]) -> None:
+        """Handle an event; once it goes on, if the process is stopped."""
+
+        def feed() -> None:
+            if not self.is_over():
+                self.driver.feed(make(self._clock.now))
+                if self.is_over():
+                    self._network.drop(self, "the worker ended")
+
+        self.when_running(feed)
+
+    def is_over(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self.driver.exit is not None
+
+    def when_running(self, do: Callable[[], None]) -> None:
+        """Now, or once the stopped process goes on, in order."""
+        if self._network.trouble.is_stopped(self.slot):
+            self._waiting.append(do)
+        else:
+            do()
+
+    def wake(self) -> None:
+        """The process goes on: what has waited comes in order."""
+        waiting, self._waiting = self._waiting, []
+        for do in waiting:
+            do()
+
+    # --- the worker's port ---
+
+    def now(self) -> float:
+        """Virtual seconds."""
+        return self._clock.now
+
+    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
+        """Deliver at that time, unless cancelled."""
+
+        def fire() -> None:
+            if tag is not None:
+                self._tagged[tag].remove(coming)
+                if not self._tagged[tag]:
+                    del self._tagged[tag]
+            if self.lives == life:
+                self.take(make)
+
+        life = self.lives
+        coming = self._clock.at(at, fire)
+        if tag is not None:
+            self._tagged.setdefault(tag, []).append(coming)
+
+    def work(self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float) -> None:
+        """Deliver after so many seconds of a core, and not before ``floor``, unless cancelled."""
+        if seconds == 0.0 or not self._network.cores.shared:
+            self.later(max(floor, self._clock.now + seconds), make, tag)
+            return
+
+        def done() -> None:
+            del self._jobs[number]
+            self.later(max(floor, self._clock.now), make, tag)
+
+        number = next(self._numbers)
+        self._jobs[number] = self._network.cores.work(seconds, done), tag
+
+    def cancel(self, tag: object) -> None:
+        """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
+        for coming in self._tagged.pop(tag, []):
+            self._clock.call_off(coming)
+        for number, (job, of) in list(self._jobs.items()):
+            if of == tag:
+                job.done = partial(self._jobs.pop, number)
+
+    def send(self, head: Head, body: Message) -> None:
+        """A message takes a core's time to leave and to be taken in, then its time on the link."""
+        inc, seconds = self.inc, self._setup.config.simulate.send_seconds
+
+        def leave() -> None:
+            if self.inc == inc:
+                self._leave(head, body)
+
+        if seconds == 0.0:
+            leave()
+        elif self._network.cores.shared:
+            self._network.cores.work(seconds, leave)
+        else:
+            self._clock.at(self._clock.now + seconds, leave)
+
+    def _leave(self, head: Head, body: Message) -> None:
+        peer = Peer(self.slot, self.inc)
+        sent = partial(self.take, lambda at: SentRow(at, head.step, head.row))
+        leaving = self.orders.outgoing(head, body)
+        for left, out in zip(range(len(leaving) - 1, -1, -1), leaving, strict=True):
+            if out.kind != Kind.MESSAGE:
+                self._network.drop(self, f"worker {peer.rank} sent bytes that are no message")
+                return
+            wrong = out.digest is not None and out.digest != digest(out.body.payload)
+            made = partial(Arrived, peer=peer, head=out.head, body=out.body, fault="wrong digest" if wrong else None)
+            size = SMALL + len(pack_head(head)) + out.body.nbytes
+            self._network.up(self, size, made, None if left else sent)
+
+    def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:
+        """A small message."""
+        peer = Peer(self.slot, self.inc)
+        match instruction:
+            case SendCredit(step=step, why=why):
+                self._network.up(self, SMALL, lambda at: Credit(at, peer, step, why))
+            case SendFailed(step=step, partition=partition, text=text):
+                self._network.up(self, SMALL + len(text), lambda at: Failed(at, peer, step, partition, text))
+            case SendLeaving():
+                self._network.up(self, SMALL, lambda at: Leaving(at, peer))
+
+    def connect(self, after: float) -> None:
+        """A new link after so many seconds."""
+        self._network.join(self, after)

@@ -1,0 +1,1 @@
+"""A worker: its round loop, the coded rows, links and log."""

@@ -1,0 +1,181 @@
+"""The worker's arithmetic of a round: coded sums of partition gradients, the shift, and the packed message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from gcdist.exchange.message import Message
+from gcdist.exchange.shift import decode_row, move, payload_nbytes, segments
+from gcdist.exchange.sidecar import Sidecar
+from gcdist.memory import recycler
+from gcdist.model.gradients import PartitionResult
+from gcdist.model.vector_format import Shape
+from gcdist.protocol.messages import Round
+from gcdist.types import F32, U8, Key, Layout, Mask, NonFiniteError, Quantizer
+
+
+class Gradients(Protocol):
+    """Where partition gradients come from: the model in a worker, a shared cache in the simulator."""
+
+    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
+        """Take the state of parameter version ``params``, whose vector holds these parameters (`Shape.trained`)."""
+        ...
+
+    def compute(self, step: int, partition: int) -> PartitionResult:
+        """The scaled gradient of one partition; raises UserCodeError."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One row in the making."""
+
+    y: F32
+    losses: list[tuple[float, float, float]] = field(default_factory=list)
+    compute_seconds: float = 0.0
+    data_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    share: float = 0.0
+    float_buffers: F32 | None = None
+    int_buffers: U8 | None = None
+    used: Mask | None = None
+
+    def merge(self, result: PartitionResult, shape: Shape) -> None:
+        """Buffers are averaged by sample share, counters take the largest."""
+        self.used = result.used | self.used if self.used is not None else result.used
+        total = self.share + result.share
+        if self.float_buffers is None or self.int_buffers is None:
+            self.float_buffers, self.int_buffers = result.float_buffers.copy(), result.int_buffers.copy()
+        elif total > 0:
+            self.float_buffers += np.float32(result.share / total) * (result.float_buffers - self.float_buffers)
+            shape.keep_largest(self.int_buffers, result.int_buffers)
+        self.share = total
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pending:
+    """A sent message that awaits the master's verdict."""
+
+    payload: U8
+    bits: tuple[int, ...]
+    step: int
+
+
+class RowMaker:
+    """All rows of one worker.
+
+    Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted.
+    """
+
+    def __init__(self, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
+        self._shape = Shape(Layout.flat(0))  # until the first round
+        self._quantizer = quantizer
+        self._seed = seed
+        self._gradients = gradients
+        self._row: _Row | None = None
+        self._row_id: tuple[int, int] | None = None
+        self._h: dict[int, F32] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._spare = np.zeros(0, np.float32)
+        self._bits: dict[int, tuple[int, ...]] = {}
+
+    def load(self, sent: Round, raw: U8) -> None:
+        """Take a round: its parameters, and the bits and the vector of its plan."""
+        assert sent.assignment is not None
+        self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
+        self._shape = self._gradients.load(raw, sent.params, sent.assignment.trained)
+        self._row = self._row_id = None
+
+    @property
+    def _layout(self) -> Layout:
+        return self._shape.layout
+
+    def add(self, step: int, row: int, partition: int, coefficient: float) -> None:
+        """``y += coefficient * g_partition``; raises UserCodeError."""
+        result = self._gradients.compute(step, partition)
+        if self._row is None or self._row_id != (step, row):
+            y = recycler.take(4 * self._layout.d).view(np.float32)
+            np.multiply(result.gradient, np.float32(coefficient), out=y)
+            self._row, self._row_id = _Row(y), (step, row)
+        else:
+            if len(self._spare) != self._layout.d:
+                self._spare = np.zeros(self._layout.d, np.float32)
+            move(self._row.y, result.gradient, coefficient, self._spare)
+        made = self._row
+        made.losses.append((float(partition), result.loss, result.share))
+        made.compute_seconds += result.compute_seconds
+        made.data_seconds += result.data_seconds
+        made.cpu_seconds += result.cpu_seconds
+        made.merge(result, self._shape)
+
+    def encode(self, step: int, row: int, name_of: Callable[[int], str] = str) -> Message:
+        """Subtract the shift, quantize, pack.
+
+        Raises:
+            ValueError: the coded sum is not finite; the line names the parameter.
+        """
+        if self._row is None or self._row_id != (step, row):
+            raise ValueError(f"row {row} of step {step} has nothing to encode")
+        made, bits_S = self._row, self._bits[row]
+        h = self._h.get(row)
+        if h is not None:
+            np.subtract(made.y, h, out=made.y)
+        payload = recycler.take(payload_nbytes(self._quantizer, self._layout, bits_S))
+        energy = error = 0.0
+        for s, coordinates, where, bits in segments(self._quantizer, self._layout, bits_S):
+            key = Key(self._seed, step, row, s)
+            try:
+                done = self._quantizer.encode(made.y[coordinates], bits, key, payload[where])
+            except NonFiniteError as fault:
+                at = coordinates.start + fault.index
+                raise ValueError(f"the coded gradient is not finite in {name_of(at)}") from None
+            energy += done.energy
+            error += done.error
+        sidecar = Sidecar(
+            np.array(made.losses, np.float64).reshape(-1, 3),
+            energy,
+            error,
+            made.compute_seconds,
+            made.data_seconds,
+            made.cpu_seconds,
+            made.share,
+            made.float_buffers if made.float_buffers is not None else np.zeros(0, np.float32),
+            made.int_buffers if made.int_buffers is not None else np.zeros(0, np.uint8),
+            made.used if made.used is not None else np.zeros(0, bool),
+        )
+        self._pending[row] = _Pending(payload, bits_S, step)
+        self._row = self._row_id = None
+        return Message(payload, sidecar.pack(), bits_S)
+
+    def commit(self, row: int, beta: float) -> None:
+        """The master took the pending message: ``h_row += beta*m``, with the same bits as there."""
+        sent = self._pending.pop(row)
+        message, scratch = np.zeros((2, self._layout.d), np.float32)
+        decode_row(self._quantizer, self._layout, sent.payload, sent.bits, self._seed, sent.step, row, message)
+        h = self._h.setdefault(row, np.zeros(self._layout.d, np.float32))
+        move(h, message, beta, scratch)
+
+    def discard(self, row: int) -> None:
+        """The master did not take the pending message."""
+        self._pending.pop(row, None)
+
+    def zero(self, row: int) -> None:
+        """h_row is zero, nothing is pending."""
+        self._pending.pop(row, None)
+        self._h.pop(row, None)
+
+    def restore(self, shifts: dict[int, F32]) -> None:
+        """Hold these h_row (d,) (a simulated worker, when a checkpoint was read)."""
+        self._h = {row: h.copy() for row, h in shifts.items()}
+
+    def shift_of(self, row: int) -> F32 | None:
+        """h_row (d,), or None while it is zero; for tests."""
+        return self._h.get(row)
+
+    def awaits_verdict(self, row: int) -> bool:
+        """Whether a sent message of this row has neither been committed nor discarded; for tests."""
+        return row in self._pending

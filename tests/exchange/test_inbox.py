@@ -1,0 +1,122 @@
+"""The queue of all events: stamps in order, timers, and a tick behind everything that was stamped before it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from gcdist.exchange.inbox import Inbox
+
+Note = tuple[str, float]
+
+
+def note(name: str) -> Callable[[float], Note]:
+    return lambda at: (name, at)
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 10.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made() -> tuple[Inbox[Note], Clock]:
+    clock = Clock()
+    return Inbox(note("tick"), clock), clock
+
+
+def test_events_come_in_order_with_their_stamps() -> None:
+    inbox, clock = made()
+    inbox.put(note("a"))
+    clock.now = 11.0
+    inbox.put(note("b"))
+    clock.now = 20.0
+    assert [inbox.get(), inbox.get()] == [("a", 10.0), ("b", 11.0)]
+
+
+def test_a_tick_comes_when_time_is_up_and_behind_all_that_was_stamped() -> None:
+    inbox, clock = made()
+    inbox.put(note("in time"))
+    clock.now = 15.0
+    inbox.put(note("late"))
+    assert [inbox.get(12.0) for _ in range(3)] == [("in time", 10.0), ("late", 15.0), ("tick", 15.0)]
+
+
+def test_timers_take_their_place_among_events() -> None:
+    inbox, clock = made()
+    inbox.later(12.0, note("second timer"))
+    inbox.later(11.0, note("first timer"))
+    inbox.put(note("before"))
+    clock.now = 13.0
+    inbox.put(note("after"))
+    names = [inbox.get(13.0)[0] for _ in range(5)]
+    assert names == ["before", "first timer", "second timer", "after", "tick"]
+
+
+def test_a_timer_is_never_early_and_one_in_the_past_is_due_now() -> None:
+    inbox, clock = made()
+    inbox.later(12.0, note("timer"))
+    assert inbox.get(10.0) == ("tick", 10.0)
+    inbox.later(3.0, note("past"))
+    assert inbox.get() == ("past", 10.0)
+    clock.now = 12.5
+    assert inbox.get() == ("timer", 12.5)
+
+
+def test_cancel_forgets_the_timers_of_one_tag() -> None:
+    inbox, clock = made()
+    inbox.later(11.0, note("a"), tag=1)
+    inbox.later(11.0, note("b"), tag=2)
+    inbox.later(12.0, note("c"), tag=1)
+    inbox.cancel(1)
+    clock.now = 13.0
+    assert [inbox.get(13.0)[0] for _ in range(2)] == ["b", "tick"]
+
+
+def test_stamps_rise_over_everything_that_is_handed_out() -> None:
+    inbox, clock = made()
+    stamps = []
+    for i in range(50):
+        clock.now += 0.5
+        inbox.later(clock.now + (i * 7 % 5), note("timer"))
+        inbox.put(note("event"))
+        if i % 3 == 0:
+            stamps.append(inbox.get(clock.now)[1])
+    clock.now += 10
+    while (event := inbox.get(clock.now))[0] != "tick":
+        stamps.append(event[1])
+    assert len(stamps) == 100
+    assert stamps == sorted(stamps)
+
+
+def test_many_threads_lose_nothing_and_keep_their_own_order() -> None:
+    inbox: Inbox[tuple[float, int, int]] = Inbox(lambda at: (at, -1, -1))
+    threads, each = 8, 500
+
+    def send(thread: int) -> None:
+        for i in range(each):
+            inbox.put(lambda at: (at, thread, i))  # noqa: B023 put() calls it at once
+
+    running = [threading.Thread(target=send, args=(t,)) for t in range(threads)]
+    for thread in running:
+        thread.start()
+    got = [inbox.get() for _ in range(threads * each)]
+    for thread in running:
+        thread.join()
+    assert inbox.get(inbox.now())[1] == -1
+    assert [at for at, _, _ in got] == sorted(at for at, _, _ in got)
+    for t in range(threads):
+        assert [i for _, thread_of, i in got if thread_of == t] == list(range(each))
+
+
+def test_a_waiting_reader_is_woken() -> None:
+    inbox: Inbox[Note] = Inbox(note("tick"))
+    got: list[Note] = []
+    reader = threading.Thread(target=lambda: got.append(inbox.get(inbox.now() + 60.0)))
+    reader.start()
+    inbox.put(note("event"))
+    reader.join(30.0)
+    assert [name for name, _ in got] == ["event"]

@@ -1,0 +1,48 @@
+"""When a run says that it waited for data."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gcdist.master.data_account import DataAccount
+
+
+def result(rows: list[tuple[float, float]], seconds: float, covered: tuple[bool, ...] = (True, True)) -> Any:
+    counted = [SimpleNamespace(sidecar=SimpleNamespace(data_seconds=d, compute_seconds=c)) for d, c in rows]
+    return SimpleNamespace(counted=counted, seconds=seconds, plan=SimpleNamespace(covered_K=np.array(covered)))
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "data", "compute", "seconds", "line"),
+    [
+        (0, 0.4, 0.6, 1.0, "waiting for data took 40% of the workers' time: set data.prefetch = 4"),
+        (4, 0.4, 0.6, 1.0, "waiting for data took 40% of the workers' time in spite of data.prefetch = 4"),
+        (0, 0.1, 0.6, 1.0, None),  # a sixth of the computing
+        (0, 0.01, 0.01, 1.0, None),  # the steps last much longer
+    ],
+)
+def test_waiting_is_told_where_it_matters(
+    prefetch: int, data: float, compute: float, seconds: float, line: str | None
+) -> None:
+    account = DataAccount(prefetch)
+    account.add(result([], 5.0), local=False)
+    for _ in range(3):
+        account.add(result([(2 * data, 2 * compute), (0.0, 0.0)], seconds), local=False)
+    assert account.notes() == ([line] if line else [])
+
+
+def test_what_was_left_out_is_told_and_kept() -> None:
+    account = DataAccount(0)
+    account.add(result([(0.0, 1.0)], 1.0), local=True)
+    account.add(result([(1.0, 1.0)], 1.0, (True, False)), local=False)
+    again = DataAccount(0)
+    again.load_state_dict(account.state_dict())
+    assert again.notes() == account.notes()
+    assert account.notes()[1:] == [
+        "partitions [1] were left out in up to 1 of 2 steps: nobody who was here could read them",
+        "what waiting for all would take is not estimated: not every worker can read every partition",
+    ]

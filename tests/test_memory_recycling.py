@@ -1,0 +1,59 @@
+"""Arrays that are used again only when nobody can see them any more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from gcdist.memory import SMALL, Recycler
+from gcdist.types import U8
+
+N = 3 * SMALL
+
+
+def test_whoever_holds_a_view_holds_the_array() -> None:
+    recycler = Recycler()
+    held: list[object] = []
+    seen = set()
+    views: list[Callable[[U8], object]] = [
+        lambda array: array,
+        lambda array: array[5:7],
+        lambda array: array.view(np.float32)[:1],
+        lambda array: array.data,
+        torch.from_numpy,
+    ]
+    for view in views:
+        array = recycler.take(N)
+        seen.add(array.ctypes.data)
+        held.append(view(array))
+        del array
+    assert len(seen) == len(held)  # none was given twice
+    held.clear()
+    for _ in range(3):
+        assert recycler.take(N).ctypes.data in seen
+    assert len(recycler.take(SMALL - 1)) == SMALL - 1
+    # another size of the same power of two
+    assert recycler.take(N + 8).ctypes.data in seen
+
+
+def test_threads_never_share_one() -> None:
+    recycler = Recycler()
+    wrong: list[int] = []
+
+    def work(me: int) -> None:
+        for _ in range(300):
+            array: U8 = recycler.take(N)
+            array[::4096] = me
+            if (array[::4096] != me).any():
+                wrong.append(me)
+            del array
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

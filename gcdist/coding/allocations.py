@@ -7,12 +7,14 @@ import heapq
 import numpy as np
 from scipy.sparse import csr_array
 
-from gcdist.coding.flow import capped_row_sums, held_row_sums
-from gcdist.coding.loads import best_loads
+from gcdist.coding.capped_chain import chain_under_caps
+from gcdist.coding.capped_held import held_under_caps
+from gcdist.coding.flow import held_row_sums
 from gcdist.coding.names import unknown
-from gcdist.coding.supports import chain, dealt, normalised
+from gcdist.coding.supports import chain, normalised
 from gcdist.types import F64, Mask, Problem
 
+SEARCHED = 512  # workers times partitions of different sizes up to which a capped chain is searched beyond the line
 ALLOCATIONS = ("chain", "star", "papers-chain", "full", "replicated:R")
 
 
@@ -115,32 +117,24 @@ def _full(Y_N: F64, problem: Problem) -> csr_array:
 
 
 def _capped_chain(Y_N: F64, cost_N: F64, problem: Problem, C_K: F64) -> csr_array:
-    """`chain`, with the row sums of workers over their load cap cut until every row fits; others take what is left."""
-    cap_N = problem.load_cap_N
+    """`chain` where it keeps to the load caps, else the best chain that does, whole loads among them."""
     alpha = chain(Y_N, C_K)
-    limit_N = np.full(problem.n, np.inf)
-    smallest = np.concatenate([[0.0], np.cumsum(np.sort(C_K))])
-    while True:
-        over = np.diff(alpha.indptr) > cap_N
-        if not over.any():
-            return alpha
-        # an interval as long as the (cap - 1) smallest partitions meets at most cap of them
-        room = np.minimum(np.maximum(np.floor(np.minimum(cap_N, problem.k)) - 1, 0), problem.k).astype(np.int64)
-        limit_N = np.where(over, smallest[room], limit_N)
-        if limit_N[np.isfinite(cost_N)].sum() < problem.k:
-            return _whole(cost_N, problem)
-        alpha = chain(capped_row_sums(np.where(limit_N > 0, cost_N, np.inf), float(problem.k), limit_N), C_K)
+    if np.all(np.diff(alpha.indptr) <= problem.load_cap_N):
+        return alpha
+    alpha = chain_under_caps(cost_N, problem.load_cap_N, C_K)
+    if np.ptp(C_K) > 0 and problem.n * problem.k <= SEARCHED:
+        # the line of a chain wastes room where sizes differ: any set of partitions for each row is tried, too
+        every_NK = np.ones((problem.n, problem.k), np.bool_)
+        free = held_under_caps(cost_N, problem.load_cap_N, C_K, every_NK)
+        if _noise(free.sum(axis=1), cost_N) < _noise(alpha @ C_K, cost_N):
+            at = free.tocoo()
+            return normalised(at.row, at.col, at.data, alpha.shape)
+    return alpha
 
 
-def _whole(cost_N: F64, problem: Problem) -> csr_array:
-    """The best whole loads within tight caps, where cutting partitions would need more room than there is."""
-    k = problem.k
-    cap_N = np.where(np.isfinite(cost_N), np.minimum(np.floor(problem.load_cap_N), k), 0).astype(np.int64)
-    if cap_N.sum() < k:
-        raise ValueError(f"load caps allow {cap_N.sum()} of the {k} partitions")
-    load_L = np.arange(int(cap_N.max()) + 1, dtype=np.float64)
-    h_NL = np.where(np.isfinite(cost_N), cost_N, 0.0)[:, None] * load_L**2
-    return dealt(best_loads(np.where(load_L <= cap_N[:, None], h_NL, np.inf), k), problem.size_K)
+def _noise(Y_N: F64, cost_N: F64) -> float:
+    used = Y_N > 0
+    return float(cost_N[used] @ Y_N[used] ** 2)
 
 
 def _held(kind: str, replicas: int, cost_N: F64, problem: Problem, C_K: F64) -> tuple[csr_array, Mask]:
@@ -154,7 +148,10 @@ def _held(kind: str, replicas: int, cost_N: F64, problem: Problem, C_K: F64) -> 
     cols = np.flatnonzero(covered_K)
     if not cols.size:
         raise ValueError("no usable worker can read any partition")
-    _, mass = held_row_sums(cost_N, csr_array(able[:, cols]), C_K[cols])
+    able_cols = csr_array(able[:, cols])
+    _, mass = held_row_sums(cost_N, able_cols, C_K[cols])
+    if np.any(np.diff(mass.indptr) > problem.load_cap_N):
+        mass = held_under_caps(cost_N, problem.load_cap_N, C_K[cols], able_cols.toarray().astype(np.bool_))
     at = mass.tocoo()
     alpha = normalised(at.row, cols[at.col], at.data, (problem.n, problem.k))
     if kind != "chain":

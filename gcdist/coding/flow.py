@@ -52,11 +52,15 @@ def least_noise(cost_N: F64, share_most: float = math.inf) -> float:
     return float(cost_N[used_N] @ Y_N[used_N] ** 2)
 
 
-def _rates(cost_N: F64) -> F64:
-    """``1/c`` with costs of 0 taken as far below all others; 0 where c is infinite is replaced by a harmless 1."""
+def positive_costs(cost_N: F64) -> F64:
+    """The costs with those of 0 taken as far below all others, and those of infinity as a harmless 1."""
     positive = cost_N[(cost_N > 0) & np.isfinite(cost_N)]
     floor = 1e-9 * float(positive.min()) if positive.size else 1.0
-    return np.asarray(np.where(np.isfinite(cost_N), 1 / np.maximum(cost_N, floor), 1.0), np.float64)
+    return np.asarray(np.where(np.isfinite(cost_N), np.maximum(cost_N, floor), 1.0), np.float64)
+
+
+def _rates(cost_N: F64) -> F64:
+    return np.asarray(1 / positive_costs(cost_N), np.float64)
 
 
 def held_row_sums(cost_N: F64, able_NK: csr_array, mass_K: F64) -> tuple[F64, csr_array]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from gcdist.coding.allocations import masses
 from gcdist.coding.bits import SOLVERS, allocate_bits
@@ -15,7 +17,9 @@ from gcdist.coding.optimal import row_costs
 from gcdist.coding.structured import Structured
 from gcdist.coding.supports import dealt
 from gcdist.coding.workers import finish, loads, miss_at, width_at_most
-from gcdist.types import F64, Plan, Problem
+from gcdist.types import F64, I64, Mask, Plan, Problem
+
+_ALL_STARTS = 8  # workers up to which bits are begun with for every number of them
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,53 @@ class Joint(Structured):
         return finish(problem, plan_id, A_NK, found.bits_N, p_N, covered_K)
 
     def _constrained(self, problem: Problem, plan_id: int, p_N: F64) -> Plan:
-        """Under holders or load caps: row sums given bits and bits given row sums in turn, while the error falls."""
-        usable = int(np.sum(p_N < 1))
-        width = width_at_most(problem.noise, problem.bits_total / max(1, usable))
-        if width == 0:
-            raise ValueError(
-                f"bits_total {problem.bits_total:g} pays for no message of each of {usable} usable workers"
+        """Under holders or load caps: row sums given bits and bits given row sums in turn, the best of several starts.
+
+        Not certified: see docs/mathematics.md, section 4.
+        """
+        best, plan, why = np.inf, None, None
+        usable_N = p_N < 1
+        reach_K = _reached(problem, usable_N)
+        for bits_N in self._starts(problem, p_N):
+            if not np.array_equal(_reached(problem, usable_N & (bits_N > 0)), reach_K):
+                continue  # the only holders of some partition would have no bits
+            try:
+                error, found = self._in_turn(problem, plan_id, p_N, bits_N)
+            except ValueError as refused:
+                why = why or refused
+                continue
+            if error < best * (1 - 1e-9):
+                best, plan = error, found
+        if plan is None:
+            raise why or ValueError(
+                f"bits_total {problem.bits_total:g} pays for too few messages of {int(usable_N.sum())} usable workers "
+                f"to carry {int(reach_K.sum())} partitions"
             )
-        bits_N = np.array([width_at_most(problem.noise, min(width, int(cap))) for cap in problem.bits_cap_N])
-        C_K, best, plan = masses(problem), np.inf, None
+        return plan
+
+    def _starts(self, problem: Problem, p_N: F64) -> Iterator[I64]:
+        """Bits (N,) to begin with: the same for the first m workers by reliability or room, and the best without caps."""
+        usable = int(np.sum(p_N < 1))
+        few = problem.n <= _ALL_STARTS and (problem.holds_NK is None or problem.n * problem.k <= _ALL_STARTS**2)
+        counts = range(usable, 0, -1) if few else sorted({usable, -(-3 * usable // 4), -(-usable // 2)}, reverse=True)
+        room_N = np.minimum(problem.load_cap_N, problem.k)
+        if problem.holds_NK is not None:
+            room_N = np.minimum(room_N, np.diff(csr_array(problem.holds_NK).indptr))
+        seen = set()
+        for order in (np.argsort(p_N, kind="stable"), np.lexsort((p_N, -room_N, p_N >= 1))):
+            for count in counts if few or problem.holds_NK is None else [usable]:
+                width = width_at_most(problem.noise, problem.bits_total / count)
+                bits_N = np.zeros(problem.n, np.int64)
+                for i in order[:count]:
+                    bits_N[i] = width_at_most(problem.noise, min(width, int(problem.bits_cap_N[i])))
+                if np.all(bits_N[order[:count]] > 0) and bits_N.tobytes() not in seen:
+                    seen.add(bits_N.tobytes())
+                    yield bits_N
+        yield allocate_bits(p_N, problem.noise, problem.bits_total, problem.bits_cap_N, self.solver).bits_N
+
+    def _in_turn(self, problem: Problem, plan_id: int, p_N: F64, start_N: I64) -> tuple[float, Plan]:
+        """Row sums and bits in turn from ``start_N``, while the error falls: ``sum c_i Y_i^2`` and the plan."""
+        C_K, best, plan, bits_N = masses(problem), np.inf, None, start_N
         while True:
             A_NK, covered_K = self._allocated(problem, p_N, problem.noise[bits_N])
             real_N = p_N
@@ -79,10 +121,17 @@ class Joint(Structured):
             bits_N = bits_for_rows(weight_N, problem)
             error = float(square_N[used] @ row_costs(real_N, problem.noise[bits_N])[used])
             if plan is not None and not error < best * (1 - 1e-6):
-                return plan
+                return best, plan
             best, plan = error, finish(problem, plan_id, A_NK, bits_N, real_N, covered_K)
-            # a row that has no data now may be taken again at the least width
-            bits_N = np.where(used, bits_N, width_at_most(problem.noise, float(width)))
+            # a row that has no data now may be taken again at its first width
+            bits_N = np.where(used, bits_N, start_N)
+
+
+def _reached(problem: Problem, here_N: Mask) -> Mask:
+    """Partitions (K,) that one of these workers can read."""
+    if problem.holds_NK is None:
+        return np.full(problem.k, bool(here_N.any()))
+    return np.asarray((problem.holds_NK.toarray() != 0)[here_N].any(axis=0))
 
 
 @dataclass(frozen=True)

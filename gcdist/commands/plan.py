@@ -14,7 +14,7 @@ from rich.table import Table
 from gcdist.coding import code_names, get_code
 from gcdist.coding.names import unknown
 from gcdist.commands.tables import workers_table
-from gcdist.config import ConfigError
+from gcdist.config import CodeConfig, ConfigError, StragglerConfig
 from gcdist.planning.decoding import best_decoding
 from gcdist.planning.figures import Planned, SchemeFigures, compare, plan_figures
 from gcdist.quantize import get_quantizer, noise_table
@@ -41,6 +41,13 @@ def plan(
     scheme: Annotated[str, typer.Option(help="Code.")] = "joint",
     allocation: Annotated[str, typer.Option(help="chain, star, papers-chain, full or replicated:R.")] = "chain",
     solver: Annotated[str, typer.Option(help="auto, dp, waterfill or envelope.")] = "auto",
+    load_most: Annotated[
+        float,
+        typer.Option(
+            help='With the allocation "chain": most partitions of a worker, as a multiple of an even share; inf: any. '
+            "By default that of a run."
+        ),
+    ] = CodeConfig().load_most,
     allow_negative: Annotated[bool, typer.Option("--allow-negative", help="Accept coefficients that amplify.")] = False,
     zeta2: Annotated[
         float, typer.Option(help="How partitions differ: mean |grad f_j - grad f|^2 over |grad f|^2.")
@@ -55,16 +62,22 @@ def plan(
     """
     try:
         problem, which = _problem(p, p_file, delays, deadline, partitions, bits_total, bits_max, noise, quantizer, dim)
+        if not load_most >= 1:
+            raise ValueError(f"--load-most is {load_most}: it must be 1 or more")
         if not (np.isfinite(zeta2) and zeta2 >= 0):
             raise ValueError(f"--zeta2 is {zeta2}: it must be 0 or more")
         if compare_with is not None:
             if compare_with != "all":
                 raise unknown("--compare", compare_with, ("all",))
-            lines = compare(problem, allocation, solver, zeta2)
+            lines = compare(problem, allocation, solver, zeta2, load_most)
             print(json.dumps(lines, indent=2, allow_nan=False)) if as_json else _show_schemes(lines, which, zeta2)
             return
         planned = plan_figures(
-            get_code(scheme, **_options(scheme, allocation, solver, allow_negative)), problem, solver
+            get_code(scheme, **_options(scheme, allocation, solver, allow_negative)),
+            problem,
+            solver,
+            load_most,
+            StragglerConfig().noise_most,
         )
         if out is not None:
             _write(out, planned)
@@ -198,6 +211,8 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
         f"{_number(report['worst_ratio'])} C^2 k^2, lambda_max(M) F/k {_number(report['spectral_ratio'], 'not computed')}"
     )
     print(f"bits used {figures['bits_used']} of {problem.bits_total:g}")
+    for line in figures["notices"]:
+        print(f"note: {line}")
     if hasattr(planned.code, "decoding") and not planned.code.shifted and problem.n <= _ADVISE:
         choice = best_decoding(planned.plan, problem, zeta2)
         print(f"best decoding: {choice.best} ({choice.why})")

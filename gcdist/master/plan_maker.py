@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.vector_format import Shape
-from gcdist.planning import PlanReport, describe, make_plan
+from gcdist.planning import PlanReport, describe, plan_within_load
 from gcdist.quantize import noise_table
 from gcdist.straggler import ArrivalRule
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
@@ -51,6 +51,7 @@ class PlanMaker:
         ids: numbers of plans, shared by all that plan for one run.
         load_most: most partitions of a worker, as a multiple of its even share; inf = none.
         exact_p: p is known, not measured: no floor once the rule promises a deadline.
+        noise_most: noise of stragglers that a plan may have before ``load_most`` is relaxed, and above which it is said.
     """
 
     _LEARNED = ("error", "expected", "energy", "agreeing")
@@ -67,6 +68,7 @@ class PlanMaker:
         ids: Iterator[int],
         load_most: float = np.inf,
         exact_p: bool = False,
+        noise_most: float = np.inf,
     ) -> None:
         self.code = code
         self._shape = shape
@@ -79,6 +81,7 @@ class PlanMaker:
         self._ids = ids
         self._load_most = load_most
         self._exact_p = exact_p
+        self._noise_most = noise_most
         self._bits_cap_N = bits_cap_N
         self._quantizer = quantizer
         self._law = noise_table(quantizer, shape().layout.d)
@@ -144,29 +147,18 @@ class PlanMaker:
         shape = self.shape
         self._law = noise_table(self._quantizer, shape.layout.d)
         problem = self._problem(live_N, holds)
-        plan = _with_probes(self._solve(problem, next(self._ids), int(live_N.sum())), live_N, holds)
+        found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
+        plan = _with_probes(found.plan, live_N, holds)
         bits_RS = plan.bits_RS
         if bits_RS.shape[1] != shape.layout.segments:
             bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
         plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
-        return plan, describe(plan, problem)
+        return plan, describe(plan, problem, found.notices)
 
     def try_all(self, holds: Holds = ALL) -> None:
         """ValueError if there is no plan even with everybody here."""
         workers = len(self._bits_cap_N)
-        self._solve(self._problem(np.ones(workers, bool), holds), -1, workers)
-
-    def _solve(self, problem: Problem, plan_id: int, live: int) -> Plan:
-        """The free optimum if it keeps to ``load_most``, else the best plan that does, else (tiny budgets) the free one."""
-        plan = make_plan(self.code, problem, plan_id)
-        even = problem.k / max(1, live)
-        most = max(np.ceil(even) + 1, np.ceil(self._load_most * even)) if np.isfinite(self._load_most) else np.inf
-        if np.diff(plan.A_RK.indptr).max() <= most:
-            return plan
-        try:
-            return make_plan(self.code, replace(problem, load_cap_N=np.full(problem.n, most)), plan_id)
-        except ValueError:
-            return plan
+        plan_within_load(self.code, self._problem(np.ones(workers, bool), holds), -1, self._load_most)
 
     def _problem(self, live_N: Mask, holds: Holds) -> Problem:
         deadline, rule = self._rule.deadline, self._rule

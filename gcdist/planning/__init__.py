@@ -3,6 +3,7 @@
 from gcdist.planning.convergence import Guarantee, advised_step
 from gcdist.planning.decoding import DecodingChoice, best_decoding, predictor_error
 from gcdist.planning.figures import PlanFigures, SchemeFigures, compare, plan_figures
+from gcdist.planning.load_cap import LoadedPlan, load_cap, plan_within_load, straggler_noise
 from gcdist.planning.planner import check_plan, check_problem, make_plan
 from gcdist.planning.report import PlanReport, WorkerReport, describe, noise_ratio, planned_noise, row_noise
 from gcdist.planning.schemes import SchemeError, known_error, scheme_error
@@ -10,6 +11,7 @@ from gcdist.planning.schemes import SchemeError, known_error, scheme_error
 __all__ = [
     "DecodingChoice",
     "Guarantee",
+    "LoadedPlan",
     "PlanFigures",
     "PlanReport",
     "SchemeError",
@@ -22,11 +24,14 @@ __all__ = [
     "compare",
     "describe",
     "known_error",
+    "load_cap",
     "make_plan",
     "noise_ratio",
     "plan_figures",
+    "plan_within_load",
     "planned_noise",
     "predictor_error",
     "row_noise",
     "scheme_error",
+    "straggler_noise",
 ]

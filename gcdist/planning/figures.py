@@ -11,7 +11,7 @@ from gcdist.coding.bits import BitAllocation, allocate_bits
 from gcdist.coding.joint import Joint
 from gcdist.coding.loads import depends_on_load
 from gcdist.coding.registry import WAITING, code_names, get_code
-from gcdist.planning.planner import make_plan
+from gcdist.planning.load_cap import plan_within_load
 from gcdist.planning.report import PlanReport, describe, finite
 from gcdist.planning.schemes import known_error, scheme_error
 from gcdist.types import GradientCode, Plan, Problem
@@ -48,6 +48,7 @@ class PlanFigures(TypedDict):
     redundancy: float
     nonzeros: int
     bits_used: int
+    notices: list[str]
     workers: list[WorkerFigures]
 
 
@@ -76,10 +77,15 @@ class Planned:
     figures: PlanFigures
 
 
-def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> Planned:
-    """Plan and figures; ``solver`` must be the code's own, so that the certificate is of the same solution."""
-    plan = make_plan(code, problem, 0)
-    report = describe(plan, problem)
+def plan_figures(
+    code: GradientCode, problem: Problem, solver: str = "auto", load_most: float = np.inf, noise_most: float = np.inf
+) -> Planned:
+    """Plan and figures; ``solver`` must be the code's own, so that the certificate is of the same solution.
+
+    ``load_most`` and ``noise_most`` as in `plan_within_load`; a code that does not choose loads is not bound by the former.
+    """
+    found = plan_within_load(code, problem, 0, _bound(code, load_most), noise_most)
+    plan, report = found.plan, describe(found.plan, problem, found.notices)
     bits = allocate_bits(plan.p_R, problem.noise, problem.bits_total, problem.bits_cap_N, solver)
     ratio = known_error(code, plan, problem, 0.0)
     if ratio is None and code.name != "memory":
@@ -94,7 +100,7 @@ def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> 
     ]
     figures = PlanFigures(
         scheme=code.name,
-        solver=_solver(code, problem, bits),
+        solver=_solver(code, problem, bits, found.cap),
         n=problem.n,
         k=problem.k,
         F=finite(F),
@@ -104,17 +110,25 @@ def plan_figures(code: GradientCode, problem: Problem, solver: str = "auto") -> 
         redundancy=report["redundancy"],
         nonzeros=report["nonzeros"],
         bits_used=report["bits_used"],
+        notices=list(found.notices.values()),
         workers=workers,
     )
     return Planned(code, plan, report, bits, figures)
 
 
-def _solver(code: GradientCode, problem: Problem, bits: BitAllocation) -> str:
-    """How the plan's bits were found: with the loads, by `allocate_bits`, or as an equal split."""
+def _bound(code: GradientCode, load_most: float) -> float:
+    """The load cap that holds for this code: codes that choose loads have the allocation "chain"."""
+    return load_most if getattr(code, "allocation", None) == "chain" else np.inf
+
+
+def _solver(code: GradientCode, problem: Problem, bits: BitAllocation, cap: float) -> str:
+    """How the plan's bits were found: with the loads, by `allocate_bits`, in turn with row sums, or as an equal split."""
     if not isinstance(code, Joint):
         return "equal"
     with_loads = code.allocation == "chain" and problem.holds_NK is None and depends_on_load(problem)
-    return "loads" if with_loads else bits.solver
+    if with_loads:
+        return "loads"
+    return "in turn" if cap < problem.k or problem.holds_NK is not None else bits.solver
 
 
 def _draws(code: GradientCode, problem: Problem) -> int:
@@ -124,9 +138,12 @@ def _draws(code: GradientCode, problem: Problem) -> int:
     return min(2000, max(100, 100_000 // problem.n))
 
 
-def compare(problem: Problem, allocation: str, solver: str, zeta2: float) -> list[SchemeFigures]:
+def compare(
+    problem: Problem, allocation: str, solver: str, zeta2: float, load_most: float = np.inf
+) -> list[SchemeFigures]:
     """Every scheme with the same bits and about the load of `joint` on this allocation, best first."""
-    own = make_plan(get_code("joint", allocation=allocation, solver=solver), problem, 0)
+    joint = get_code("joint", allocation=allocation, solver=solver)
+    own = plan_within_load(joint, problem, 0, _bound(joint, load_most)).plan
     r = max(2, round(own.A_RK.nnz / problem.k))
     options: dict[str, dict[str, object]] = {
         "frc": {"s": r - 1},
@@ -135,11 +152,11 @@ def compare(problem: Problem, allocation: str, solver: str, zeta2: float) -> lis
         **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised", "shifted")},
         **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
     }
-    found = [_line(name, options.get(name, {}), problem, zeta2) for name in code_names()]
+    found = [_line(name, options.get(name, {}), problem, zeta2, load_most) for name in code_names()]
     return sorted(found, key=lambda line: (line["noise_ratio"] is None, line["noise_ratio"] or 0.0))
 
 
-def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float) -> SchemeFigures:
+def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float, load_most: float) -> SchemeFigures:
     waits = name in WAITING
     line = SchemeFigures(
         scheme=name, noise_ratio=None, standard_error=0.0, mean=None, redundancy=None, largest_load=None, bits_used=None,
@@ -147,7 +164,7 @@ def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float)
     )  # fmt: skip
     try:
         code = get_code(name, **options)
-        plan = make_plan(code, problem, 0)
+        plan = plan_within_load(code, problem, 0, _bound(code, load_most)).plan
     except ValueError as error:
         line["note"] = str(error)
         return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 import numpy as np
@@ -42,6 +43,7 @@ class PlanReport(TypedDict):
     spectral_ratio: float | None  # lambda_max(M) F/k: above 1, signs amplify differences; None: too large to compute
     worst_ratio: float | None  # bound of the error over C^2 k^2 for |g_j| <= C C_j
     uncovered: list[int]
+    notices: dict[str, str]  # lines that somebody should know, by what they are about
     workers: list[WorkerReport]
 
 
@@ -71,8 +73,8 @@ def noise_ratio(plan: Plan, problem: Problem) -> float:
     return planned_noise(plan, plan.p_R, row_noise(plan, problem), (Y_R / problem.k) ** 2)
 
 
-def describe(plan: Plan, problem: Problem) -> PlanReport:
-    """All figures of a plan, ready for JSON."""
+def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = None) -> PlanReport:
+    """All figures of a plan, ready for JSON; ``notices`` are added as they are."""
     load_R = np.diff(plan.A_RK.indptr)
     weighted = csr_array(diags_array(plan.weighted_R().astype(np.float64)) @ plan.A_RK)
     weighted.eliminate_zeros()
@@ -106,6 +108,7 @@ def describe(plan: Plan, problem: Problem) -> PlanReport:
         spectral_ratio=finite(spectral_ratio(weighted, cost_R)) if exact else None,
         worst_ratio=finite(worst_error(weighted, cost_R, mass_K) / problem.k**2),
         uncovered=np.flatnonzero(~plan.covered_K).tolist(),
+        notices=dict(notices or {}),
         workers=workers,
     )
 

@@ -82,6 +82,7 @@ class Cluster:
         self._already = 0  # of them, in the checkpoint, and not yet asked for again
         self._saved_at = -1  # step of the last checkpoint
         self._warned = False
+        self._noticed: frozenset[str] = frozenset()  # what the last plan's lines were about
         self._over = False
         self._seconds = 0.0  # when the last step had ended
         self._generators: dict[str, Any] | None = None  # when the open step's loop body began
@@ -419,6 +420,10 @@ class Cluster:
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
         self.folder.write_plan(plan, report=report, deadline=deadline, step=self._next)
+        for about, line in report["notices"].items():
+            if about not in self._noticed:
+                self.driver.say("plan", line)
+        self._noticed = frozenset(report["notices"])
         if report["uncovered"]:
             self.driver.say("plan", f"nobody here holds partitions {report['uncovered']}: the estimate leaves them out")
 

@@ -110,6 +110,7 @@ class Session(Setup):
             self.plan_ids,
             self.config.code.load_most if self._grows else np.inf,
             self.config.straggler.p != "measured",
+            self.config.straggler.noise_most,
         )
         checked("code", lambda: maker.try_all(self._holds()))
         return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)

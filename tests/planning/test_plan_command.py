@@ -23,9 +23,11 @@ KEYS = {
     "redundancy",
     "nonzeros",
     "bits_used",
+    "notices",
     "workers",
 }
 LAW = ("--noise", "power:D=17.9")
+FREE = ("--load-most", "inf")
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -48,7 +50,19 @@ def test_json_has_exactly_the_keys(capsys: pytest.CaptureFixture[str], tmp_path:
     file = papers_p(tmp_path / "p.txt", 0)
     out = tmp_path / "plan.json"
     for solver in ("dp", "envelope", "waterfill"):
-        words = ("--p-file", str(file), "--bits-total", "250", *LAW, "--solver", solver, "--json", "--out", str(out))
+        words = (
+            "--p-file",
+            str(file),
+            "--bits-total",
+            "250",
+            *LAW,
+            "--solver",
+            solver,
+            *FREE,
+            "--json",
+            "--out",
+            str(out),
+        )
         code, text, _ = run(capsys, *words)
         figures = json.loads(text)
         assert code == 0
@@ -64,7 +78,7 @@ def test_json_has_exactly_the_keys(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_table_says_how_bits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = run(capsys, "--p", "0.1,0.3,0.05", "--partitions", "8", "--bits-total", "12", *LAW)
+    code, text, _ = run(capsys, "--p", "0.1,0.3,0.05", "--partitions", "8", "--bits-total", "12", *LAW, *FREE)
     assert code == 0
     assert "magnitude bits" in text
     assert "certified gap 0, bits by dp" in text
@@ -72,6 +86,32 @@ def test_table_says_how_bits_are_counted(capsys: pytest.CaptureFixture[str]) -> 
     words = ("--p", "0.1,0.3", "--bits-total", "8", "--quantizer", "bucket", "--dim", "100000")
     code, text, _ = run(capsys, *words)
     assert "packed bits a coordinate, sign included, of quantizer bucket at 100000" in text
+
+
+def test_the_load_cap_is_that_of_a_run_and_is_relaxed_before_data_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    p = ",".join(["0.05"] * 7 + ["0.99"])
+    words = ("--p", p, "--partitions", "16", "--bits-total", "64", "--noise", "power:D=1", "--json")
+    _, text, _ = run(capsys, *words)
+    figures = json.loads(text)
+    assert max(worker["load"] for worker in figures["workers"]) <= 3  # 1.25 times 2, one more than it at least
+    assert figures["workers"][7]["row_sum"] < 0.01
+    assert figures["noise_ratio"] < 0.02
+    assert figures["notices"] == []
+    # five of six workers hardly arrive: within a cap of 3, data would be theirs alone
+    lost = ("--p", "0.02,0.99,0.99,0.99,0.99,0.99", "--partitions", "12", *words[4:])
+    _, text, _ = run(capsys, *lost)
+    figures = json.loads(text)
+    assert figures["workers"][0]["load"] == 12
+    assert figures["noise_ratio"] < 0.2
+    assert len(figures["notices"]) == 1
+    assert (
+        "a worker may compute 12 partitions, above the cap of 3 (code.load_most 1.25): within 3 the planned noise"
+        in (figures["notices"][0])
+    )
+    code, text, _ = run(capsys, "--p", "0.9,0.9", "--bits-total", "8", "--noise", "power:D=1")
+    assert code == 0
+    assert "note: planned noise of stragglers" in text
+    assert "partitions 0, 1 of 2 are counted in" in text
 
 
 def test_of_many_workers_the_first_and_last_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +178,7 @@ def test_delays_and_deadline(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         (("--p-file", "nowhere.txt", "--bits-total", "3", *LAW), "nowhere.txt"),
         (("--bits-total", "3", *LAW), "exactly one of --p, --p-file and --delays"),
         (("--p", "0.1", "--bits-total", "3", *LAW, "--bits-max", "0"), "--bits-max is 0"),
+        (("--p", "0.1", "--bits-total", "3", *LAW, "--load-most", "0.5"), "--load-most is 0.5: it must be 1 or more"),
         (("--p", "0.1,0.2,0.4", "--bits-total", "9", "--noise", "power:D=1", "--allocation", "star"), "allow_negative"),
     ],
 )

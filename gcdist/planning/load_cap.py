@@ -1,0 +1,131 @@
+"""Plans within a load cap that is relaxed before data is lost, and what somebody should know of a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from gcdist.coding.workers import miss_at
+from gcdist.planning.planner import make_plan
+from gcdist.planning.report import row_masses, row_noise
+from gcdist.types import F64, GradientCode, Plan, Problem
+
+NAMED = 12  # partitions that a line names; of more, it says how many
+_AS_GOOD = 1.1  # times the noise without a cap: a plan this close loses nothing to the cap
+_WIDER = 1.5  # times the cap that was too tight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPlan:
+    """A plan, the cap on a worker's partitions that bound it (inf: none did), and lines by what they are about."""
+
+    plan: Plan
+    cap: float
+    notices: dict[str, str] = field(default_factory=dict)
+
+
+def load_cap(problem: Problem, load_most: float) -> float:
+    """Most partitions of a worker: ``load_most`` times an even share of those who are there, one more than it at least.
+
+    One more, because a chain shares partitions between workers.
+    """
+    if not np.isfinite(load_most):
+        return np.inf
+    even = problem.k / max(1, int(np.sum(miss_at(problem, 1.0) < 1)))
+    return float(max(np.ceil(even) + 1, np.ceil(load_most * even)))
+
+
+def plan_within_load(
+    code: GradientCode, problem: Problem, plan_id: int, load_most: float, noise_most: float = np.inf
+) -> LoadedPlan:
+    """The free optimum if it keeps to ``load_most``, else the best plan under the tightest cap that loses no data.
+
+    A cap loses data if stragglers' noise under it is above ``noise_most`` and above what it is without a cap. Where no
+    plan keeps to a cap (tiny budgets of bits), the free one is taken. Both are said in a line, and so is a plan whose
+    noise is above ``noise_most`` all the same.
+
+    Raises:
+        ValueError: there is no plan even without a cap.
+    """
+    free = make_plan(code, problem, plan_id)
+    first = cap = load_cap(problem, load_most)
+    largest = float(np.diff(free.A_RK.indptr).max(initial=0))
+    if largest <= cap:
+        return LoadedPlan(free, np.inf, _noise_notice(code, free, problem, noise_most))
+    allowed = max(noise_most, _AS_GOOD * straggler_noise(free, problem))
+    plan, why = None, ""
+    while cap < largest and plan is None:
+        try:
+            found = make_plan(code, replace(problem, load_cap_N=np.minimum(problem.load_cap_N, cap)), plan_id)
+        except ValueError as error:
+            why = why or str(error)
+        else:
+            noise = straggler_noise(found, problem)
+            if noise <= allowed or not _inverse(code):
+                plan = found
+                break
+            why = (
+                why
+                or f"within {first:.0f} the planned noise would be {noise:.3g} (straggler.noise_most {noise_most:g})"
+            )
+        cap = max(cap + 1, np.ceil(_WIDER * cap))
+    if plan is None:
+        plan, cap = free, np.inf
+    notices = _noise_notice(code, plan, problem, noise_most)
+    if cap > first:
+        most = int(np.diff(plan.A_RK.indptr).max(initial=0))
+        notices[f"load cap {cap}"] = (
+            f"a worker may compute {most} partitions, above the cap of {first:.0f} (code.load_most {load_most:g}): {why}"
+        )
+    return LoadedPlan(plan, cap, notices)
+
+
+def straggler_noise(plan: Plan, problem: Problem) -> float:
+    """What stragglers add to the error over |g|^2 where partitions agree: ``sum_i p_i (1 + omega_i)/(1 - p_i) (Y_i/k)^2``.
+
+    It is the noise of section 1 less that of the same messages if all arrived. A row with data and p = 1: inf.
+    """
+    used = plan.weighted_R()
+    p_R, omega_R, share_R = plan.p_R[used], row_noise(plan, problem)[used], row_masses(plan, problem)[used] / problem.k
+    with np.errstate(divide="ignore"):
+        return float(np.sum(p_R * (1 + omega_R) / (1 - p_R) * share_R**2))
+
+
+def counted_chance(plan: Plan) -> F64:
+    """P(some row with the partition is counted) (K,), for independent arrivals by the plan's p."""
+    stored = plan.A_RK.tocoo()
+    here = plan.weighted_R()[stored.row] & (stored.data != 0)
+    missed_K = np.ones(plan.A_RK.shape[1])
+    np.multiply.at(missed_K, stored.col[here], plan.p_R[stored.row[here]])
+    return np.asarray(1 - missed_K, np.float64)
+
+
+def named(partitions: list[int]) -> str:
+    """The numbers for a line of text.
+
+    >>> named([3]), named([1, 2])
+    ('partition 3', 'partitions 1, 2')
+    """
+    if len(partitions) > NAMED:
+        return f"{len(partitions)} partitions ({', '.join(map(str, partitions[:3]))}, ...)"
+    return f"partition{'s' if len(partitions) > 1 else ''} {', '.join(map(str, partitions))}"
+
+
+def _inverse(code: GradientCode) -> bool:
+    """Whether the code's noise is that of inverse weights on whole gradients."""
+    decoding = getattr(code, "decoding", "inverse" if code.name == "sgc" else None)
+    return decoding in ("inverse", "predictor") and not code.shifted
+
+
+def _noise_notice(code: GradientCode, plan: Plan, problem: Problem, noise_most: float) -> dict[str, str]:
+    """One line if stragglers' noise is above ``noise_most``, with the partitions that are counted in few steps."""
+    noise = straggler_noise(plan, problem)
+    if not _inverse(code) or noise <= noise_most:
+        return {}
+    chance_K = counted_chance(plan)
+    rare = np.flatnonzero((chance_K < 0.5) & plan.covered_K)
+    which = ""
+    if rare.size:
+        which = f": {named(rare.tolist())} of {problem.k} are counted in {chance_K[rare].mean():.0%} of the steps"
+    return {"noise": f"planned noise of stragglers {noise:.3g} is above straggler.noise_most {noise_most:g}{which}"}

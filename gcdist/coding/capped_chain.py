@@ -25,8 +25,9 @@ _CLOSE = 1e-3  # of the noise: a chain this close to its lower bound is good eno
 def chain_under_caps(cost_N: F64, cap_N: F64, mass_K: F64) -> csr_array:
     """The best alpha (N, K) found within load caps (N,): columns sum to 1, rows that cost infinity are empty.
 
-    Whole loads are among the candidates. At most 2% above the best of all supports for equal partitions in 1,000
-    random problems (n <= 4, by brute force); partitions of different sizes are not exchanged. ValueError if the caps of the usable rows do not reach all partitions.
+    Whole loads are among the candidates. At most 2% above the best of all supports for equal partitions in 1,000 random
+    problems (n <= 4, by brute force); partitions of different sizes are not exchanged. ValueError if the caps of the usable
+    rows do not reach all partitions.
     """
     k = len(mass_K)
     count_N = np.where(np.isfinite(cost_N), np.floor(np.minimum(cap_N, k)), 0).astype(np.int64)

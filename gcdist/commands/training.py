@@ -135,6 +135,7 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
                 info.bytes_down,
                 info.deadline,
                 cluster.evaluation,
+                info.loss_share,
             )
         metrics = cluster.final_evaluation()
         checks = config.summary.sync_check_steps

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 MANY = 40  # workers; of more, only those furthest off are shown
+RARE = 0.1  # of the steps: a partition that was counted in less is shown in red
 SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
 
 
@@ -24,6 +25,17 @@ class WorkerArrivals:
     planned: float
     observed: float
     sigmas: float  # (observed - planned) over its standard deviation under the promises
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCount:
+    """A partition that some step did not count; numbers of partitions are from 0, as in ``data.holds``."""
+
+    partition: int
+    samples: float  # its share of them
+    counted: int  # steps
+    ago: int | None  # steps since it was counted last, at the end of the run; None: it never was
+    longest: int  # steps in a row without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,10 @@ class Summary:
     evaluation_seconds: float = 0.0  # apart from the wall clock, as the next one
     checkpoint_seconds: float = 0.0
     notes: Sequence[str] = ()  # lines that somebody should know
+    samples_counted: float = 1.0  # share of the samples that a step counted, mean over the steps
+    steps_without_gradient: int = 0
+    partitions_missed: int = 0  # partitions that some step did not count
+    partitions: Sequence[PartitionCount] = ()  # those of them that were counted least
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain dictionaries."""
@@ -72,7 +88,8 @@ def summary_table(summary: Summary) -> Group:
     facts.add_column()
     for name, text in _facts(summary):
         facts.add_row(name, text)
-    return Group(facts, Text(), _arrivals(summary.arrivals))
+    missed = (_partitions(summary), Text()) if summary.partitions else ()
+    return Group(facts, Text(), *missed, _arrivals(summary.arrivals))
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
@@ -101,6 +118,9 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("bytes up", f"{bytes_text(summary.bytes_up)}, in float32 {bytes_text(summary.bytes_up_float32)}{less}")
     )
     facts.append(("bytes down", bytes_text(summary.bytes_down)))
+    if summary.partitions_missed or summary.steps_without_gradient:
+        without = f"{summary.steps_without_gradient} steps without a gradient"
+        facts.append(("data counted", f"{summary.samples_counted:.1%} of the samples a step; {without}"))
     facts += [("note", line) for line in summary.notes]
     return facts
 
@@ -120,6 +140,21 @@ def _words(name: str) -> str:
 
 def _number(name: str, value: float) -> str:
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
+
+
+def _partitions(summary: Summary) -> Table:
+    shown, all_of = len(summary.partitions), summary.partitions_missed
+    of = f", {shown} of {all_of}" if shown < all_of else ""
+    table = Table(title=f"partitions that were counted least{of}", title_justify="left", title_style="bold")
+    for heading in ("partition", "samples", "counted", "last counted", "longest without"):
+        table.add_column(heading, justify="right")
+    for part in summary.partitions:
+        ago = "never" if part.ago is None else "in the last step" if part.ago == 0 else f"{part.ago} steps before"
+        rate = part.counted / max(1, summary.steps)
+        style = "red" if rate < RARE else ""
+        cells = f"{part.samples:.1%}", f"{rate:.1%}", ago, f"{part.longest} steps"
+        table.add_row(str(part.partition), *cells, style=style)
+    return table
 
 
 def _arrivals(arrivals: Sequence[WorkerArrivals]) -> Table:

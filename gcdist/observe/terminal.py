@@ -15,6 +15,7 @@ from rich.table import Table
 from gcdist.observe.summary import bytes_text, metric_text
 
 _REFRESH = 0.1  # seconds between two pictures of the live line, at least
+_WHOLE = 0.995  # of the data: from here on a loss is shown as that of all
 _LINES = 1000  # lines that wait for a terminal that does not take them; older ones are dropped
 
 
@@ -50,6 +51,7 @@ class Progress:
         bytes_down: int,
         deadline: float,
         metrics: Mapping[str, float] | None = None,
+        loss_share: float = 1.0,
     ) -> None:
         """Show a finished step.
 
@@ -63,11 +65,14 @@ class Progress:
             bytes_down: of this step.
             deadline: of this step, seconds.
             metrics: of the newest evaluation, if there is one.
+            loss_share: of the samples, those in partitions that the loss is of.
         """
         self._bytes_up += bytes_up
         self._bytes_down += bytes_down
+        part = "" if loss is None or loss_share > _WHOLE else f" of {loss_share:.0%} of the data"
         text = (
-            f"step {step + 1}/{self._steps}  loss {'-' if loss is None else format(loss, '.4f')}  arrived {arrived}/{live}"
+            f"step {step + 1}/{self._steps}  loss {'-' if loss is None else format(loss, '.4f')}{part}"
+            f"  arrived {arrived}/{live}"
             f"  up {bytes_text(self._bytes_up)}  down {bytes_text(self._bytes_down)}"
             f"  {seconds:.1f} s  deadline {deadline:.3g} s"
         )

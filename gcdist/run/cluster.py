@@ -13,6 +13,7 @@ import numpy as np
 from gcdist.config import ConfigError, FaultConfig, checked
 from gcdist.exchange.injected_faults import drill
 from gcdist.master.arrival_tally import ArrivalTally
+from gcdist.master.coverage import Coverage
 from gcdist.master.data_account import DataAccount
 from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
 from gcdist.master.ledger import Ledger
@@ -69,6 +70,7 @@ class Cluster:
         self.waiting = WaitForAllClock(session.delays, self.config.seed, session.workers, len(session.sizes_K))
         self.ledger = Ledger(driver.port)
         self.data = DataAccount(self.config.data.prefetch)
+        self.coverage = Coverage(session.sizes_K)
         self.finished = False
         self.evaluation: dict[str, float] = {}  # the newest metrics
         self._evaluated_at = -1
@@ -294,6 +296,10 @@ class Cluster:
             evaluation_seconds=ledger.paused.get("evaluation", 0.0),
             checkpoint_seconds=ledger.paused.get("checkpoint", 0.0),
             notes=self.data.notes(),
+            samples_counted=self.coverage.share,
+            steps_without_gradient=self.coverage.without_gradient,
+            partitions_missed=self.coverage.incomplete,
+            partitions=self.coverage.partitions(),
         )
 
     def close(self, reason: str = "the run is over") -> None:
@@ -384,6 +390,7 @@ class Cluster:
             "waiting": self.waiting.state_dict(),
             "ledger": self.ledger.state_dict(),
             "data": self.data.state_dict(),
+            "coverage": self.coverage.state_dict(),
             "predictor": self.driver.aggregator.predictor(),
             "standstill": self._standstill.state_dict() if self._standstill is not None and at_rest else None,
             "evaluation": {"step": self._evaluated_at, "metrics": self.evaluation},
@@ -401,6 +408,8 @@ class Cluster:
         scheme.maker.load_state_dict(state["maker"])
         self.ledger.load_state_dict(state["ledger"])
         self.data.load_state_dict(state["data"])
+        if "coverage" in state:  # not in checkpoints before it was kept
+            self.coverage.load_state_dict(state["coverage"])
         self._evaluated_at, self.evaluation = state["evaluation"]["step"], state["evaluation"]["metrics"]
         if state["scheme"] == session.code.name:
             self.driver.aggregator.reshape(session.state.shape)
@@ -430,6 +439,8 @@ class Cluster:
     def _account(self, result: RoundResult) -> None:
         self.arrivals.add(result)
         self.data.add(result, local=bool(self.driver.machine.holds()))
+        if (line := self.coverage.add(result)) is not None:
+            self.driver.say("warning", line)
         maker, bits_RS = self._scheme.maker, result.plan.bits_RS
         messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
         maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))

@@ -50,6 +50,7 @@ class StepInfo:
     data_seconds: float | None  # mean over the arrived workers: waiting for batches; None if none arrived
     compute_seconds: float | None  # the same: forward and backward
     cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
+    loss_share: float  # of the samples, those in partitions that ``loss`` is of
 
 
 def step_info(
@@ -86,6 +87,7 @@ def step_info(
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
         compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
         cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
+        loss_share=float(size_K[list(parts)].sum() / size_K.sum()) if parts else 0.0,
     )
 
 

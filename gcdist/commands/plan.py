@@ -159,7 +159,11 @@ def _noise(noise: str | None, quantizer: str | None, dim: int | None, bits_max: 
 
 def _lines(path: Path | None) -> list[str]:
     assert path is not None
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _numbers(words: list[str], what: str, upper: float = 1.0) -> F64:

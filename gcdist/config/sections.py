@@ -246,7 +246,7 @@ class ClusterConfig(Section):
         if self.secret_file is None:
             return os.environ.get("GCDIST_SECRET", "").strip() or None
         try:
-            found = self.secret_file.read_text(encoding="utf-8").strip()
+            found = self.secret_file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise ConfigError(f"cluster.secret_file: {self.secret_file} cannot be read: {why}") from None

@@ -42,7 +42,7 @@ def read_hosts(path: str | Path) -> list[Host]:
     ``workdir`` (the home folder), ``env.NAME``. ``#`` begins a comment.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a text file"
         raise HostsError(f"{path}: {why}") from None

@@ -48,9 +48,9 @@ def cache_folder() -> str | None:
     """
     sources = sorted(Path(__file__).parent.glob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    root = environ.get("NUMBA_CACHE_DIR") or environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    folder = Path(root) / "gcdist" / f"kernels-{digest}"
+    root = environ.get("NUMBA_CACHE_DIR") or environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
+        folder = Path(root).expanduser() / "gcdist" / f"kernels-{digest}"  # RuntimeError: this user has no home folder
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass

@@ -178,10 +178,19 @@ def read_trace(path: str | Path, unit: float = 1.0) -> F64:
     ``unit`` is the seconds of one unit of the file. ValueError names the line that is not numbers of at least 0.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # with or without a byte order mark
             lines = list(csv.reader(file))
     except OSError as error:
         raise ValueError(f"file: {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"file: {path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise ValueError(f"file: {path} is no CSV file: {error}") from None
+    if lines and len(lines[0]) == 1 and (mark := next((c for c in ";\t|" if c in lines[0][0]), "")):
+        raise ValueError(
+            f"file: {path}, line 1: its columns are separated by {mark!r}; should be by commas, with decimal points: "
+            f"{lines[0][0][:60]!r}"
+        )
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         try:
@@ -276,10 +285,12 @@ def load_delays(path: str | Path) -> tuple[DelayModel, int]:
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
     workers = values.pop("workers", None)
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:

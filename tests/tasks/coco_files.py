@@ -14,7 +14,7 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "coco-small"  # 158 image
 needs_images = pytest.mark.skipif(not REAL.is_dir(), reason="the images are not beside the checkout")
 
 
-def annotation(number: int, image: int, box: list[Any], label: int = 1, **more: Any) -> dict[str, Any]:
+def annotation(number: Any, image: Any, box: Any, label: int = 1, **more: Any) -> dict[str, Any]:
     """One object; ``box`` is x, y, w, h."""
     return {"id": number, "image_id": image, "category_id": label, "bbox": box, "area": 9.0, "iscrowd": 0, **more}
 
@@ -42,7 +42,7 @@ def write_split(
     return path
 
 
-def image_entry(number: int, width: int = 40, height: int = 30, name: str | None = None) -> dict[str, Any]:
+def image_entry(number: Any, width: Any = 40, height: Any = 30, name: str | None = None) -> dict[str, Any]:
     return {"id": number, "width": width, "height": height, "file_name": name or f"{number:012d}.png"}
 
 

@@ -44,7 +44,7 @@ def truth(images: CocoImages) -> list[dict[str, Tensor]]:
         good = images.index.crowd_B[at] == 0
         box = torch.from_numpy(images.index.box_B4[at][good])
         box[:, 2:] += box[:, :2]
-        label = torch.from_numpy(images.index.label_B[at][good])
+        label = torch.from_numpy(images.labels.of(images.index.category_B[at][good]))
         answer.append({"boxes": box, "labels": label, "scores": torch.ones(len(box))})
     return answer
 

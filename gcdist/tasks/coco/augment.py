@@ -11,6 +11,7 @@ from torch import Tensor
 from gcdist.types import F64, Mask
 
 LEAST_SCALE, MOST_ASPECT, COLOUR = 0.4, 1.33, 0.3
+CLOSEST = MOST_ASPECT**0.5 / LEAST_SCALE  # the largest magnification of a view
 LEAST_SIDE = 1.0  # pixels of the model's input: smaller boxes are no targets
 GREY = (0.299, 0.587, 0.114)
 

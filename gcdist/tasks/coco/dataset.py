@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gcdist.tasks.coco.augment import View, boxes_in, draw, recoloured, whole
+from gcdist.tasks.coco.augment import CLOSEST, LEAST_SIDE, View, boxes_in, draw, recoloured, whole
+from gcdist.tasks.coco.decode import Exif, PixelsError, open_image
 from gcdist.tasks.coco.index import Index
+from gcdist.tasks.coco.labels import Labels
 from gcdist.types import I64
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Broken: TypeAlias = Literal["refuse", "skip", "later"]
 Target: TypeAlias = dict[str, Tensor]
@@ -30,8 +35,9 @@ class BrokenImageError(ValueError):
 class CocoImages(Dataset["Sample | None"]):
     """``dataset[i]``: an image (3, S, S) float32 in 0..1, and its target.
 
-    A target has ``boxes`` (n, 4) float32, (x0, y0, x1, y1) in pixels of the input, ``labels`` (n,) int64, COCO's category
-    ids, and ``image_id``. Crowd regions are no targets, neither are boxes under a pixel; an image may have none.
+    A target has ``boxes`` (n, 4) float32, (x0, y0, x1, y1) in pixels of the input, ``labels`` (n,) int64, from 1 to
+    ``classes - 1`` (see `Labels`), and ``image_id``. Crowd regions are no targets, neither are boxes under a pixel; an image
+    may have none.
 
     What is random is drawn by one number of torch's global generator, which gcdist seeds by (seed, step, partition).
 
@@ -44,19 +50,33 @@ class CocoImages(Dataset["Sample | None"]):
             error; "skip" them: missing ones are left out, and ``dataset[i]`` is None for a broken one (`collate` drops it);
             "later": nobody looks for files before they are read, for data that stays on its node.
         most: the first so many images; 0: all.
+        labels: of the categories, shared with another split; None: of this one alone.
+        exif: "turn" images as they are shown, or "ignore" their orientation: `open_image`.
 
     Raises:
-        ValueError: no folder, no images, or missing ones.
+        ValueError: no folder, no images, or missing ones; categories that mean something else in the other split.
     """
 
     def __init__(
-        self, index: Index, folder: Path, size: int, *, augment: bool = False, broken: Broken = "refuse", most: int = 0
+        self,
+        index: Index,
+        folder: Path,
+        size: int,
+        *,
+        augment: bool = False,
+        broken: Broken = "refuse",
+        most: int = 0,
+        labels: Labels | None = None,
+        exif: Exif = "turn",
     ) -> None:
         self.index = index
         self.folder = folder
         self.size = size
         self.augment = augment
         self.broken = broken
+        self.exif: Exif = exif
+        self.labels = Labels() if labels is None else labels
+        self.labels.add(index.categories(), folder)
         self.skipped: set[int] = set()  # images that could not be decoded
         if broken != "later" and not folder.is_dir():
             raise ValueError(f"{folder}: no such folder of images")
@@ -69,6 +89,35 @@ class CocoImages(Dataset["Sample | None"]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def classes(self) -> int:
+        """One more than the highest label: what a detector calls ``num_classes``; 91 for COCO."""
+        return self.labels.classes
+
+    def why_no_target(self) -> str:
+        """Empty if a box of these images can be a target; else what became of all of them, for a line to the user."""
+        index = self.index
+        of_B = np.repeat(np.arange(len(index)), np.diff(index.first_J))
+        at_B = np.isin(of_B, self.rows)
+        image_B2 = index.size_I2[of_B[at_B]]
+        low_B2 = index.box_B4[at_B, :2]
+        high_B2 = low_B2 + index.box_B4[at_B, 2:]
+        centre_B2 = (low_B2 + high_B2) / 2
+        pixels_B2 = (high_B2.clip(0, image_B2) - low_B2.clip(0, image_B2)) * self.size / image_B2
+        seen_B = ((centre_B2 >= 0) & (centre_B2 <= image_B2)).all(1)
+        seen_B &= (pixels_B2 * (CLOSEST if self.augment else 1) >= LEAST_SIDE).all(1)
+        crowd_B = index.crowd_B[at_B] == 1
+        if (~crowd_B & seen_B).any():
+            return ""
+        found = [f"{crowd_B.sum()} annotations are crowds"] if crowd_B.any() else []
+        if not crowd_B.all():
+            found.append(
+                f"{(~crowd_B).sum()} boxes are under a pixel of {self.size}x{self.size}, or outside of their image"
+            )
+        return (
+            "; ".join([*found, *(f"{text} were left out" for text in index.left_out())]) or "they have no annotations"
+        )
 
     def __getitem__(self, i: int) -> Sample | None:
         row = int(self.rows[i])
@@ -93,7 +142,7 @@ class CocoImages(Dataset["Sample | None"]):
         kept &= self.index.crowd_B[at] == 0
         return {
             "boxes": torch.from_numpy(boxes[kept].astype(np.float32)),
-            "labels": torch.from_numpy(self.index.label_B[at][kept]),
+            "labels": torch.from_numpy(self.labels.of(self.index.category_B[at][kept])),
             "image_id": torch.tensor(int(self.index.image_id_I[row])),
         }
 
@@ -101,32 +150,35 @@ class CocoImages(Dataset["Sample | None"]):
         """The view's part of an image, resized to (3, S, S) float32 in 0..1; grey and palette images become RGB.
 
         Raises:
-            BrokenImageError: it cannot be decoded, or has another size than the annotations say.
+            BrokenImageError: it cannot be decoded, has another size than the annotations say, or values without a rule.
         """
-        from PIL import Image
+        from PIL.Image import Resampling
 
+        width, height = self.index.size_I2[row].tolist()
+        share = min((view.x1 - view.x0) / width, (view.y1 - view.y0) / height)
+        image = self.image(row, wanted=int(np.ceil(self.size / share)))
+        across, down = image.size[0] / width, image.size[1] / height
+        box = (view.x0 * across, view.y0 * down, view.x1 * across, view.y1 * down)
+        small = image.resize((self.size, self.size), Resampling.BILINEAR, box, reducing_gap=2.0)
+        raw = torch.from_numpy(np.array(small))
+        if raw.dim() == 2:
+            raw = raw[:, :, None].expand(-1, -1, 3)
+        return raw.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
+
+    def image(self, row: int, wanted: int = 0) -> Image:
+        """Image number ``row`` of the index, upright, RGB or float grey: `open_image`, which has ``wanted``.
+
+        Raises:
+            BrokenImageError: as `pixels`.
+        """
         path = self.folder / self.index.name(row)
+        width, height = self.index.size_I2[row].tolist()
         try:
-            with Image.open(path) as opened:
-                width, height = opened.size
-                if [width, height] != self.index.size_I2[row].tolist():
-                    said = "x".join(map(str, self.index.size_I2[row]))
-                    raise BrokenImageError(f"{path}: is {width}x{height} pixels, the annotations say {said}")
-                # a JPEG may be decoded at a half, a quarter or an eighth, if that is not smaller than what is wanted
-                share = min((view.x1 - view.x0) / width, (view.y1 - view.y0) / height)
-                wanted = int(np.ceil(self.size / share))
-                opened.draft("RGB", (wanted, wanted))
-                across, down = opened.size[0] / width, opened.size[1] / height
-                box = (view.x0 * across, view.y0 * down, view.x1 * across, view.y1 * down)
-                small = opened.convert("RGB").resize(
-                    (self.size, self.size), Image.Resampling.BILINEAR, box, reducing_gap=2.0
-                )
-        except BrokenImageError:
-            raise
+            return open_image(path, (width, height), self.exif, wanted)
+        except PixelsError as error:
+            raise BrokenImageError(f"{path}: {error}") from None
         except Exception as error:  # Pillow raises many kinds
             raise BrokenImageError(f"{path}: cannot be read: {error}") from None
-        raw = torch.from_numpy(np.array(small))
-        return raw.permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format) / 255
 
 
 def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[Target]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gcdist.tasks.coco.augment import whole
 from gcdist.tasks.coco.dataset import BrokenImageError, CocoImages
+from gcdist.tasks.coco.decode import rgb
 from gcdist.tasks.coco.scoring import to_pixels
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ TRUTH = "#ffffff"  # of the boxes that are there: thin and white
 def draw_boxes(
     image: Image, found: Mapping[str, Tensor], truth: Sequence[Sequence[float]], names: Mapping[int, str]
 ) -> Image:
-    """A copy of ``image`` with boxes: found ones in colours with name and score, true ones thin and white.
+    """A copy of an RGB ``image`` with boxes: found ones in colours with name and score, true ones thin and white.
 
     Args:
         found: ``boxes`` (n, 4), x0, y0, x1, y1 in pixels, ``labels`` (n,), ``scores`` (n,).
@@ -32,7 +33,7 @@ def draw_boxes(
     """
     from PIL import ImageDraw
 
-    picture = image.convert("RGB")
+    picture = image.copy()
     pen = ImageDraw.Draw(picture)
     for x0, y0, x1, y1 in truth:
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=TRUTH, width=1)
@@ -53,17 +54,15 @@ def save_pictures(model: nn.Module, images: CocoImages, folder: Path, count: int
     Returns:
         The files, named as the images are. Images that cannot be read are left out.
     """
-    from PIL import Image
-
     folder.mkdir(parents=True, exist_ok=True)
-    names, written = images.index.categories(), []
+    names, written = images.labels.names(), []
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     for row in images.rows[:count].tolist():
         view = whole(*images.index.size_I2[row].tolist())
         try:
-            pixels = images.pixels(row, view)
+            pixels, picture = images.pixels(row, view), rgb(images.image(row))
         except BrokenImageError:
             continue
         with torch.no_grad():
@@ -74,9 +73,8 @@ def save_pictures(model: nn.Module, images: CocoImages, folder: Path, count: int
         corners = torch.from_numpy(box_B4.copy())
         corners[:, 2:] += corners[:, :2]
         path = folder / f"{Path(images.index.name(row)).stem}.png"
-        with Image.open(images.folder / images.index.name(row)) as opened:
-            shown = {name: value[good] for name, value in found.items() if name in ("boxes", "labels", "scores")}
-            draw_boxes(opened, shown, corners.tolist(), names).save(path)
+        shown = {name: value[good] for name, value in found.items() if name in ("boxes", "labels", "scores")}
+        draw_boxes(picture, shown, corners.tolist(), names).save(path)
         written.append(path)
     model.train(was_training)
     return written

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from gcdist.tasks.coco.dataset import CocoImages, Sample
 from gcdist.tasks.coco.index import Index
-
-MOST = 100  # detections of an image that count
+from gcdist.tasks.coco.labels import Labels
 
 
 class HeldOut:
@@ -48,8 +47,24 @@ class HeldOut:
             raise ValueError(f"none of the {len(self.images)} held-out images could be read")
         metrics = {"test_loss": total / seen}
         if self.precision:
-            metrics |= average_precision(self.images.index, rows, to_pixels(found, self.images, rows))
+            metrics |= average_precision(
+                self.images.index, rows, to_pixels(found, self.images, rows), self.images.labels
+            )
         return metrics
+
+    def found(self, model: nn.Module) -> tuple[list[int], list[dict[str, Tensor]]]:
+        """Numbers in the index of the images that can be read, and what the model finds in each, in the image's pixels."""
+        rows: list[int] = []
+        found: list[dict[str, Tensor]] = []
+        device = next(model.parameters()).device
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            for numbers, batch in self._batches():
+                found += model([image.to(device) for image, _ in batch])
+                rows += numbers
+        model.train(was_training)
+        return rows, to_pixels(found, self.images, rows)
 
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
         """Numbers in the index and samples, images that are skipped left out."""
@@ -89,35 +104,74 @@ def to_pixels(
     return answer
 
 
-def average_precision(index: Index, rows: Sequence[int], found: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+def average_precision(
+    index: Index, rows: Sequence[int], found: Sequence[Mapping[str, Tensor]], labels: Labels | None = None
+) -> dict[str, float]:
     """``test_ap`` (mean over IoU 0.50 to 0.95) and ``test_ap50`` over all categories that these images have.
 
     Args:
         index: the annotations.
         rows: numbers of the images in it.
         found: for each of them ``boxes`` (n, 4), x0, y0, x1, y1 in the image's pixels, ``labels`` (n,), ``scores`` (n,).
+        labels: what ``labels`` mean; None: of this index alone.
 
-    COCO's protocol (pycocotools' COCOeval), computed by faster-coco-eval. 0 if these images have no objects.
+    COCO's protocol (pycocotools' COCOeval), computed by faster-coco-eval. 0 if these images have no objects. Both would
+    count a match with the annotation of id 0 as a miss, so they never see the file's numbers: images are numbered in the
+    order of their ids, which decides between equal scores, and categories and annotations from 1 on.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
+    meaning = labels_of(index) if labels is None else labels
+    image_of = {i: at for at, i in enumerate(sorted(int(index.image_id_I[row]) for row in rows), 1)}
+    category_of = {i: at for at, i in enumerate(sorted(index.category_id_C.tolist()), 1)}
     answers = [
-        {"image_id": int(index.image_id_I[row]), "category_id": label, "score": score, "bbox": box}
-        for row, each in zip(rows, found, strict=True)
-        for box, label, score in _best(each)
+        {**answer, "image_id": image_of[answer["image_id"]], "category_id": category_of[answer["category_id"]]}
+        for answer in detections(index, rows, found, meaning)
+        if answer["category_id"] in category_of  # of another split alone: nothing to be compared with
     ]
     if not answers:
         return {"test_ap": 0.0, "test_ap50": 0.0}
-    truth = COCO(ground_truth(index, rows))
-    scorer = COCOeval_faster(truth, truth.loadRes(answers), "bbox")
+    truth = ground_truth(index, rows)
+    for image in truth["images"]:
+        image["id"] = image_of[image["id"]]
+    for category in truth["categories"]:
+        category["id"] = category_of[category["id"]]
+    for number, annotation in enumerate(truth["annotations"], 1):
+        annotation["id"] = number
+        annotation["image_id"] = image_of[annotation["image_id"]]
+        annotation["category_id"] = category_of[annotation["category_id"]]
+    known = COCO(truth)
+    scorer = COCOeval_faster(known, known.loadRes(answers), "bbox")
     scorer.evaluate()
     scorer.accumulate()
     scorer.summarize()
     return {"test_ap": max(0.0, float(scorer.stats[0])), "test_ap50": max(0.0, float(scorer.stats[1]))}
 
 
+def labels_of(index: Index) -> Labels:
+    """The labels of one file alone."""
+    labels = Labels()
+    labels.add(index.categories(), "annotations")
+    return labels
+
+
+def detections(
+    index: Index, rows: Sequence[int], found: Sequence[Mapping[str, Tensor]], labels: Labels
+) -> list[dict[str, Any]]:
+    """Detections in COCO's results format, by the file's own ids of images and categories; best first in each image.
+
+    A label that no category has, as COCO's 12, is no detection.
+    """
+    return [
+        {"image_id": int(index.image_id_I[row]), "category_id": labels.category(label), "bbox": box, "score": score}
+        for row, each in zip(rows, found, strict=True)
+        for box, label, score in _best(each)
+        if labels.has(label)
+    ]
+
+
 def ground_truth(index: Index, rows: Sequence[int]) -> dict[str, Any]:
-    """The annotations of these images in COCO's format."""
+    """The annotations of these images in COCO's format, with the file's own ids."""
     images, annotations = [], []
     for row in rows:
         i, (width, height) = int(index.image_id_I[row]), index.size_I2[row].tolist()
@@ -127,7 +181,7 @@ def ground_truth(index: Index, rows: Sequence[int]) -> dict[str, Any]:
             {
                 "id": int(index.annotation_id_B[b]),
                 "image_id": i,
-                "category_id": int(index.label_B[b]),
+                "category_id": int(index.category_B[b]),
                 "bbox": index.box_B4[b].tolist(),
                 "area": float(index.area_B[b]),
                 "iscrowd": int(index.crowd_B[b]),
@@ -139,8 +193,8 @@ def ground_truth(index: Index, rows: Sequence[int]) -> dict[str, Any]:
 
 
 def _best(found: Mapping[str, Tensor]) -> Iterator[tuple[list[float], int, float]]:
-    """(x, y, w, h), label and score of the best detections of an image."""
-    order = found["scores"].argsort(descending=True, stable=True)[:MOST]
+    """(x, y, w, h), label and score of an image's detections, best first; COCO's protocol takes 100 of each category."""
+    order = found["scores"].argsort(descending=True, stable=True)
     boxes = found["boxes"][order].double()
     corner = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     return zip(corner.tolist(), found["labels"][order].tolist(), found["scores"][order].tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gcdist.tasks.coco.dataset import Broken, CocoImages, collate
+from gcdist.tasks.coco.decode import Exif
 from gcdist.tasks.coco.detector import CompactDetector
 from gcdist.tasks.coco.index import open_index
+from gcdist.tasks.coco.labels import Labels
 from gcdist.tasks.coco.scoring import HeldOut
 from gcdist.tasks.coco.vision import detector
 from gcdist.tasks.task import Task
@@ -21,6 +24,7 @@ from gcdist.tasks.task import Task
 NEEDED = {"pycocotools": "pycocotools", "PIL": "pillow", "faster_coco_eval": "faster-coco-eval"}
 COMPACT_SIZE, TORCHVISION_SIZE = 160, 320
 HELD_OUT_BATCH = 8
+log = logging.getLogger("gcdist.coco")
 
 
 def build(
@@ -37,6 +41,7 @@ def build(
     eval_ap: bool = True,
     cache: str = "",
     seed: int = 0,
+    exif: Exif = "turn",
 ) -> Task:
     """Object detection on a folder in COCO's layout: ``train2017/``, ``val2017/``, ``annotations/instances_*.json``.
 
@@ -54,11 +59,13 @@ def build(
         broken: ``"refuse"``, ``"skip"`` or ``"later"``: `CocoImages`.
         eval_images: evaluate on the first so many; 0: all.
         eval_ap: average precision too, not only the loss.
-        cache: folder of the indices; ``""``: ``$GCDIST_CACHE``, or ``gcdist`` in the user's cache folder.
+        cache: folder of the indices of the annotations; ``""``: ``$GCDIST_CACHE``, or ``gcdist`` in the user's cache folder.
         seed: of the model's initial values. The global generators keep their state.
+        exif: ``"turn"`` images as they are shown, or ``"ignore"`` their orientation, for boxes of the stored pixels.
 
     Raises:
-        ValueError: an option out of range, a missing package, folder or file, annotations that are not COCO's.
+        ValueError: an option out of range, a missing package, folder or file, annotations that are not COCO's, or without
+            anything to learn.
     """
     _check_packages()
     if not root:
@@ -68,16 +75,17 @@ def build(
     for name, value in (("size", size), ("images", images), ("eval_images", eval_images)):
         if value < 0:
             raise ValueError(f"coco: {name} must be 0 or more, found {value}")
-    if broken not in get_args(Broken):
-        raise ValueError(f"coco: broken must be one of {', '.join(get_args(Broken))}, found {broken!r}")
+    for key, word, allowed in (("broken", broken, get_args(Broken)), ("exif", exif, get_args(Exif))):
+        if word not in allowed:
+            raise ValueError(f"coco: {key} must be one of {', '.join(allowed)}, found {word!r}")
     compact = model == "compact"
     side = size or (COMPACT_SIZE if compact else TORCHVISION_SIZE)
     if side < 32:
         raise ValueError(f"coco: size must be 32 or more, found {size}")
     splits = Splits(root, cache)
-    dataset = splits.images(train, side, augment=augment, broken=broken, most=images)
-    held_out = splits.images(val, side, broken=broken, most=eval_images)
-    classes = max(dataset.index.classes, held_out.index.classes)
+    dataset = splits.images(train, side, augment=augment, broken=broken, most=images, exif=exif)
+    held_out = splits.images(val, side, broken=broken, most=eval_images, exif=exif)
+    classes = splits.labels.classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = CompactDetector(classes) if compact else detector(model, classes)
@@ -93,7 +101,17 @@ def detection_task(
 ) -> Task:
     """The task of any detector: ``model(images, targets)`` gives a dict of losses in training mode, ``model(images)`` a list
     of dicts of boxes, labels and scores in eval mode, as torchvision's do.
+
+    Raises:
+        ValueError: the images have no target, so that nothing would be learned.
     """
+    why = dataset.why_no_target()
+    if why:
+        raise ValueError(f"coco: no target in the {len(dataset)} images of {dataset.folder}: {why}")
+    if eval_ap and (why := held_out.why_no_target()):
+        log.warning(
+            "nothing to find in the %d images of %s (%s): test_ap is always 0", len(held_out), held_out.folder, why
+        )
     evaluate = HeldOut(held_out, HELD_OUT_BATCH, eval_ap)
     return Task(model, dataset, losses_of, batch_size, collate_fn=collate, evaluate=evaluate)
 
@@ -106,32 +124,58 @@ def losses_of(model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
 
 
 class Splits:
-    """The splits of one folder in COCO's layout; ``cache`` as in `build`."""
+    """The splits of one folder in COCO's layout, with one set of labels; ``cache`` as in `build`.
+
+    ValueError: a ``~`` that no home folder stands for.
+    """
 
     def __init__(self, root: str | Path, cache: str | Path = "") -> None:
-        self.root = _expanded(root)
-        self.cache = _expanded(cache) if cache else default_cache()
+        self.root = _expanded("root", root)
+        self.cache = _expanded("cache", cache) if cache else default_cache()
+        self.labels = Labels()
 
     def images(
-        self, split: str, size: int, *, augment: bool = False, broken: Broken = "refuse", most: int = 0
+        self,
+        split: str,
+        size: int,
+        *,
+        augment: bool = False,
+        broken: Broken = "refuse",
+        most: int = 0,
+        exif: Exif = "turn",
     ) -> CocoImages:
         """The images of ``split`` with ``annotations/instances_SPLIT.json``; ValueError."""
         if not self.root.is_dir():
             raise ValueError(f"coco: root: no folder {self.root}")
         index = open_index(self.root / "annotations" / f"instances_{split}.json", self.cache)
-        return CocoImages(index, self.root / split, size, augment=augment, broken=broken, most=most)
+        return CocoImages(
+            index,
+            self.root / split,
+            size,
+            augment=augment,
+            broken=broken,
+            most=most,
+            labels=self.labels,
+            exif=exif,
+        )
 
 
 def default_cache() -> Path:
     """``$GCDIST_CACHE``, or ``gcdist`` in the user's cache folder."""
-    own = os.environ.get("GCDIST_CACHE")
-    if own:
-        return _expanded(own)
-    return _expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gcdist"
+    for name, inner in (("GCDIST_CACHE", ""), ("XDG_CACHE_HOME", "gcdist")):
+        if found := os.environ.get(name):
+            return _expanded(f"${name}", found) / inner
+    return _expanded("cache", "~/.cache/gcdist", "name a folder: option 'cache' or $GCDIST_CACHE")
 
 
-def _expanded(path: str | Path) -> Path:
-    return Path(os.path.expandvars(path)).expanduser().absolute()
+def _expanded(what: str, path: str | Path, advice: str = "write it without ~") -> Path:
+    """The absolute path with ``~`` and ``$NAME`` replaced; ValueError if this user has no home folder."""
+    try:
+        return Path(os.path.expandvars(path)).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(
+            f"coco: {what}: {path} cannot be used: this user has no home folder (HOME is not set); {advice}"
+        ) from None
 
 
 def _check_packages() -> None:

@@ -245,17 +245,33 @@ def test_a_simulated_run_and_its_pictures(tmp_path: Path, capsys: pytest.Capture
     assert files[0].parent == folder / "pictures"
     run(["coco", "pictures", str(folder), "--split", "train", "--count", "1", "--out", str(tmp_path / "elsewhere")])
     assert (tmp_path / "elsewhere" / "000000000030.png").exists()
+    run(["coco", "results", str(folder), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["images"] == 10
+    assert {key: told[key] for key in ("test_ap", "test_ap50")} == pytest.approx(
+        {key: summary["metrics"][key] for key in ("test_ap", "test_ap50")}
+    )
+    truth = COCO(str(REAL / "annotations" / "instances_val2017.json"))
+    answers = json.loads((folder / "results-val.json").read_text())
+    assert {answer["category_id"] for answer in answers} <= set(truth.getCatIds())
+    assert truth.loadRes(answers).getAnnIds()
+    run(["coco", "results", str(folder), "--split", "train", "--out", str(tmp_path / "train.json")])
+    assert "train.json: detections in 92 images; test_ap 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nowhere"], "is no folder of a run"), (["nowhere", "--count", "0"], "--count: found 0; should be 1 to")],
+    [
+        (["pictures", "nowhere"], "coco pictures: nowhere is no folder of a run"),
+        (["pictures", "nowhere", "--count", "0"], "--count: found 0; should be 1 to"),
+        (["results", "nowhere"], "coco results: nowhere is no folder of a run"),
+    ],
 )
 def test_pictures_refuse(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     from gcdist.cli import main
 
     with pytest.raises(SystemExit) as ended:
-        main(["coco", "pictures", *arguments])
+        main(["coco", *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

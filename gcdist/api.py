@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from gcdist.config import Config, ConfigError, floor_warnings
+from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings
 from gcdist.exchange.kernel_cache import warm_kernels
 from gcdist.exchange.setup import Setup
 from gcdist.master.driver import Say
@@ -120,6 +120,7 @@ def connect(
             log("warning", f"no shared secret: whoever reaches {address} can join this run (docs/security.md)")
         for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
             log("warning", line)
+        _say_partitions(config, session, log)
         driver, close = real_master(session, source, log, worker_log=run.logs.add)
     except (JoinError, ChannelError) as error:
         raise ConfigError(str(error)) from None
@@ -156,6 +157,7 @@ def simulate(
         raise ConfigError("cluster.workers: missing; a simulated run needs to know how many there are")
     session = Session.build(task, config, config.cluster.workers)
     run, log, found = _open(session, folder, resume, say)
+    _say_partitions(config, session, log)
     driver, network = simulated(session, log)
     try:
         cluster = Cluster(session, driver, run, resumed=found, standstill=Quiescence(driver, network))
@@ -165,6 +167,12 @@ def simulate(
     if resume is not False:
         take_up(run, session, found)
     return cluster
+
+
+def _say_partitions(config: Config, session: Session, log: Say) -> None:
+    line = fewer_partitions(config, session.workers, len(session.task.dataset))
+    if line:
+        log("settings", line)
 
 
 def _place() -> tuple[int, int]:

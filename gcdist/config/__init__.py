@@ -23,6 +23,7 @@ from gcdist.config.sections import (
     StragglerConfig,
     SummaryConfig,
     TaskConfig,
+    fewer_partitions,
     floor_warnings,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "TaskConfig",
     "checked",
     "dump_config",
+    "fewer_partitions",
     "floor_warnings",
     "load_config",
     "setting_lines",

@@ -82,7 +82,7 @@ class OptimizerConfig(Section):
 
 
 class CodeConfig(Section):
-    """The gradient code: who computes what. ``partitions`` absent: twice the workers.
+    """The gradient code: who computes what. ``partitions`` absent: twice the workers, or one a sample if there are fewer.
 
     ``load_most``: with the allocation "chain", no worker computes more than this multiple of its even share; an automatic
     deadline leaves room for it. Each worker but the last shares a partition with the next: where computing is what takes
@@ -369,11 +369,14 @@ partitions, load_most, options
             raise ValueError("\n".join(wrong))
         return self
 
-    def resolved(self, workers: int) -> Config:
+    def resolved(self, workers: int, samples: int | None = None) -> Config:
         """The same settings with what depends on the number of workers filled in.
 
-        ``code.partitions`` becomes 2 x workers, ``cluster.min_workers`` half of them (rounded up), ``cluster.threads`` 1,
-        where they are absent. ConfigError if the settings name another number of workers.
+        ``code.partitions`` becomes 2 x workers (at most ``samples``, if given), ``cluster.min_workers`` half of them (rounded
+        up), ``cluster.threads`` 1, where they are absent.
+
+        Raises:
+            ConfigError: the settings name another number of workers, or more partitions than there are samples.
         """
         if self.cluster.workers not in (None, workers):
             raise ConfigError(f"cluster.workers: found {self.cluster.workers}; {workers} were started (and the master)")
@@ -384,7 +387,13 @@ partitions, load_most, options
         }
         sections = self._given()
         sections["cluster"] = {**self.cluster.model_dump(), **cluster}
-        sections["code"] = self.code.model_copy(update={"partitions": self.code.partitions or 2 * workers})
+        k = self.code.partitions
+        if k is not None and samples is not None and k > samples:
+            raise ConfigError(
+                f"code.partitions: found {k}; the data set has {samples} samples: should be 1 to {samples}"
+            )
+        fewest = 2 * workers if samples is None else min(2 * workers, samples)
+        sections["code"] = self.code.model_copy(update={"partitions": k or fewest})
         return Config(**sections)
 
     def with_steps(self, steps_per_epoch: int) -> Config:
@@ -399,6 +408,17 @@ partitions, load_most, options
         if self.epochs is not None:
             del values["steps"]
         return values
+
+
+def fewer_partitions(config: Config, workers: int, samples: int) -> str:
+    """A line if the default of ``code.partitions`` is less than twice the workers; else empty.
+
+    >>> fewer_partitions(Config(), 3, 5)
+    'code.partitions: 5, one for each sample of the data set; the default is 6, twice the workers'
+    """
+    if config.code.partitions is not None or samples >= 2 * workers:
+        return ""
+    return f"code.partitions: {samples}, one for each sample of the data set; the default is {2 * workers}, twice the workers"
 
 
 def floor_warnings(config: Config, workers: int, cores: int) -> list[str]:

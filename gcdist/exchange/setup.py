@@ -53,7 +53,7 @@ class Setup:
         Raises:
             ConfigError: what does not fit, in one line.
         """
-        config = config.resolved(workers)
+        config = config.resolved(workers, len(task.dataset))
         k = config.code.partitions
         assert k is not None
         task = _cut_by(task, config)

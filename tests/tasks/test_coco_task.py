@@ -245,6 +245,7 @@ def test_a_simulated_run_and_its_pictures(tmp_path: Path, capsys: pytest.Capture
     assert files[0].parent == folder / "pictures"
     run(["coco", "pictures", str(folder), "--split", "train", "--count", "1", "--out", str(tmp_path / "elsewhere")])
     assert (tmp_path / "elsewhere" / "000000000030.png").exists()
+    capsys.readouterr()
     run(["coco", "results", str(folder), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["images"] == 10

@@ -372,8 +372,8 @@ partitions, load_most, options
     def resolved(self, workers: int, samples: int | None = None) -> Config:
         """The same settings with what depends on the number of workers filled in.
 
-        ``code.partitions`` becomes 2 x workers (at most ``samples``, if given), ``cluster.min_workers`` half of them (rounded
-        up), ``cluster.threads`` 1, where they are absent.
+        Where they are absent, ``code.partitions`` becomes 2 x workers (at most ``samples``, if given),
+        ``cluster.min_workers`` half of them (rounded up), ``cluster.threads`` 1.
 
         Raises:
             ConfigError: the settings name another number of workers, or more partitions than there are samples.
@@ -418,7 +418,8 @@ def fewer_partitions(config: Config, workers: int, samples: int) -> str:
     """
     if config.code.partitions is not None or samples >= 2 * workers:
         return ""
-    return f"code.partitions: {samples}, one for each sample of the data set; the default is {2 * workers}, twice the workers"
+    usual = 2 * workers
+    return f"code.partitions: {samples}, one for each sample of the data set; the default is {usual}, twice the workers"
 
 
 def floor_warnings(config: Config, workers: int, cores: int) -> list[str]:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcdist.quantize import bits_allowed, decode, get_quantizer, quantizer_names
+from gcdist.quantize.jit import cache_folder
 from gcdist.types import F32, Key
 
 GOLDEN = Path(__file__).parent / "golden.json"
@@ -113,6 +114,19 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "10.0"
     assert run.stderr.count("kernels are compiled anew in this process") == 1
+
+
+def test_a_user_without_a_home_folder_has_no_cache(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert cache_folder.__wrapped__() is None
+    assert "kernels are compiled anew in this process: no cache (Could not determine home directory.)" in caplog.text
 
 
 def test_kernels_are_kept_on_disk(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "logistic": convex.logistic,
     "quadratic": convex.quadratic,
 }
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 
@@ -52,6 +53,7 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
     arguments = {"batch_size": batch_size, **options}
     _check_options(name, build, arguments)
     if name in TASKS:
+        _check_types(name, build, arguments)
         try:
             return build(**arguments)
         except ValueError as error:
@@ -130,6 +132,14 @@ def _check_options(name: str, build: Callable[..., Any], arguments: Mapping[str,
     missing = [p.name for p in named if p.default is p.empty and p.name not in arguments]
     if missing:
         raise TaskError(f"task {name!r} needs the option {', '.join(map(repr, missing))}")
+
+
+def _check_types(name: str, build: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """An embedded task's options have their defaults' types: the text "false" would be true, and fail late elsewhere."""
+    for key, value in arguments.items():
+        kind = type(inspect.signature(build).parameters[key].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise TaskError(f"task {name!r}: option {key}: found {value!r}; should be {KINDS[kind]}")
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:

@@ -112,18 +112,6 @@ class Plan:
     p_R: F64  # the design's, for the record: decoding uses StepTerms.p_R
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
-    size_K: F64 | None = None  # (K,) shares of the samples; None: equal
-
-    @property
-    def mass_K(self) -> F64:
-        """Sizes of the partitions in units of their mean, (K,): they sum to K."""
-        k = self.A_RK.shape[1]
-        return np.ones(k) if self.size_K is None else np.asarray(self.size_K * (k / self.size_K.sum()), np.float64)
-
-    @property
-    def mass_R(self) -> F64:
-        """``Y_i = sum_j alpha_ij C_j`` (R,) with C the sizes in units of their mean: what a row stands for."""
-        return np.asarray(self.A_RK @ self.mass_K, np.float64)
 
     @property
     def rows(self) -> int:

@@ -54,18 +54,6 @@ def worst_error(A_RK: csr_array, cost_R: F64, limit: float | F64 = 1.0) -> float
     return min(by_sums, int(A_RK.shape[1]) * _lambda_max(scaled, cost_R))
 
 
-def noise_coefficient(A_RK: csr_array, cost_R: F64, size_K: F64) -> float:
-    """kappa with ``E|ghat - g|^2 <= kappa sum_j s_j |grad f_j|^2`` for every gradient: what step sizes go by.
-
-    ``kappa = max_j sum_i |alpha_ij| c_i sum_m |alpha_im| s_m`` with shares s of the samples (Cauchy-Schwarz over each row).
-    It is 1/F for the optimal row sums, and above it under caps, holders and at other p than the design's. inf if a row with
-    data cannot arrive.
-    """
-    share_K = size_K / size_K.sum()
-    size = csr_array(abs(A_RK))
-    return float(np.max(size.T @ _times(cost_R, np.asarray(size @ share_K, np.float64)), initial=0.0))
-
-
 def spectral_ratio(A_RK: csr_array, cost_R: F64) -> float:
     """``lambda_max(M) F/k`` with ``M = alpha^T diag(c) alpha``: 1 is the optimum, more amplifies differing partitions.
 

@@ -202,8 +202,10 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
     figures, report = planned.figures, planned.report
     print(f"{figures['scheme']}: {which}")
     Console().print(workers_table(report))
-    at_most, gap = _number(figures["F_upper"]), _number(figures["gap"])
-    print(f"F {_number(figures['F'])} (at most {at_most}, certified gap {gap}, bits by {figures['solver']})")
+    F, gap = figures["F"], figures["gap"]
+    print(
+        f"F {_number(F)} (at most {_number(figures['F_upper'])}, certified gap {_number(gap)}, bits by {figures['solver']})"
+    )
     print(f"noise ratio {_number(figures['noise_ratio'], 'not defined')}: E|ghat - g|^2/|g|^2 where partitions agree")
     print(
         f"redundancy {figures['redundancy']:.3g}, {figures['nonzeros']} coefficients, largest load {report['largest_load']}"
@@ -218,13 +220,7 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
     if hasattr(planned.code, "decoding") and not planned.code.shifted and problem.n <= _ADVISE:
         choice = best_decoding(planned.plan, problem, zeta2)
         print(f"best decoding: {choice.best} ({choice.why})")
-        print(f"step size with inverse weights: {_step_text(report['noise_coefficient'])}")
-
-
-def _step_text(kappa: float | None) -> str:
-    if kappa is None:
-        return "none is safe, a row with data cannot arrive"
-    return f"at most 1/(L + {2 * kappa:.3g} l)" if kappa else "that of exact gradients"
+        print(f"step size: at most 1/(L + {2 / F:.3g} l)" if F else "step size: that of exact gradients")
 
 
 def _show_schemes(lines: list[SchemeFigures], which: str, zeta2: float) -> None:

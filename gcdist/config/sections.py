@@ -279,9 +279,14 @@ class SimulateConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the run's state is written, and how many of them are kept; ``keep`` 0: none is ever written."""
+    """When the run's state is written, and how many of them are kept; ``keep`` 0: none is ever written.
+
+    ``every``: steps between two. 0: so many ``minutes`` between two, more where writing one takes over 1% of the run's time;
+    a simulated run has none by the clock. One is written at every end of a run, too.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
+    minutes: NotNegative = 5.0
     keep: Annotated[int, Field(ge=0)] = 3
 
 

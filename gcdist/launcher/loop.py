@@ -109,7 +109,9 @@ class _Signals:
         """Wait for a signal; an Asked, or None for a child's end or when the time is over."""
         found = signal.sigtimedwait(self._asks | {signal.SIGCHLD}, seconds)
         if found is not None and found.si_signo != signal.SIGCHLD:
-            return Asked(time.monotonic(), found.si_signo, found.si_code == SI_KERNEL)
+            # of a closed terminal nobody can tell whom it reaches: the master hears of it from here, too
+            reached = found.si_signo == signal.SIGINT and found.si_code == SI_KERNEL
+            return Asked(time.monotonic(), found.si_signo, reached)
         if self._stray:
             number = self._stray.popleft()
             return Asked(time.monotonic(), number, number == signal.SIGINT and os.isatty(0))

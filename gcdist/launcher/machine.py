@@ -15,7 +15,9 @@ from gcdist.launcher.restarts import Restarts
 RELEASE_SECONDS = 3.0  # for workers to end by the master's release, once it has ended
 TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL
 ENDED_WELL, BAD_INPUT = 0, 2  # exit codes that are no deaths
-_STOPPED = {-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP, 128 + signal.SIGINT, 128 + signal.SIGTERM}
+REPEAT_SECONDS = 5.0  # a signal so soon after the first one is the same wish: it came by a second way
+_WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPED = {status for number in _WISHES for status in (-number, 128 + number)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,9 @@ class Machine:
     _due: dict[int, float] = field(default_factory=dict)  # children to start again, when
     _restarts: dict[int, Restarts] = field(default_factory=dict)
     _code: int = 0
+    _asked_at: float = 0.0
+    _released: bool = False  # a worker ended well: the run may be over
+    _forsaken: bool = False  # no worker is left: the run has failed, however the master ends
     _next: list[tuple[float, int]] = field(default_factory=list)  # (when, signal) for the workers, while ending
     _out: list[Instruction] = field(default_factory=list)
 
@@ -155,13 +160,19 @@ class Machine:
     def _worker(self, gone: Ended, lived: float) -> None:
         rank, words = gone.rank, words_of(gone.status, gone.why)
         if gone.status == ENDED_WELL:
+            self._released = True
             self._say(rank, "has ended")
-        elif gone.status == BAD_INPUT:
-            self._say(rank, f"{words} (refused, or bad input); it is not started again")
-        elif self._phase == "asked":
+            return
+        if self._phase == "asked":
             self._say(rank, words)
-        else:
-            self._again(gone, lived)
+            return
+        if gone.status == BAD_INPUT:
+            self._say(rank, f"{words} (refused, or bad input); it is not started again")
+        elif self._again(gone, lived):
+            return
+        if set(self._started) | set(self._due) <= {0} and not self._released:
+            self._phase, self._asked_at, self._forsaken = "asked", gone.at, True
+            self._out += [Say("no worker is left: asking the master to end"), Send(0, signal.SIGTERM)]
 
     def _master(self, gone: Ended, lived: float) -> None:
         died = gone.status not in {ENDED_WELL, BAD_INPUT} | _STOPPED
@@ -170,7 +181,8 @@ class Machine:
                 return
         elif died:
             self._say(0, words_of(gone.status, gone.why))
-        self._end(gone.at, gone.status if gone.status >= 0 else 128 - gone.status)
+        code = gone.status if gone.status >= 0 else 128 - gone.status
+        self._end(gone.at, 1 if self._forsaken and code in (0, 128 + signal.SIGTERM) else code)
 
     def _again(self, gone: Ended, lived: float) -> bool:
         words = words_of(gone.status, gone.why)
@@ -191,8 +203,13 @@ class Machine:
 
     def _asked(self, event: Asked) -> None:
         if self._phase == "running":
-            self._phase = "asked"
-            self._out.append(Say(f"{signal.Signals(event.number).name}: asking the master to end; again: end at once"))
+            self._phase, self._asked_at = "asked", event.at
+            name = signal.Signals(event.number).name
+            self._out.append(
+                Say(
+                    f"{name}: asking the master to end; a second one, {REPEAT_SECONDS:g} s or more from now: end at once"
+                )
+            )
             waiting = 0 in self._due
             self._due.clear()
             if waiting:
@@ -201,7 +218,8 @@ class Machine:
                 number = signal.SIGINT if event.number == signal.SIGINT else signal.SIGTERM
                 self._out.append(Send(0, number))
             return
-        self._out += [Send(rank, signal.SIGKILL) for rank in self._started]
+        if event.at - self._asked_at > REPEAT_SECONDS or self._phase == "ending":
+            self._out += [Send(rank, signal.SIGKILL) for rank in self._started]
 
     def _tick(self, at: float) -> None:
         for rank in [rank for rank, due in self._due.items() if due <= at]:

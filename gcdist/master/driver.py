@@ -55,13 +55,15 @@ Record = list[tuple[MasterEvent, list[MasterInstruction]]]
 
 
 class RunStoppedError(SystemExit):
-    """Somebody asked the run to end (SIGINT, SIGTERM): workers are released; uncaught, the script ends without a traceback.
+    """Somebody asked the run to end (SIGINT, SIGTERM, SIGHUP).
+
+    Workers are released; uncaught, the script ends without a traceback.
 
     ``code`` is the exit status that a shell expects of a stopped program.
     """
 
     def __init__(self, reason: str) -> None:
-        number = {"SIGINT": 2, "SIGTERM": 15}.get(reason)
+        number = {"SIGHUP": 1, "SIGINT": 2, "SIGTERM": 15}.get(reason)
         super().__init__(128 + number if number else 1)
         self.reason = reason
 

@@ -21,7 +21,7 @@ def real_master(
     record: Record | None = None,
     worker_log: Callable[[int, str], None] | None = None,
 ) -> tuple[MasterDriver, Callable[[], None]]:
-    """The master's driver over links, and what closes them. SIGINT and SIGTERM stop the run.
+    """The master's driver over links, and what closes them. SIGINT, SIGTERM and SIGHUP stop the run.
 
     ``worker_log(rank, text)`` takes what the workers have to say; other threads call it, and ``say`` for peers without the
     secret.

@@ -74,7 +74,6 @@ class PlanMaker:
         self._shape = shape
         # nearly equal partitions count as equal: the last few samples would cut a chain into slivers, each a whole partition
         # to compute; columns sum to 1 all the same
-        self._real_K = size_K  # what decoders go by
         equal = size_K.max() <= NEARLY * size_K.min()
         self._size_K = np.full(len(size_K), 1 / len(size_K)) if equal else size_K
         self._bits = bits
@@ -153,7 +152,7 @@ class PlanMaker:
         bits_RS = plan.bits_RS
         if bits_RS.shape[1] != shape.layout.segments:
             bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
-        plan = replace(plan, bits_RS=bits_RS, trained=shape.trained, size_K=self._real_K)
+        plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
         return plan, describe(plan, problem, found.notices)
 
     def try_all(self, holds: Holds = ALL) -> None:
@@ -208,4 +207,4 @@ def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:
     order = np.lexsort((columns, rows))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=plan.rows))])
     A_RK = csr_array((values[order], columns[order], indptr), shape=plan.A_RK.shape)
-    return replace(plan, A_RK=A_RK)
+    return Plan(plan.plan_id, A_RK, plan.worker_R, plan.bits_RS, plan.p_R, plan.covered_K)

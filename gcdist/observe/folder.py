@@ -1,4 +1,7 @@
-"""The folder of a run: written as the run goes, whole lines only, readable after a kill at any moment."""
+"""The folder of a run: written as the run goes, whole lines only, readable after a kill at any moment.
+
+No disk ends a run: see `files`. A folder has one master: see `lock`.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, make_folder, refuse_links, write_whole
+from gcdist.observe.lock import FolderLock, LockedError
 from gcdist.observe.logs import WorkerLogs
 from gcdist.observe.trace import Trace
 from gcdist.types import Plan
@@ -41,23 +47,47 @@ class RunFolder:
     """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl``, ``trace.json`` and ``summary.json``.
 
     ``evaluations.jsonl`` has a line an evaluation. ``trace`` takes the rounds for ``trace.json``. A line is flushed as it is
-    written; the other files appear whole or not at all. A folder that holds a run already is refused (ValueError), unless
-    ``resume``: then lines are added after the last whole one.
+    written; the other files appear whole or not at all. What the disk does not take waits; `on_trouble` is told. A folder
+    that was deleted is made again, one that stands in another's place is taken if it holds no run.
+
+    Args:
+        path: of the folder; made if it is not there.
+        resume: it may hold a run; lines are added after its last whole one.
+        wait: called with a line before a holder on another host is waited for.
+
+    Raises:
+        ValueError: it holds a run already, and not ``resume``; a link is in it; another process writes into it.
+        OSError: it cannot be written.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False) -> None:
+    def __init__(self, path: str | Path, resume: bool = False, wait: Callable[[str], None] = lambda text: None) -> None:
         self.path = Path(path)
+        self.on_trouble: Callable[[str], None] = lambda text: self.event("disk", text)
+        self.trouble = Trouble(lambda text: self.on_trouble(text))
+        self._config: str | None = None
+        self._waiting: dict[str, str] = {}  # whole files that the disk did not take, newest text
         if not resume and (self.path / "metrics.jsonl").exists():
             raise ValueError(f"run folder {self.path} already holds a run; choose another name, or resume it")
-        (self.path / "plans").mkdir(parents=True, exist_ok=True)
-        self._metrics = _open_lines(self.path / "metrics.jsonl")
-        self._events = _open_lines(self.path / "events.jsonl")
+        refuse_links(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path, wait)
+        try:
+            self._place = _place(self.path)
+            make_folder(self.path / "plans")
+            self._metrics, self._events, self._evaluations = (
+                GrowingFile(self.path / name, self.trouble)
+                for name in ("metrics.jsonl", "events.jsonl", "evaluations.jsonl")
+            )
+            self.trace = Trace(self.path / "trace.json", self.trouble)
+        except BaseException:
+            self._lock.release()
+            raise
         self._step: int | None = None  # the last that has ended
-        self.trace = Trace(self.path / "trace.json")
         self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
     def write_config(self, text: str) -> None:
         """``config.toml``: the settings with all values resolved."""
+        self._config = text
         self._write("config.toml", text)
 
     def write_plan(self, plan: Plan, **about: Any) -> None:
@@ -76,48 +106,69 @@ class RunFolder:
         Keys in use: seconds (since the start), loss, arrived (ranks), bytes_up, bytes_down, noise_planned, noise_observed,
         deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share.
         """
-        _line(self._metrics, {"step": step, **values})
+        self._look()
+        self._metrics.write(_line({"step": step, **values}))
         self._step = step
 
     def evaluation(self, step: int, seconds: float, evaluation_seconds: float, metrics: Mapping[str, float]) -> None:
         """A line of ``evaluations.jsonl``: after so many steps, at those seconds of the run, what the evaluation gave."""
-        with _open_lines(self.path / "evaluations.jsonl") as file:
-            _line(
-                file,
-                {"step": step, "seconds": seconds, "evaluation_seconds": evaluation_seconds, "metrics": dict(metrics)},
-            )
+        line = {"step": step, "seconds": seconds, "evaluation_seconds": evaluation_seconds, "metrics": dict(metrics)}
+        self._evaluations.write(_line(line))
+
+    def evaluations(self) -> Iterator[dict[str, Any]]:
+        """The lines of ``evaluations.jsonl`` so far that can be read."""
+        for raw in self._evaluations.path.read_bytes().splitlines():
+            with suppress(ValueError, RecursionError):
+                line = json.loads(raw)
+                if isinstance(line, dict) and isinstance(line.get("metrics"), dict):
+                    yield line
 
     def rewind(self, step: int) -> None:
-        """Go back to before ``step``: metrics of it and later ones, evaluations after it, and the summary are removed."""
-        self._metrics.close()
-        self._cut("metrics.jsonl", lambda at: at < step)
-        self._metrics = _open_lines(self.path / "metrics.jsonl")
-        self._cut("evaluations.jsonl", lambda at: at <= step)
+        """Go back to before ``step``: metrics of it and later ones, evaluations after it, and the summary are removed.
+
+        Lines that cannot be read go too; an event says how many.
+        """
+        self._metrics = self._cut(self._metrics, lambda line: int(line["step"]) < step)
+        self._evaluations = self._cut(self._evaluations, lambda line: int(line["step"]) <= step)
+        self._events = self._cut(self._events, lambda line: isinstance(line["text"], str))
         (self.path / "summary.json").unlink(missing_ok=True)
 
-    def _cut(self, name: str, stays: Callable[[int], bool]) -> None:
-        path = self.path / name
-        if path.exists():
-            lines = [json.dumps(line, separators=(",", ":")) + "\n" for line in read_lines(path) if stays(line["step"])]
-            self._write(name, "".join(lines))
+    def _cut(self, file: GrowingFile, stays: Callable[[dict[str, Any]], bool]) -> GrowingFile:
+        file.close()
+        kept, damaged = [], 0
+        for raw in file.path.read_bytes().splitlines(keepends=True):
+            try:
+                line = json.loads(raw)
+                if stays(line):
+                    kept.append(raw.decode())
+            except (ValueError, TypeError, KeyError, RecursionError):
+                damaged += 1
+        write_whole(file.path, "".join(kept))
+        if damaged:
+            self.on_trouble(f"{file.path}: {damaged} damaged lines were cut out")
+        return GrowingFile(file.path, self.trouble)
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """A line of ``events.jsonl``: ``kind`` (drop, fault, members, plan, ...) and ``text`` for a reader.
 
         With the time of day (Unix seconds), and the last step that had ended.
         """
-        _line(self._events, {"time": round(time.time(), 3), "step": self._step, "kind": kind, "text": text, **values})
+        line = {"time": round(time.time(), 3), "step": self._step, "kind": kind, "text": text, **values}
+        self._events.write(_line(line))
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """``summary.json``."""
         self._write("summary.json", json.dumps(plain(values), indent=1) + "\n")
 
     def close(self) -> None:
-        """Close the files; idempotent."""
+        """Close the files, let others have the folder; idempotent."""
+        self._write_waiting()
         self._metrics.close()
-        self._events.close()
+        self._evaluations.close()
         self.trace.close()
         self.logs.close()
+        self._events.close()
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -128,10 +179,68 @@ class RunFolder:
         self.close()
 
     def _write(self, name: str, text: str) -> None:
-        target = self.path / name
-        half = target.with_name(target.name + ".part")
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, target)
+        self._waiting.pop(name, None)
+        try:
+            write_whole(self.path / name, text)
+        except OSError as error:
+            self._waiting[name] = text
+            self.trouble.failed(name, error)
+            while sum(map(len, self._waiting.values())) > MOST_WAITING:
+                oldest = next(iter(self._waiting))
+                del self._waiting[oldest]
+                self.trouble.left_out(oldest)
+
+    def _write_waiting(self) -> None:
+        """Write the whole files that wait, as far as the disk takes them."""
+        for name, text in list(self._waiting.items()):
+            try:
+                make_folder((self.path / name).parent)
+                write_whole(self.path / name, text)
+            except OSError as error:
+                self.trouble.failed(name, error)
+                return
+            del self._waiting[name]
+            self.trouble.wrote(name)
+
+    def _look(self) -> None:
+        """Whether the folder is still the one that was opened; else make it again, or take the new one."""
+        try:
+            if _place(self.path) != self._place:
+                self._move_in()
+        except FileNotFoundError:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._move_in()
+            except (OSError, LockedError) as error:
+                self.trouble.failed(self.path.name, error if isinstance(error, OSError) else OSError(str(error)))
+        except (OSError, LockedError) as error:
+            self.trouble.failed(self.path.name, error if isinstance(error, OSError) else OSError(str(error)))
+        if self._waiting:
+            self._write_waiting()
+
+    def _move_in(self) -> None:
+        files = [self._metrics, self._events, self._evaluations, self.trace.file]
+        for file in files:
+            file.hold()  # nothing goes to what is not our folder
+        if (self.path / "metrics.jsonl").exists():
+            raise LockedError(f"{self.path} is another run's folder now")
+        lock = FolderLock(self.path)
+        self._lock.release()
+        self._lock = lock
+        self._place = _place(self.path)
+        make_folder(self.path / "plans")
+        for file in files:
+            file.go_on()
+        if self._config is not None:
+            self.write_config(self._config)
+        self.trouble.wrote(self.path.name)
+        self.on_trouble(f"run folder {self.path} was deleted or replaced: its files begin anew here")
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Device and number of a folder: what a new one in its place does not have."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -147,14 +256,5 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return list(read_lines(Path(path) / "metrics.jsonl"))
 
 
-def _open_lines(path: Path) -> IO[bytes]:
-    """Open for adding lines; a half line at the end is cut off."""
-    if path.exists():
-        whole = path.read_bytes().rfind(b"\n") + 1
-        os.truncate(path, whole)
-    return open(path, "ab", buffering=0)
-
-
-def _line(file: IO[bytes], values: Mapping[str, Any]) -> None:
-    # one unbuffered write a line: a kill leaves whole lines
-    file.write(json.dumps(plain(values), separators=(",", ":")).encode() + b"\n")
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(plain(values), separators=(",", ":")).encode() + b"\n"

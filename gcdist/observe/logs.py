@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from gcdist.observe.files import add_record, make_folder, open_for_records
 
 BYTES_A_MINUTE = 64 << 10  # kept of one worker
 WINDOW = 60.0  # seconds
@@ -82,6 +85,9 @@ class WorkerLogs:
     def _write(self, rank: int, text: str) -> None:
         lines = text.strip().replace("\n", "\n    ")
         with suppress(OSError):
-            self._folder.mkdir(exist_ok=True)
-            with open(self._folder / f"worker-{rank}.log", "ab") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines}\n".encode(errors="replace"))
+            make_folder(self._folder)
+            handle = open_for_records(self._folder / f"worker-{rank}.log")
+            try:
+                add_record(handle, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {lines}\n".encode(errors="replace"))
+            finally:
+                os.close(handle)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from gcdist.observe.files import GrowingFile, Trouble
 
 _SEPARATOR = b",\n"
 
@@ -18,16 +19,10 @@ class Trace:
     file is continued.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        path = Path(path)
+    def __init__(self, path: str | Path, trouble: Trouble | None = None) -> None:
         self._named: set[int] = set()
-        if path.exists():
-            # without the end that close() wrote, or a half event
-            whole = path.read_bytes().rfind(_SEPARATOR) + 1
-            os.truncate(path, whole + 1 if whole else 0)
-        self._file = path.open("ab", buffering=0)
-        if not path.stat().st_size:
-            self._file.write(b"[\n")
+        trouble = trouble or Trouble(lambda text: None)
+        self.file = GrowingFile(Path(path), trouble, _SEPARATOR)  # without the end that close() wrote, or a half event
 
     def step(
         self, step: int, opened: float, seconds: float, arrivals: Mapping[int, float], missing: tuple[int, ...] = ()
@@ -46,14 +41,17 @@ class Trace:
         events += [self._slice("missed", rank, opened, seconds) for rank in missing]
         names = [self._name(rank) for rank in (0, *arrivals, *missing) if rank not in self._named]
         self._named.update((0, *arrivals, *missing))
-        self._file.write(b"".join(json.dumps(event).encode() + _SEPARATOR for event in names + events))
+        self._add(b"".join(json.dumps(event).encode() + _SEPARATOR for event in names + events))
 
     def close(self) -> None:
         """End the array; idempotent."""
-        if not self._file.closed:
+        if not self.file.closed:
             end = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": "gcdist"}}
-            self._file.write(json.dumps(end).encode() + b"\n]\n")
-            self._file.close()
+            self._add(json.dumps(end).encode() + b"\n]\n")
+            self.file.close()
+
+    def _add(self, events: bytes) -> None:
+        self.file.write(events if self.file.size else b"[\n" + events)  # also where the file was deleted meanwhile
 
     @staticmethod
     def _slice(name: str, rank: int, start: float, seconds: float) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """Step sizes and promised curves of gradient descent with a coded gradient (math section 2; papers 1 and 2).
 
 Setting: ``f = mean_j f_j``, ``x <- x - gamma ghat``, ghat unbiased. Two kinds of noise are covered: bounded gradients
-(the papers: ``E|ghat - g|^2 <= sigma2``, `coding.worst_error` of the plan: C^2 k^2/F at the optimum) and noise that grows
-with the gradients themselves, which needs a smaller step. How fast it grows is the plan's own `coding.noise_coefficient`
-kappa, at the p that hold at its loads: 1/F is less under load caps, holders and p that depend on the load, where it
-promises too much.
+(the papers: ``E|ghat - g|^2 <= sigma2 = C^2 k^2/F``) and noise that grows with the gradients themselves, which needs a
+smaller step.
 """
 
 from __future__ import annotations
@@ -65,19 +63,19 @@ def papers_strongly_convex(
     return Guarantee(step, (1 - step * mu) ** t * distance2 + step * sigma2 / mu, "E|x_t - x*|^2")
 
 
-def smooth(L: float, kappa: float, zeta2: float, gap: float, steps: int, step: float | None = None) -> Guarantee:
-    """Section 2 (i): ``mean_{s<t} E|grad f|^2 <= 2 gap/(gamma t) + gamma L kappa zeta2``, ``gamma <= 1/(L (1 + kappa))``.
+def smooth(L: float, F: float, zeta2: float, gap: float, steps: int, step: float | None = None) -> Guarantee:
+    """Section 2 (i): ``mean_{s<t} E|grad f|^2 <= 2 gap/(gamma t) + gamma L zeta2/F``, ``gamma <= 1/(L (1 + 1/F))``.
 
-    Needs ``zeta2 >= sum_j s_j |grad f_j - grad f|^2`` at every point: with partitions that differ without bound it promises
+    Needs ``zeta2 >= mean_j |grad f_j - grad f|^2`` at every point: with partitions that differ without bound it promises
     nothing.
     """
-    most = 1 / (L * (1 + kappa))
+    most = 1 / (L * (1 + 1 / F))
     if step is None:
-        step = most if zeta2 * kappa == 0 else min(most, float(np.sqrt(2 * gap / (L * kappa * zeta2 * steps))))
+        step = most if zeta2 == 0 else min(most, float(np.sqrt(2 * gap * F / (L * zeta2 * steps))))
     _allowed(step, most)
     t = np.arange(steps + 1, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        return Guarantee(step, 2 * gap / (step * t) + step * L * kappa * zeta2, "mean of E|grad f(x_s)|^2 over s < t")
+        return Guarantee(step, 2 * gap / (step * t) + step * L * zeta2 / F, "mean of E|grad f(x_s)|^2 over s < t")
 
 
 def convex(
@@ -85,8 +83,7 @@ def convex(
 ) -> Guarantee:
     """Convex partitions: ``mean_{s<t} E f(x_s) - f* <= distance2/(gamma t) + 2 gamma noise_at_best``.
 
-    ``gamma <= 1/(2 (L + 2 Lambda))``; ``Lambda = max_j sum_i alpha_ij c_i sum_m alpha_im L_m`` with L_m of the scaled g_m,
-    at most ``kappa l``;
+    ``gamma <= 1/(2 (L + 2 Lambda))``; ``Lambda = max_i c_i sum_j alpha_ij L_j`` with L_j of the scaled g_j;
     ``noise_at_best = sum_i c_i |y_i(x*)|^2``. From ``E|x+ - x*|^2 <= |x - x*|^2 - 2 gamma (1 - gamma (L + 2 Lambda))(f -
     f*) + 2 gamma^2 noise_at_best``.
     """
@@ -132,15 +129,15 @@ def shifted_weights(cost_R: F64, used_R: F64, theta: float = 2.0) -> F64:
     return np.asarray(theta * (1 + theta**-0.5) * cost_R / used_R, np.float64)
 
 
-def advised_step(L: float, kappa: float, partition_L: float) -> float:
-    """``1/(L + 2 l kappa)`` with l the largest Lipschitz constant of a partition's grad f_j: safe however partitions differ.
+def advised_step(L: float, F: float, partition_L: float) -> float:
+    """``1/(L + 2 l/F)`` with l the largest Lipschitz constant of a partition's grad f_j: safe however partitions differ.
 
-    ``kappa`` is the plan's `coding.noise_coefficient`: 1/F in its place can diverge, and so can ``1/(L (1 + kappa))``.
+    ``1/(L (1 + 1/F))`` alone can diverge.
 
-    >>> round(advised_step(1.0, 0.5, 4.0), 3)
+    >>> round(advised_step(1.0, 2.0, 4.0), 3)
     0.2
     """
-    return 1 / (L + 2 * partition_L * kappa)
+    return 1 / (L + 2 * partition_L / F)
 
 
 def _allowed(step: float, most: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
 
 from gcdist.coding import selfnorm
 from gcdist.coding.optimal import row_costs
@@ -24,50 +23,33 @@ class DecodingChoice:
     predictor: float | None
 
 
-def spread(plan: Plan, zeta2: float) -> tuple[F64, float]:
-    """Shares s (K,) of the samples, and the variance tau^2 of partitions' deviations that gives ``zeta2``.
-
-    Deviations ``delta_j = xi_j - sum_l s_l xi_l`` with independent xi of variance tau^2, so that they sum to 0 by samples
-    and ``sum_j s_j E|delta_j|^2 = tau^2 (1 - sum s^2) = zeta2``; tau^2 is 0 for one partition.
-    """
-    s_K = plan.mass_K / len(plan.mass_K)
-    rest = 1 - float(s_K @ s_K)
-    return s_K, zeta2 / rest if rest > 0 else 0.0
-
-
 def row_gram(plan: Plan, Y_R: F64, zeta2: float) -> F64:
-    """Mean ``<v_i, v_l>`` (R, R) over the deviations of `spread`, for |g|^2 = 1.
+    """Mean ``<v_i, v_l>`` (R, R) over random labellings for |g|^2 = 1 and ``zeta^2 = mean_j |grad f_j - grad f|^2``.
 
-    With ``B = alpha diag(s)`` and ``y = B 1 = Y/k``: ``y y^T + tau^2 (B B^T - B s y^T - y s^T B^T + |s|^2 y y^T)``. For
-    equal partitions it is ``Y Y^T/k^2 + zeta^2/(k (k-1)) (A A^T - Y Y^T/k)``, the mean over labellings.
+    ``Y Y^T/k^2 + zeta^2/(k (k-1)) (A A^T - Y Y^T/k)``: partitions' gradients are ``grad f_j/k``.
     """
-    s_K, tau2 = spread(plan, zeta2)
-    y_R = Y_R / len(s_K)
-    agree_RR = np.outer(y_R, y_R)
-    if tau2 == 0:
+    k = plan.A_RK.shape[1]
+    agree_RR = np.outer(Y_R, Y_R)
+    if k == 1:
         return np.asarray(agree_RR, np.float64)
-    B_RK = csr_array(plan.A_RK @ diags_array(s_K))
-    mixed_RR = np.outer(B_RK @ s_K, y_R)
-    differ_RR = (B_RK @ B_RK.T).toarray() - mixed_RR - mixed_RR.T + float(s_K @ s_K) * agree_RR
-    return np.asarray(agree_RR + tau2 * differ_RR, np.float64)
+    differ_RR = (plan.A_RK @ plan.A_RK.T).toarray() - agree_RR / k
+    return np.asarray(agree_RR / k**2 + zeta2 / (k * (k - 1)) * differ_RR, np.float64)
 
 
 def row_norms(plan: Plan, Y_R: F64, zeta2: float) -> F64:
     """The diagonal of `row_gram`, ``E|v_i|^2`` (R,), without the matrix."""
-    s_K, tau2 = spread(plan, zeta2)
-    y_R = Y_R / len(s_K)
-    norm_R = y_R**2
-    if tau2:
-        squares_R = plan.A_RK.power(2) @ s_K**2
-        differ_R = squares_R - 2 * (plan.A_RK @ s_K**2) * y_R + float(s_K @ s_K) * y_R**2
-        norm_R = norm_R + tau2 * np.maximum(differ_R, 0.0)
+    k = plan.A_RK.shape[1]
+    norm_R = (Y_R / k) ** 2
+    if k > 1 and zeta2:
+        squares_R = np.asarray(plan.A_RK.power(2).sum(axis=1)).ravel()
+        norm_R = norm_R + zeta2 / (k * (k - 1)) * np.maximum(squares_R - Y_R**2 / k, 0.0)
     return np.asarray(norm_R, np.float64)
 
 
 def predictor_error(plan: Plan, p_R: F64, omega_R: F64, v_RD: F64, m_D: F64) -> float:
     """``sum_i p_i/(1-p_i) |v_i - (Y_i/k) m|^2 + omega_i/(1-p_i) |v_i|^2`` for a predicted m, fixed before the step."""
     used = plan.weighted_R()
-    share_R = plan.mass_R / float(plan.mass_K[plan.covered_K].sum())
+    share_R = np.asarray(plan.A_RK.sum(axis=1)).ravel() / max(1, int(plan.covered_K.sum()))
     missing_R = np.square(v_RD - share_R[:, None] * m_D[None, :]).sum(axis=1)
     noise_R = np.square(v_RD).sum(axis=1)
     p, omega = p_R[used], omega_R[used]

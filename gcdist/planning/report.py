@@ -8,7 +8,7 @@ from typing import TypedDict
 import numpy as np
 from scipy.sparse import csr_array, diags_array
 
-from gcdist.coding.errors import noise_coefficient, spectral_ratio, worst_error
+from gcdist.coding.errors import spectral_ratio, worst_error
 from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, Plan, Problem
 
@@ -42,7 +42,6 @@ class PlanReport(TypedDict):
     smallest_coefficient: float | None
     spectral_ratio: float | None  # lambda_max(M) F/k: above 1, signs amplify differences; None: too large to compute
     worst_ratio: float | None  # bound of the error over C^2 k^2 for |g_j| <= C C_j
-    noise_coefficient: float | None  # kappa: E|ghat - g|^2 <= kappa sum_j s_j |grad f_j|^2, for step sizes
     uncovered: list[int]
     notices: dict[str, str]  # lines that somebody should know, by what they are about
     workers: list[WorkerReport]
@@ -108,7 +107,6 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
         smallest_coefficient=finite(weighted.data.min()) if weighted.nnz else None,
         spectral_ratio=finite(spectral_ratio(weighted, cost_R)) if exact else None,
         worst_ratio=finite(worst_error(weighted, cost_R, mass_K) / problem.k**2),
-        noise_coefficient=finite(noise_coefficient(weighted, cost_R, problem.size_K)),
         uncovered=np.flatnonzero(~plan.covered_K).tolist(),
         notices=dict(notices or {}),
         workers=workers,

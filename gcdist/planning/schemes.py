@@ -9,7 +9,7 @@ import numpy as np
 from gcdist.coding import selfnorm
 from gcdist.coding.optimal import row_costs
 from gcdist.coding.registry import WAITING
-from gcdist.planning.decoding import row_gram, row_norms, spread
+from gcdist.planning.decoding import row_gram, row_norms
 from gcdist.planning.report import row_masses, row_noise
 from gcdist.types import F64, I64, GradientCode, Plan, Problem, StepTerms
 
@@ -37,7 +37,7 @@ def scheme_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float,
     share_R = row_masses(plan, problem) / k
     omega_R = np.where(plan.weighted_R(), row_noise(plan, problem), 0.0)
     norms_R = row_norms(plan, row_masses(plan, problem), zeta2)
-    s_K, tau2 = spread(plan, zeta2)
+    differ = zeta2 / (k * (k - 1)) if k > 1 else 0.0
     skips = getattr(code, "decoding", "inverse") == "self-normalised"
     found, along = [], []
     for _ in range(draws):
@@ -48,10 +48,9 @@ def scheme_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float,
             weight_R = np.zeros(plan.rows)
         toward = float(weight_R @ share_R)
         error = (toward - 1) ** 2 + float((weight_R**2 * omega_R) @ norms_R)
-        if tau2:
-            miss_K = s_K * (np.asarray(plan.A_RK.T @ weight_R) - 1)
-            total = float(miss_K.sum())
-            error += tau2 * float(miss_K @ miss_K - 2 * total * (miss_K @ s_K) + total**2 * (s_K @ s_K))
+        if differ:
+            miss_K = np.asarray(plan.A_RK.T @ weight_R) - 1
+            error += differ * float(miss_K @ miss_K - miss_K.sum() ** 2 / k)
         found.append(error)
         along.append(toward)
     if not found:

@@ -10,25 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.config import ConfigError, FaultConfig, checked
+from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
 from gcdist.master.arrival_tally import ArrivalTally
-from gcdist.master.coverage import Coverage
-from gcdist.master.data_account import DataAccount
-from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
-from gcdist.master.ledger import Ledger
-from gcdist.master.noise_estimates import signal_and_energy
-from gcdist.master.wait_for_all import WaitForAllClock
+from gcdist.master.driver import MasterDriver, RunStoppedError
 from gcdist.model.evaluation import evaluated
 from gcdist.observe import RunFolder, Summary
 from gcdist.planning import PlanReport
-from gcdist.run.checkpoint import Checkpoint, write_checkpoint
-from gcdist.run.nested_state import StateError
+from gcdist.run.accounts import Accounts
+from gcdist.run.checkpoint import Checkpoint
+from gcdist.run.checkpoints import Checkpoints
 from gcdist.run.session import Session
 from gcdist.run.step import Step as Step
 from gcdist.run.step import StepInfo as StepInfo
 from gcdist.run.step import step_info
-from gcdist.run.user_state import Parts, Stateful, generators_now, load_model, model_state, set_generators
+from gcdist.run.user_state import Stateful, generators_now, set_generators
 from gcdist.simulator.quiescence import Quiescence
 from gcdist.straggler import ArrivalRule, pick
 from gcdist.tasks.task import Evaluate
@@ -66,32 +62,30 @@ class Cluster:
         self.folder = folder
         self.driver = driver
         self.on_step = on_step
-        self.arrivals = ArrivalTally(session.workers)
-        self.waiting = WaitForAllClock(session.delays, self.config.seed, session.workers, len(session.sizes_K))
-        self.ledger = Ledger(driver.port)
-        self.data = DataAccount(self.config.data.prefetch)
-        self.coverage = Coverage(session.sizes_K)
         self.finished = False
-        self.evaluation: dict[str, float] = {}  # the newest metrics
-        self._evaluated_at = -1
+        self.accounts = Accounts(session, driver)
         self._scheme = session.scheme(self._planned)
+        self.checkpoints = Checkpoints(
+            session, driver, self._scheme, self.accounts, folder.path, standstill, resumed, folder.event
+        )
         self._on_close = on_close
-        self._standstill = standstill
-        self._resumed = resumed
-        self._parts = Parts(None if resumed is None else resumed.state["parts"])
-        self._next = 0
-        self._trained = 0  # steps run, without the check of waiting
-        self._already = 0  # of them, in the checkpoint, and not yet asked for again
-        self._saved_at = -1  # step of the last checkpoint
-        self._warned = False
-        self._noticed: frozenset[str] = frozenset()  # what the last plan's lines were about
-        self._over = False
-        self._seconds = 0.0  # when the last step had ended
-        self._generators: dict[str, Any] | None = None  # when the open step's loop body began
-        self._sync_check: tuple[float, float] | None = None
+        self._already = self.accounts.trained  # steps in the checkpoint, not yet asked for again
+        self._body_generators: dict[str, Any] | None = None  # when the open step's loop body began
+        self._deadline: float | None = None  # of the plan before
+        self._noticed: frozenset[str] = frozenset()  # what its lines were about
         if resumed is not None:
-            self._restore(resumed)
+            self._recall_evaluation()
             driver.faults.spare_master()
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """The newest metrics; empty before the first evaluation."""
+        return self.accounts.evaluation
+
+    @property
+    def arrivals(self) -> ArrivalTally:
+        """How often each worker arrived, and was promised to."""
+        return self.accounts.arrivals
 
     @property
     def plan(self) -> Plan | None:
@@ -117,24 +111,43 @@ class Cluster:
         """The next ``count`` steps.
 
         In a resumed run the steps that its checkpoint holds count as well: the same script, which asks for the run's total,
-        gets those that are left. After each loop body come the evaluation and the checkpoint that are due; one is also
-        written after the last step.
+        gets those that are left. After each loop body come the checkpoint and the evaluation that are due. A checkpoint is
+        also written after the last step, at ``break``, and as the run is closed, whatever ended it.
+
+        Raises:
+            RunHaltedError: no step so far gave a gradient, at the end; what `Step.backward` and `evaluate` raise.
         """
         if count < 0:
             raise ValueError(f"steps: found {count}; should be 0 or more")
+        self._must_be_open("steps")
+        return self._steps(count)
+
+    def _steps(self, count: int) -> Iterator[Step]:
+        accounts, resumed = self.accounts, self.checkpoints.resumed
         done = min(count, self._already)
         self._already -= done
-        if 0 < count == done and not self.ledger.running:
+        if 0 < count == done and not accounts.ledger.running:
             with suppress(RunHaltedError):  # nothing is left to do: welcome the workers, so that they can be released
                 self._begin()
-        for left in range(count - done, 0, -1):
-            if self._resumed is not None and not self.ledger.running:
-                set_generators(self._resumed.state["generators"])
-            before, self._generators = self._next, generators_now()
-            yield Step(self, self._next)
-            self._generators = None
-            if self._next > before:
-                self._after_step(last=left == 1)
+        for number in range(count - done):
+            if resumed is not None and not accounts.ledger.running:
+                set_generators(resumed.state["generators"])
+                if number == 0:  # the run may have ended between checkpoint and evaluation
+                    self._evaluate_if_due()
+            before, self._body_generators = accounts.next, generators_now()
+            try:
+                yield Step(self, accounts.next)
+            except GeneratorExit:  # break
+                if not self.finished:
+                    self.checkpoints.save_what_is_new()
+                raise
+            self._body_generators = None
+            if accounts.next > before:
+                if self.checkpoints.due() or number == count - done - 1:
+                    self.checkpoints.save_what_is_new()
+                self._evaluate_if_due()
+        if count > done and not accounts.estimated:
+            raise RunHaltedError(f"nothing was learned: no gradient arrived in any of {accounts.trained} steps")
 
     def track(self, **parts: Stateful | dict[Any, Any]) -> None:
         """Keep these in every checkpoint: ``cluster.track(optimizer=opt, scheduler=sched, mine=obj)``.
@@ -146,8 +159,9 @@ class Cluster:
         Raises:
             ValueError: not a part, a name in use, state of another type, or state that does not fit.
         """
+        self._must_be_open("track")
         for name, part in parts.items():
-            line = self._parts.add(name, part)
+            line = self.checkpoints.parts.add(name, part)
             if line is not None:
                 self.driver.say("warning", line)
 
@@ -166,7 +180,8 @@ class Cluster:
             ValueError: a part's state cannot be kept; the line names it.
             OSError: the disk does not take it.
         """
-        return self._save(generators_now())
+        self._must_be_open("save")
+        return self.checkpoints.save(generators_now())
 
     def evaluate(self, fn: Evaluate | None = None) -> dict[str, float]:
         """The metrics of ``fn(model)`` (None: the task's own ``evaluate``) on the master's model; the workers wait.
@@ -177,40 +192,42 @@ class Cluster:
         Raises:
             ValueError: there is neither, or it gave something other than numbers by name.
         """
+        self._must_be_open("evaluate")
         fn = fn or self.session.task.evaluate
         if fn is None:
             raise ValueError("evaluate: the task has no evaluate function; give one")
-        at, port = self.ledger.seconds, self.driver.port
-        begun = port.now()
-        with self.ledger.pause("evaluation"):
-            self.evaluation = evaluated(self.session.task.model, fn)
+        accounts, port = self.accounts, self.driver.port
+        at, begun = accounts.ledger.seconds, port.now()
+        with accounts.ledger.pause("evaluation"):
+            accounts.evaluation = evaluated(self.session.task.model, fn)
             spent = port.now() - begun
-        self._evaluated_at = self._next
-        self.folder.evaluation(self._next, at, spent, self.evaluation)
-        return dict(self.evaluation)
+        accounts.evaluated_at = accounts.next
+        self.folder.evaluation(accounts.next, at, spent, accounts.evaluation)
+        self.folder.event("evaluation", f"after {accounts.next} steps, in {spent:.3g} s")
+        return dict(accounts.evaluation)
 
     def final_evaluation(self) -> dict[str, float]:
         """The metrics after the last step: those there are, or `evaluate`; empty if the task has none."""
         if self.session.task.evaluate is None:
             return {}
-        return dict(self.evaluation) if self._evaluated_at == self._next else self.evaluate()
+        accounts = self.accounts
+        return dict(accounts.evaluation) if accounts.evaluated_at == accounts.next else self.evaluate()
 
     def round(self, number: int) -> StepInfo:
         """Run the round of step ``number`` and take its result into the model; `Step.backward` calls this."""
-        if number != self._next:
-            raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {self._next}")
-        state = self.session.state
+        self._must_be_open("backward")
+        state, accounts = self.session.state, self.accounts
+        if number != accounts.next:
+            raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {accounts.next}")
         try:
-            if not self.ledger.running:
+            if not accounts.ledger.running:
                 self._begin()
+            self.checkpoints.at_rest = False
             result = self.driver.run_round(number, self._snapshot(), self._scheme)
+            self.checkpoints.at_rest = True
         except (RunStoppedError, RunHaltedError):
-            self._over = True
-            if self._trained and self._saved_at != self._next:
-                self._save_if_possible(self._generators)
+            self.checkpoints.save_what_is_new(self._body_generators)
             raise
-        self._next += 1
-        self._trained += 1
         used = np.zeros(len(state.parameters), bool)
         for counted in result.counted:
             used |= counted.sidecar.used
@@ -221,8 +238,8 @@ class Cluster:
             state.set_grad(result.gradient, None if self.driver.aggregator.remembers else used)
         sidecars = [counted.sidecar for counted in result.counted]
         state.merge_buffers([(s.share, s.float_buffers, s.int_buffers) for s in sidecars if s.share > 0])
-        self._account(result)
-        seconds, traffic = self.ledger.seconds, self.ledger.traffic()
+        accounts.add(result, self._scheme)
+        seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
         info = step_info(result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K)
         self._write(info)
         in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
@@ -236,25 +253,12 @@ class Cluster:
         Returns:
             Seconds taken and seconds estimated, without what happens between rounds; None if there is no estimate.
         """
-        if self.data.local:  # who would compute how much depends on who is here
+        if self.accounts.data.local:  # who would compute how much depends on who is here
             self.driver.say("check", "waiting for all is not checked: not every worker can read every partition")
             return None
         scheme = self.session.wait_for_all(self._planned)
-        taken = floors = 0.0
-        first = self._next + 1  # the round before it brings the new plan, and is not timed
-        for number in range(self._next, first + steps):
-            result = self.driver.run_round(number, self._snapshot(), scheme)
-            if number >= first:
-                taken += result.seconds
-                floors += self.waiting.floor(number)
-            elif self.waiting.overhead is None:  # no step of the run had everybody: the untimed one tells
-                self.waiting.measure(result)
-            if on_step is not None:
-                on_step(number - first + 1)
-        self._next = first + steps
-        expected = self.waiting.of(floors, steps)
-        self._sync_check = None if expected is None else (taken, expected)
-        return self._sync_check
+        run_round = lambda number: self.driver.run_round(number, self._snapshot(), scheme)  # noqa: E731
+        return self.accounts.check_waiting(steps, run_round, on_step)
 
     def inject(self, fault: FaultConfig | Mapping[str, Any]) -> None:
         """Make a fault happen now, for a drill: a table as in ``[[faults]]``, without ``step`` and ``every``.
@@ -267,47 +271,24 @@ class Cluster:
         what, rank = drill(self.config, fault)
         here = sorted(peer.rank for peer in self.driver.machine.peers())
         if rank is None and here:
-            rank = pick(self.config.seed, -1, self._next, here)
+            rank = pick(self.config.seed, -1, self.accounts.next, here)
         if rank is None or rank not in (0, *here):
             raise ConfigError(
                 f"inject: worker {'' if rank is None else rank} is not here; here are ranks {here or 'none'}"
             )
-        self.driver.inject(self._next, what, rank)
+        self.driver.inject(self.accounts.next, what, rank)
 
     def summary(self, metrics: dict[str, float] | None = None) -> Summary:
         """The run so far, for people and for ``summary.json``."""
-        ledger, wall = self.ledger, self._seconds
-        known = self.config.inject.model != "none" and not self.data.local
-        total = self.waiting.total() if known else None
-        return Summary(
-            scheme=self.session.code.name,
-            quantizer=f"{self.session.quantizer.name}, {self.config.quantizer.bits} bits",
-            workers=self.session.workers,
-            steps=self._trained,
-            metrics=dict(metrics or {}),
-            wall_seconds=wall,
-            waiting_seconds=None if total is None else total + max(0.0, wall - ledger.step_seconds),
-            waiting_check=self._sync_check,
-            arrivals=self.arrivals.rates(),
-            bytes_up=ledger.bytes_up,
-            bytes_up_float32=ledger.bytes_up + ledger.saved_bytes,
-            bytes_down=ledger.bytes_down,
-            folder=self.folder.path,
-            evaluation_seconds=ledger.paused.get("evaluation", 0.0),
-            checkpoint_seconds=ledger.paused.get("checkpoint", 0.0),
-            notes=self.data.notes(),
-            samples_counted=self.coverage.share,
-            steps_without_gradient=self.coverage.without_gradient,
-            partitions_missed=self.coverage.incomplete,
-            partitions=self.coverage.partitions(),
-        )
+        return self.accounts.summary(metrics, self.folder.path)
 
     def close(self, reason: str = "the run is over") -> None:
-        """Release the workers, close the folder; idempotent."""
+        """Write what no checkpoint has yet, release the workers, close the folder; idempotent."""
         if self.finished:
             return
         self.finished = True
-        for line in self.data.notes():
+        self.checkpoints.save_what_is_new()
+        for line in self.accounts.data.notes():
             self.driver.say("data", line)
         self.driver.stop(reason)
         if self._on_close is not None:
@@ -322,113 +303,40 @@ class Cluster:
     ) -> None:
         self.close("the run is over" if error is None else f"the master ended with {type(error).__name__}: {error}")
 
-    # --- checkpoints ---
+    def _must_be_open(self, what: str) -> None:
+        if self.finished:
+            raise RuntimeError(
+                f"{what}: this run is over, its cluster is closed; connect or simulate begins another one"
+            )
 
     def _begin(self) -> None:
         """The first round is near: wait for the workers, then let the run's clock go (on)."""
         self.driver.gather()
-        told = self._resumed.state if self._resumed is not None else None
-        rest = None if told is None or told["scheme"] != self.session.code.name else told["standstill"]
-        exact = self._standstill is not None and rest is not None and told is not None
-        if self._standstill is not None and rest is not None:
-            self._standstill.load_state_dict(rest, self._next)
-        self.ledger.begin(same_clock=exact)
-        if self._parts.forgotten:
-            self.driver.say("warning", f"in the checkpoint and not tracked: {', '.join(self._parts.forgotten)}")
+        self.checkpoints.begin()
 
-    def _after_step(self, last: bool) -> None:
-        """The loop body is over: do what is due."""
-        config = self.config
-        if config.evaluation.every and self._next % config.evaluation.every == 0 and self.session.task.evaluate:
+    def _evaluate_if_due(self) -> None:
+        every, at = self.config.evaluation.every, self.accounts.next
+        if every and at % every == 0 and self.session.task.evaluate and self.accounts.evaluated_at != at:
             self.evaluate()
-        due = config.checkpoint.every and self._next % config.checkpoint.every == 0
-        if config.checkpoint.keep and (due or last):
-            self._save_if_possible(generators_now())
 
-    def _save_if_possible(self, generators: dict[str, Any] | None) -> None:
-        """A run does not end because its checkpoint cannot be written; the log says so."""
-        if not self.config.checkpoint.keep:
-            return
-        try:
-            self._save(generators or generators_now())
-        except (OSError, StateError) as error:
-            self.driver.say("warning", f"no checkpoint was written: {error}")
-
-    def _save(self, generators: dict[str, Any]) -> Path:
-        if not self._parts.has_optimizer and not self._warned:
-            self._warned = True
-            text = "no optimizer is tracked (cluster.track(optimizer=...)): a resumed run begins with a new one"
-            self.driver.say("warning", text)
-        with self.ledger.pause("checkpoint"):
-            if self._standstill is not None and self.ledger.running and not self._over:
-                self._count_saved(*self._standstill.settle(self._next))
-                self._scheme.outdated = True  # a resumed run needs a plan as well
-        with self.ledger.pause("checkpoint"):  # another one: the first has its place in the state
-            tensors, besides = model_state(self.session.task.model)
-            state = {**self._state(), "model": besides, "generators": generators}
-            keep = max(1, self.config.checkpoint.keep)
-            path = write_checkpoint(self.folder.path / "checkpoints", self._next, tensors, state, keep)
-        self._saved_at = self._next
-        return path
-
-    def _state(self) -> dict[str, Any]:
-        """Everything but the model and the generators."""
-        session, scheme = self.session, self._scheme
-        at_rest = self._standstill is not None and self.ledger.running and not self._over
-        return {
-            "samples": len(session.task.dataset),
-            "workers": session.workers,
-            "scheme": session.code.name,
-            "names": list(session.state.names),
-            "trained": self._trained,
-            "seconds": self._seconds,
-            "plan_id": session.plan_ids.next,
-            "parts": self._parts.state_dict(),
-            "rule": scheme.rule.state_dict(),
-            "maker": scheme.maker.state_dict(),
-            "arrivals": self.arrivals.state_dict(),
-            "waiting": self.waiting.state_dict(),
-            "ledger": self.ledger.state_dict(),
-            "data": self.data.state_dict(),
-            "coverage": self.coverage.state_dict(),
-            "predictor": self.driver.aggregator.predictor(),
-            "standstill": self._standstill.state_dict() if self._standstill is not None and at_rest else None,
-            "evaluation": {"step": self._evaluated_at, "metrics": self.evaluation},
-        }
-
-    def _restore(self, found: Checkpoint) -> None:
-        state, session, scheme = found.state, self.session, self._scheme
-        model = session.task.model
-        checked("resume", lambda: load_model(model, found.model, state["model"], frozenset(state["names"])))
-        session.state.grow(state["names"])
-        self._next = self._saved_at = found.step
-        self._trained = self._already = state["trained"]
-        self._seconds = state["seconds"]
-        session.plan_ids.next = state["plan_id"]
-        scheme.maker.load_state_dict(state["maker"])
-        self.ledger.load_state_dict(state["ledger"])
-        self.data.load_state_dict(state["data"])
-        if "coverage" in state:  # not in checkpoints before it was kept
-            self.coverage.load_state_dict(state["coverage"])
-        self._evaluated_at, self.evaluation = state["evaluation"]["step"], state["evaluation"]["metrics"]
-        if state["scheme"] == session.code.name:
-            self.driver.aggregator.reshape(session.state.shape)
-            self.driver.aggregator.restore({}, state["predictor"])
-        try:
-            scheme.rule.load_state_dict(state["rule"])
-            self.arrivals.load_state_dict(state["arrivals"])
-            self.waiting.load_state_dict(state["waiting"])
-        except ValueError as error:
-            self.driver.say("settings", f"arrivals are learned anew: the checkpoint has {error}")
-
-    # --- accounts ---
+    def _recall_evaluation(self) -> None:
+        """What was evaluated at the checkpoint's step, after the checkpoint was written."""
+        for line in self.folder.evaluations():
+            if line["step"] == self.accounts.next != self.accounts.evaluated_at:
+                self.accounts.evaluated_at, self.accounts.evaluation = line["step"], dict(line["metrics"])
+                paused = self.accounts.ledger.paused
+                paused["evaluation"] = paused.get("evaluation", 0.0) + line["evaluation_seconds"]
 
     def _snapshot(self) -> U8:
         self.session.state.grow()  # parameters that were unfrozen since the last step
         return self.session.state.snapshot()
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
-        self.folder.write_plan(plan, report=report, deadline=deadline, step=self._next)
+        self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next)
+        if deadline != self._deadline:
+            was = "" if self._deadline is None else f" (was {self._deadline:.3g} s)"
+            self._deadline = deadline
+            self.folder.event("deadline", f"{deadline:.3g} s from step {self.accounts.next} on{was}")
         for about, line in report["notices"].items():
             if about not in self._noticed:
                 self.driver.say("plan", line)
@@ -436,23 +344,8 @@ class Cluster:
         if report["uncovered"]:
             self.driver.say("plan", f"nobody here holds partitions {report['uncovered']}: the estimate leaves them out")
 
-    def _account(self, result: RoundResult) -> None:
-        self.arrivals.add(result)
-        self.data.add(result, local=bool(self.driver.machine.holds()))
-        if (line := self.coverage.add(result)) is not None:
-            self.driver.say("warning", line)
-        maker, bits_RS = self._scheme.maker, result.plan.bits_RS
-        messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
-        maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))
-        self.waiting.add(result)
-        self.ledger.step_seconds += result.seconds
-        self._count_saved(result.messages, result.payload_bytes)
-
-    def _count_saved(self, messages: int, payload_bytes: int) -> None:
-        self.ledger.saved_bytes += 4 * self.session.state.layout.d * messages - payload_bytes
-
     def _write(self, info: StepInfo) -> None:
-        self._seconds = info.seconds
+        self.accounts.seconds = info.seconds
         values: dict[str, Any] = {name: getattr(info, name) for name in StepInfo.__slots__}
         self.folder.step(values.pop("step"), **values)
         if self.on_step is not None:

@@ -26,7 +26,7 @@ from gcdist.worker.rows import RowMaker
 def serve(setup: Setup, source: StoreSource, rank: int) -> Exit:
     """Be the worker of this rank until released; returns how it ended.
 
-    SIGINT and SIGTERM announce the departure to the master.
+    SIGINT, SIGTERM and SIGHUP announce the departure to the master.
     """
     torch.set_num_threads(setup.config.cluster.threads or 1)
     ahead, loader = setup.config.data.prefetch, None

@@ -84,7 +84,15 @@ def test_a_master_that_died_is_started_again_as_often_as_allowed() -> None:
 
 
 def test_a_master_that_ended_well_badly_or_was_stopped_is_not_started_again() -> None:
-    for status, code in ((0, 0), (2, 2), (130, 130), (143, 143), (-signal.SIGINT, 130), (-signal.SIGTERM, 143)):
+    for status, code in (
+        (0, 0),
+        (2, 2),
+        (130, 130),
+        (143, 143),
+        (129, 129),
+        (-signal.SIGINT, 130),
+        (-signal.SIGTERM, 143),
+    ):
         machine = begun(1, restart_master=5)
         assert machine.handle(Ended(30.0, 0, status)) == []
         assert machine.handle(Ended(30.1, 1, 0)) == [Exit(code)]
@@ -102,9 +110,28 @@ def test_a_signal_goes_to_the_master_alone_and_nobody_is_started_any_more() -> N
 def test_ctrl_c_at_a_terminal_has_reached_the_master() -> None:
     machine = begun(1)
     assert len(said(machine.handle(Asked(5.0, signal.SIGINT, reached=True)))) == 1
-    assert machine.handle(Asked(6.0, signal.SIGINT, reached=True)) == [Send(0, signal.SIGKILL), Send(1, signal.SIGKILL)]
-    assert machine.handle(Ended(6.1, 1, KILLED)) == [Say("worker 1 was killed by SIGKILL")]
-    machine.handle(Ended(6.1, 0, KILLED))
+    # the same wish by other ways: a group's stop, a launcher above
+    assert machine.handle(Asked(5.1, signal.SIGINT)) == machine.handle(Asked(9.9, signal.SIGTERM)) == []
+    assert machine.handle(Asked(10.1, signal.SIGINT, reached=True)) == [
+        Send(0, signal.SIGKILL),
+        Send(1, signal.SIGKILL),
+    ]
+    assert machine.handle(Ended(10.2, 1, KILLED)) == [Say("worker 1 was killed by SIGKILL")]
+    machine.handle(Ended(10.2, 0, KILLED))
+
+
+def test_a_run_whose_workers_are_all_gone_for_good_ends_and_not_well() -> None:
+    for code in (0, 143, 1):
+        machine = begun()
+        assert not any(isinstance(told, Send) for told in machine.handle(Ended(1.0, 1, 2)))
+        assert machine.handle(Ended(2.0, 2, 2))[1:] == [
+            Say("no worker is left: asking the master to end"),
+            Send(0, signal.SIGTERM),
+        ]
+        assert machine.handle(Ended(3.0, 0, code))[-1] == Exit(1)
+    machine = begun()  # released: the master may evaluate for long
+    assert machine.handle(Ended(1.0, 1, 0)) == [Say("worker 1 has ended")]
+    assert machine.handle(Ended(1.0, 2, 0)) == [Say("worker 2 has ended")]
 
 
 def test_a_signal_while_the_master_waits_for_its_start_ends_the_run() -> None:

@@ -146,15 +146,15 @@ def test_a_kill_at_any_moment_leaves_a_good_checkpoint(tmp_path: Path) -> None:
 def test_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
     good = save(tmp_path, 5)
     bad = save(tmp_path, 6)
-    (bad / "state.json").write_text('{"format": 1, "step"')
+    (bad / "checksums.json").write_text('{"format": 2, "step"')
     lines: list[str] = []
     found = newest_checkpoint(tmp_path, lines.append)
     assert found is not None
     assert found.path == good
     assert len(lines) == 1
-    told = json.loads((good / "state.json").read_text())
-    (good / "state.json").write_text(json.dumps({**told, "format": 99}))
-    with pytest.raises(DamagedError, match="has format 99; this version reads 1"):
+    told = json.loads((good / "checksums.json").read_text())
+    (good / "checksums.json").write_text(json.dumps({**told, "format": 99}))
+    with pytest.raises(DamagedError, match="has format 99; this version reads 2"):
         read_checkpoint(good)
 
 

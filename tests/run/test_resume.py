@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 import gcdist
@@ -69,8 +70,9 @@ def train(cluster: Cluster, until: int = STEPS) -> dict[str, Any]:
         scheduler.step()
         mine["mean"] = 0.9 * mine["mean"] + 0.1 * last.detach()
         mine["drawn"].append((random.random(), np.random.rand(), float(torch.rand(()))))  # noqa: NPY002
-        if step.number == until - 1 < STEPS - 1:
-            break  # as if the process had been killed
+        if step.number == until - 1 < STEPS - 1:  # as if the process had been killed: nothing more is written
+            setattr(cluster.checkpoints, "save_what_is_new", lambda: None)  # noqa: B010
+            break
     return mine
 
 
@@ -276,19 +278,32 @@ def test_a_halted_run_leaves_a_checkpoint(tmp_path: Path) -> None:
     assert 4 <= int(path.name.removeprefix("step-")) < 7
 
 
-def test_a_disk_that_is_full_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*about: Any, **more: Any) -> None:
-        raise OSError(28, "No space left on device")
+def full_file(*about: Any, **more: Any) -> None:
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gcdist.run.checkpoint.save_file", full)
+
+def full_tensors(tensors: Any, path: Path) -> None:
+    path.write_bytes(b"half")
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("full", [full_file, full_tensors])
+def test_a_disk_that_is_full_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Callable[..., None]
+) -> None:
     lines: list[str] = []
     say = lambda kind, text: lines.append(text)  # noqa: E731
     with gcdist.simulate(task(), config(tmp_path, "osgc"), folder=tmp_path / "run", say=say) as cluster:
-        train(cluster)
-        with pytest.raises(OSError, match="No space left"):
-            cluster.save()
-    assert sum("no checkpoint was written" in line for line in lines) == 4
+        with monkeypatch.context() as patched:
+            patched.setattr("gcdist.run.checkpoint.save_file", full)
+            train(cluster)
+            with pytest.raises(OSError, match="No space left"):
+                cluster.save()
+        assert sum("no checkpoint was written" in line for line in lines) == 1  # not at each of the four
+        assert not list((tmp_path / "run" / "checkpoints").iterdir())  # nothing half
     assert len(read_metrics(tmp_path / "run")) == STEPS
+    assert any("the disk takes checkpoints again" in line for line in lines)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
 
 
 def test_unfrozen_parameters_go_on(tmp_path: Path) -> None:
@@ -301,7 +316,8 @@ def test_unfrozen_parameters_go_on(tmp_path: Path) -> None:
                 model.get_submodule("1").requires_grad_(True)
             step.backward()
             optimizer.step()
-            if step.number == until - 1 < 11:
+            if step.number == until - 1 < 11:  # as if the process had been killed
+                setattr(cluster.checkpoints, "save_what_is_new", lambda: None)  # noqa: B010
                 break
 
     def frozen() -> gcdist.Task:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ REASONS = {  # why an annotation is left out: ends of "3 annotations ..."
     "box": "without a box of four numbers",
     "crowd": "whose iscrowd is not 0 or 1",
 }
+Row = list[float]
 
 
 class AnnotationError(ValueError):
@@ -43,9 +43,7 @@ def parse(annotations: Path) -> dict[str, NDArray[Any]]:
         OSError: the file cannot be read.
     """
     try:
-        with annotations.open("rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        content = json.loads(annotations.read_text(encoding))  # of bytes it would hold both
+        content = json.loads(annotations.read_bytes())
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{annotations}: is not JSON ({error}); should be COCO's instances format") from None
     try:
@@ -71,15 +69,12 @@ def _arrays(content: Any) -> dict[str, NDArray[Any]]:
         raise ValueError(f"image {bad} has no size")
     files = [_file_name(_get(image, "file_name", f"image {i}"), i) for i, image in zip(ids, images, strict=True)]
     left_out: Counter[str] = Counter()
-    at = {i: number for number, i in enumerate(ids)}
-    numbers = array("d")  # 9 of each annotation; lists of them would take 5 times the memory
+    of_image: dict[int, list[Row]] = {i: [] for i in ids}
     for annotation in annotations:
-        why = _add(annotation, at, names, numbers)
+        why = _add(annotation, of_image, names)
         if why:
             left_out[why] += 1
-    table = np.array(numbers, np.float64).reshape(-1, 9)
-    image_B = table[:, 8].astype(np.int64)
-    table = table[np.argsort(image_B, kind="stable")]
+    table = np.array([row for i in ids for row in of_image[i]], np.float64).reshape(-1, 8)
     file_at, file_names = _texts(files)
     name_at, category_names = _texts(names.values())
     return {
@@ -87,7 +82,7 @@ def _arrays(content: Any) -> dict[str, NDArray[Any]]:
         "size_I2": np.array(sizes, np.int64),
         "name_at_J": file_at,
         "names": file_names,
-        "first_J": np.cumsum([0, *np.bincount(image_B, minlength=len(ids))], dtype=np.int64),
+        "first_J": np.cumsum([0, *(len(of_image[i]) for i in ids)], dtype=np.int64),
         "annotation_id_B": table[:, 0].astype(np.int64),
         "category_B": table[:, 1].astype(np.int64),
         "box_B4": np.ascontiguousarray(table[:, 2:6]),
@@ -120,13 +115,13 @@ def _categories(entries: list[Mapping[str, Any]]) -> dict[int, str]:
     return {i: str(entry.get("name", i)) for i, entry in zip(ids, entries, strict=True)}
 
 
-def _add(annotation: Mapping[str, Any], at: Mapping[int, int], names: Mapping[int, str], to: array[float]) -> str:
-    """Add (id, category, x, y, w, h, area, crowd, number of the image) ``to`` the others; else the key of `REASONS`."""
+def _add(annotation: Mapping[str, Any], of_image: Mapping[int, list[Row]], names: Mapping[int, str]) -> str:
+    """Add (id, category, x, y, w, h, area, crowd) to its image; else the key of `REASONS`."""
     image = _number(_get(annotation, "image_id", "an annotation"))
     category = _number(_get(annotation, "category_id", "an annotation"))
     if image is None or category is None:
         return "id"
-    if image not in at:
+    if image not in of_image:
         return "image"
     if category not in names:
         return "category"
@@ -137,8 +132,9 @@ def _add(annotation: Mapping[str, Any], at: Mapping[int, int], names: Mapping[in
     if crowd is not None and not (isinstance(crowd, (int, float)) and crowd in (0, 1)):  # a text "0" would be true
         return "crowd"
     number = _whole(_get(annotation, "id", "an annotation"), "an annotation's id")
-    size = area if _is_finite(area) else box[2] * box[3]
-    to.extend((number, category, *box, size, bool(crowd), at[image]))  # type: ignore[arg-type]
+    of_image[image].append(
+        [number, category, *box, area if _is_finite(area) else box[2] * box[3], bool(crowd)]  # type: ignore[list-item]
+    )
     return ""
 
 

@@ -1,0 +1,242 @@
+"""Files of a run's folder that stay whole whatever the disk does; no symbolic link is followed.
+
+A disk that is full, gone or read-only never ends a run: records wait in memory until it takes them, the oldest are left out
+once they are too many, and one line says so, rarely again (`Trouble`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+MOST_WAITING = 8 << 20  # bytes of one file's records that wait for the disk
+AGAIN_SECONDS = 600.0  # between two lines about the same trouble
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe in place of a file must not hold us
+
+
+class LinkError(ValueError):
+    """A run's folder holds a symbolic link, or something else that is no file and no folder; the text is one line."""
+
+
+def refuse_links(folder: Path) -> None:
+    """Look at everything in a run's folder; the folder itself may be reached by a link.
+
+    Raises:
+        LinkError: there is a symbolic link, a device, a socket or a named pipe.
+    """
+    for path in _everything(folder):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            what = "a symbolic link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+            raise LinkError(f"run folder {folder}: {path.relative_to(folder)} is {what}; none is followed: remove it")
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    with suppress(FileNotFoundError):
+        for name in sorted(os.listdir(folder)):
+            path = folder / name
+            yield path
+            if path.is_dir() and not path.is_symlink():
+                yield from _everything(path)
+
+
+def make_folder(path: Path) -> None:
+    """A folder inside a run's folder; OSError if something else, or a link, stands there."""
+    with suppress(FileExistsError):
+        path.mkdir()
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        raise OSError(errno.ENOTDIR, "is no folder", str(path))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all; OSError."""
+    half = path.with_name(path.name + ".part")
+    with suppress(FileNotFoundError):
+        half.unlink()
+    try:
+        handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o666)
+        with open(handle, "wb") as file:
+            file.write(text.encode(errors="replace"))
+        if path.is_dir() and not path.is_symlink():
+            raise OSError(errno.EISDIR, "is a folder", str(path))
+        os.replace(half, path)  # of a link itself, not of what it leads to
+    except OSError:
+        with suppress(OSError):
+            half.unlink()
+        raise
+
+
+def add_record(handle: int, record: bytes) -> None:
+    """Add a record at the end of an open file; OSError, and the file is as it was."""
+    size = os.fstat(handle).st_size
+    try:
+        if os.write(handle, record) != len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(handle, size)
+        raise
+
+
+def open_for_records(path: Path) -> int:
+    """A descriptor that adds to a file, made if it is not there; OSError, for a link or a pipe too."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _OPEN, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is no plain file", str(path))
+    return handle
+
+
+class Trouble:
+    """What the disk does not take, in lines that come rarely.
+
+    Args:
+        say: takes a line.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.say = say
+        self._clock = clock
+        self._said_at = float("-inf")
+        self._names: set[str] = set()  # what waits
+        self._left_out: dict[str, int] = {}  # records of each file that will not come
+
+    def failed(self, name: str, error: OSError) -> None:
+        """The disk did not take something of ``name``."""
+        self._names.add(name)
+        if self._clock() - self._said_at >= AGAIN_SECONDS:
+            self._said_at = self._clock()
+            why = error.strerror or str(error)
+            self.say(
+                f"{', '.join(sorted(self._names))}: not written ({why}); the run goes on, and what it writes waits in memory"
+            )
+
+    def left_out(self, name: str, count: int = 1) -> None:
+        """Records of ``name`` that waited were left out: they became too many."""
+        self._left_out[name] = self._left_out.get(name, 0) + count
+
+    def wrote(self, name: str) -> None:
+        """The disk takes ``name`` again."""
+        if name not in self._names:
+            return
+        self._names.discard(name)
+        if not self._names:
+            self._said_at = float("-inf")
+            missing = ", ".join(f"{count} records of {each}" for each, count in sorted(self._left_out.items()))
+            self._left_out.clear()
+            self.say(f"the disk takes the run's files again; missing for good: {missing or 'nothing'}")
+
+
+class GrowingFile:
+    """A file that grows by whole records; ``write`` never raises.
+
+    Args:
+        path: of the file; what follows its last ``end`` is cut off as it is opened.
+        trouble: is told what the disk does not take.
+        end: how a record ends.
+        most: bytes that wait in memory for the disk.
+
+    Raises:
+        OSError: it cannot be opened now.
+    """
+
+    def __init__(self, path: Path, trouble: Trouble, end: bytes = b"\n", most: int = MOST_WAITING) -> None:
+        self.path = path
+        self.closed = False
+        self._held = False
+        self._trouble = trouble
+        self._end = end
+        self._most = most
+        self._waiting: deque[bytes] = deque()
+        self._bytes = 0
+        self._handle: int | None = None
+        self._open()
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        if self._handle is None:
+            return 0
+        about = os.fstat(self._handle)
+        return about.st_size if about.st_nlink else 0
+
+    def write(self, record: bytes) -> int:
+        """Add a record, behind those that wait; its length."""
+        if self.closed:
+            return len(record)
+        self._waiting.append(record)
+        self._bytes += len(record)
+        self.flush()
+        while self._bytes > self._most:
+            self._bytes -= len(self._waiting.popleft())
+            self._trouble.left_out(self.path.name)
+        return len(record)
+
+    def flush(self) -> None:
+        """Write what waits, as far as the disk takes it."""
+        if self._held:
+            return
+        try:
+            while self._waiting:
+                if self._handle is None or not os.fstat(self._handle).st_nlink:  # it was deleted
+                    self.let_go()
+                    self._open()
+                assert self._handle is not None
+                add_record(self._handle, self._waiting[0])
+                self._bytes -= len(self._waiting.popleft())
+        except OSError as error:
+            self._trouble.failed(self.path.name, error)
+        else:
+            self._trouble.wrote(self.path.name)
+
+    def hold(self) -> None:
+        """Write nothing until `go_on`: the path leads elsewhere."""
+        self._held = True
+        self.let_go()
+
+    def go_on(self) -> None:
+        """Write to the path, as it is now."""
+        self._held = False
+
+    def let_go(self) -> None:
+        """Close the descriptor; the next record opens the path anew."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def close(self) -> None:
+        """Write what waits, if the disk takes it, and close; idempotent."""
+        if not self.closed:
+            self.flush()
+            self.closed = True
+            self.let_go()
+
+    def _open(self) -> None:
+        handle = open_for_records(self.path)
+        try:
+            os.ftruncate(handle, _whole(handle, self._end))
+        except OSError:
+            os.close(handle)
+            raise
+        self._handle = handle
+
+
+def _whole(handle: int, end: bytes) -> int:
+    """Bytes of a file up to its last ``end``, that included."""
+    at = size = os.fstat(handle).st_size
+    tail = b""
+    while at > 0:
+        begin = max(0, at - (1 << 16))
+        tail = os.pread(handle, at - begin, begin) + tail[: len(end)]
+        found = tail.rfind(end)
+        if found >= 0:
+            return begin + found + len(end)
+        at = begin
+    return 0 if size else size

@@ -1,0 +1,131 @@
+"""One master a run's folder: a lock that dies with its process, and a lease for disks that do not know such locks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gcdist.observe.files import open_for_records
+
+NAME = "lock"
+BEAT_SECONDS = 5.0  # between two signs of life in the lease
+LEASE_SECONDS = 20.0  # without one: a holder on another host is dead
+
+_held: set[tuple[int, int]] = set()  # (device, inode): a process's own record locks do not keep itself out
+
+
+class LockedError(ValueError):
+    """Another process writes into the run's folder; the text is one line."""
+
+
+class FolderLock:
+    """Holds ``lock`` in a run's folder until it is released, or its process dies.
+
+    The kernel's record lock (fcntl) is bound to the process, not to its children, and NFS knows it too. Where a disk keeps
+    such locks to one host, the lease does it: the file names host and process and changes every few seconds; a holder on
+    another host is waited for through one lease, and counts as dead if nothing changes.
+
+    Args:
+        folder: the run's.
+        wait: called with a line before a lease is waited for.
+        lease: seconds.
+
+    Raises:
+        LockedError: somebody else holds it.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, wait: Callable[[str], None] = lambda text: None, lease: float = LEASE_SECONDS
+    ) -> None:
+        self._over = threading.Event()
+        self._using = threading.Lock()  # of the descriptor: a closed one's number may be another file's
+        self._process = os.getpid()
+        self._beats = 0
+        self._handle: int | None = open_for_records(folder / NAME)
+        about = os.fstat(self._handle)
+        self._key = (about.st_dev, about.st_ino)
+        try:
+            self._take(folder, wait, lease)
+        except BaseException:
+            if self._key not in _held:  # closing a descriptor would give up this process's own lock
+                os.close(self._handle)
+            self._handle = None
+            raise
+        _held.add(self._key)
+        thread = threading.Thread(target=self._live, name="gcdist-lock", daemon=True)
+        thread.start()
+
+    def release(self) -> None:
+        """Let others have the folder; idempotent."""
+        if os.getpid() != self._process:  # a fork: the lock is its parent's
+            return
+        self._over.set()
+        with self._using:
+            if self._handle is None:
+                return
+            _held.discard(self._key)
+            with suppress(OSError):
+                os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+    def _take(self, folder: Path, wait: Callable[[str], None], lease: float) -> None:
+        assert self._handle is not None
+        if self._key in _held:
+            raise LockedError(f"run folder {folder} is in use by this very process: close that run first")
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _read(self._handle)
+            if error.errno in (11, 13):  # EAGAIN, EACCES: held
+                raise LockedError(f"run folder {folder} is in use by {_words(holder)}: end that one first") from None
+            # a disk without locks: the lease alone
+        before = _read(self._handle)
+        if before and before.get("host") != socket.gethostname():
+            wait(f"run folder {folder} was left in use by {_words(before)}: waiting {lease:g} s for a sign of life")
+            until = time.monotonic() + lease
+            while time.monotonic() < until:
+                time.sleep(min(0.2, lease / 4))
+                if _read(self._handle) != before:
+                    raise LockedError(f"run folder {folder} is in use by {_words(before)}: end that one first")
+        self._beat()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        told = {
+            "host": socket.gethostname(),
+            "process": self._process,
+            "beats": self._beats,
+            "time": round(time.time()),
+        }
+        with self._using:
+            if self._handle is not None:
+                os.ftruncate(self._handle, 0)
+                os.write(self._handle, (json.dumps(told) + "\n").encode())
+
+    def _live(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with suppress(OSError):  # a full disk: the record lock still holds
+                self._beat()
+
+
+def _read(handle: int) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        told = json.loads(os.pread(handle, 4096, 0))
+        return told if isinstance(told, dict) else {}
+    return {}
+
+
+def _words(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    return f"process {holder.get('process')} on host {holder.get('host')}"

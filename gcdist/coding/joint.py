@@ -11,7 +11,8 @@ from scipy.sparse import csr_array
 
 from gcdist.coding.allocations import masses
 from gcdist.coding.bits import SOLVERS, allocate_bits
-from gcdist.coding.loads import bits_for_rows, plan_loads_and_bits
+from gcdist.coding.loads import bits_for_rows
+from gcdist.coding.loads_and_bits import plan_loads_and_bits
 from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs
 from gcdist.coding.structured import Structured
@@ -38,23 +39,24 @@ class Joint(Structured):
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Code, data allocation and bits; ValueError if the budget pays for no message."""
         if self._uses_loads(problem) and self._deals_whole(problem):
-            load_N, bits_N = plan_loads_and_bits(problem)
+            found = plan_loads_and_bits(problem)
+            load_N, bits_N = found.load_N, found.bits_N
             p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)
             return finish(problem, plan_id, dealt(load_N, problem.size_K), bits_N, p_N)
         p_N = self._support_miss(problem)
         if problem.holds_NK is not None or np.any(problem.load_cap_N < problem.k):
             return self._constrained(problem, plan_id, p_N)
-        found = allocate_bits(p_N, problem.noise, problem.bits_total, problem.bits_cap_N, self.solver)
-        if found.F == 0:
+        best = allocate_bits(p_N, problem.noise, problem.bits_total, problem.bits_cap_N, self.solver)
+        if best.F == 0:
             raise ValueError(
                 f"bits_total {problem.bits_total:g} pays for no message of a usable worker: widths with finite noise are "
                 f"{np.flatnonzero(np.isfinite(problem.noise)).tolist()}"
             )
-        omega_N = problem.noise[found.bits_N]
+        omega_N = problem.noise[best.bits_N]
         A_NK, covered_K = self._allocated(problem, p_N, omega_N)
         if self._uses_loads(problem):
             A_NK, p_N = self._refitted(problem, A_NK, omega_N, p_N)
-        return finish(problem, plan_id, A_NK, found.bits_N, p_N, covered_K)
+        return finish(problem, plan_id, A_NK, best.bits_N, p_N, covered_K)
 
     def _constrained(self, problem: Problem, plan_id: int, p_N: F64) -> Plan:
         """Under holders or load caps: row sums given bits and bits given row sums in turn, the best of several starts.

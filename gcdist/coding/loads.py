@@ -17,7 +17,6 @@ from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
 EXACT_LIMIT = 1e9  # n * k * largest load up to which loads are solved by dynamic programming
-_SEARCH_LIMIT = 2e7  # the same while a price of bits is only searched for
 _TIE = 1e-12  # of one unit of cost at load 1: equal designs share the work
 _HALVINGS = 50
 
@@ -112,76 +111,15 @@ def load_costs(p_NL: F64, omega_N: F64 | float) -> F64:
     return np.asarray(h_NL, np.float64)
 
 
-def _solve(cost_NL: F64, total: int, limit: float = EXACT_LIMIT) -> I64:
+def solved_loads(cost_NL: F64, total: int, limit: float = EXACT_LIMIT) -> I64:
+    """Loads (N,) by `best_loads` where that takes at most ``limit`` sums, else by `loads_by_derivative`."""
     exact = len(cost_NL) * total * cost_NL.shape[1] <= limit
     return (best_loads if exact else loads_by_derivative)(cost_NL, total)
 
 
 def plan_loads(problem: Problem) -> I64:
     """Loads (N,) for a code that ignores quantization (`osgc`)."""
-    return _solve(load_costs(late_table(problem), 0.0), problem.k)
-
-
-def plan_loads_and_bits(problem: Problem) -> tuple[I64, I64]:
-    """Loads and bits (N,) for `joint`: bits at one price found by bisection, then each exactly given the other while it
-    helps.
-
-    The last steps minimise the same objective in turn, so that it falls and they end (p is inside it, not re-estimated).
-    """
-    p_NL, noise, cap_N = late_table(problem), problem.noise, np.asarray(problem.bits_cap_N, np.int64)
-    width_W = np.flatnonzero(np.isfinite(noise))
-    if not width_W.size or problem.bits_total < width_W[0]:
-        raise ValueError(f"bits_total {problem.bits_total:g} pays for no message: the smallest width is {width_W[:1]}")
-
-    def at_price(price: float) -> tuple[I64, I64]:
-        best_NL, bits_NL = np.full(p_NL.shape, np.inf), np.zeros(p_NL.shape, np.int64)
-        for b in width_W:
-            h_NL = np.where((cap_N >= b)[:, None], load_costs(p_NL, float(noise[b])) + price * b, np.inf)
-            better = h_NL < best_NL
-            best_NL, bits_NL = np.where(better, h_NL, best_NL), np.where(better, b, bits_NL)
-        best_NL[:, 0], bits_NL[:, 0] = 0.0, 0
-        load_N = _solve(best_NL, problem.k, _SEARCH_LIMIT)
-        return load_N, bits_NL[np.arange(problem.n), load_N]
-
-    load_N, bits_N = at_price(0.0)
-    if bits_N.sum() > problem.bits_total:
-        low = high = 1e-6
-        while True:
-            load_N, bits_N = at_price(high)
-            if bits_N.sum() <= problem.bits_total:
-                break
-            low, high = high, high * 16
-            if high > 1e30:
-                raise ValueError(
-                    f"bits_total {problem.bits_total:g} pays for too few messages to carry {problem.k} partitions"
-                )
-        while high > low * 1.02 and bits_N.sum() < problem.bits_total:
-            middle = float(np.sqrt(low * high))
-            found = at_price(middle)
-            if found[1].sum() > problem.bits_total:
-                low = middle
-            else:
-                high, (load_N, bits_N) = middle, found
-    return _in_turn(problem, p_NL, load_N, bits_N)
-
-
-def _in_turn(problem: Problem, p_NL: F64, load_N: I64, bits_N: I64) -> tuple[I64, I64]:
-    """Bits given loads and loads given bits, each exact, until the objective stands still."""
-    rows = np.arange(problem.n)
-
-    def value(load_N: I64, bits_N: I64) -> float:
-        return float(load_costs(p_NL, problem.noise[bits_N])[rows, load_N].sum())
-
-    now = value(load_N, bits_N)
-    while True:
-        bits_N = bits_for_rows(load_N**2 / (1 - p_NL[rows, load_N]), problem)
-        next_N = _solve(load_costs(p_NL, problem.noise[bits_N]), problem.k)
-        then = value(next_N, bits_N)
-        if then <= now:
-            load_N = next_N
-        if not then < now * (1 - 1e-9):
-            return load_N, bits_N
-        now = then
+    return solved_loads(load_costs(late_table(problem), 0.0), problem.k)
 
 
 def bits_for_rows(weight_N: F64, problem: Problem) -> I64:

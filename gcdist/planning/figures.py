@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from gcdist.coding.bits import BitAllocation, allocate_bits
 from gcdist.coding.joint import Joint
 from gcdist.coding.loads import depends_on_load
+from gcdist.coding.loads_and_bits import plan_loads_and_bits
 from gcdist.coding.registry import WAITING, code_names, get_code
 from gcdist.planning.load_cap import plan_within_load
 from gcdist.planning.report import PlanReport, describe, finite
@@ -32,8 +33,8 @@ class WorkerFigures(TypedDict):
 class PlanFigures(TypedDict):
     """What `gcdist plan --json` prints; None stands for infinite.
 
-    ``F`` is that of inverse weights on this plan, ``F_upper`` is certified for every plan at these p, bits and caps
-    (where p depends on the load, row sums are free in the bound but not in the plan: part of the gap cannot be closed).
+    ``F`` is that of inverse weights on this plan, ``F_upper`` is certified for every plan at these p, bits and caps; where p
+    depends on the load and ``solver`` is "loads", for all whole loads and bits within the load cap.
     ``noise_ratio`` is the scheme's own E|ghat - g|^2/|g|^2 for partitions that agree: 1/F for inverse weights.
     """
 
@@ -94,6 +95,10 @@ def plan_figures(
     if np.isclose(F, bits.F, rtol=1e-12, atol=0.0):
         F = bits.F  # the same sum in another order
     upper = max(bits.F_upper, F)
+    if _with_loads(code, problem):
+        # at other loads p differs: what is certified is over whole loads and bits together
+        bound = plan_loads_and_bits(replace(problem, load_cap_N=np.minimum(problem.load_cap_N, found.cap))).bound
+        upper = max(F, problem.k**2 / bound) if bound > 0 else np.inf
     workers = [
         WorkerFigures(p=w["p"], bits=w["bits"], noise=w["noise"], row_sum=w["row_sum"], load=w["load"])
         for w in report["workers"]
@@ -116,6 +121,12 @@ def plan_figures(
     return Planned(code, plan, report, bits, figures)
 
 
+def _with_loads(code: GradientCode, problem: Problem) -> bool:
+    """Whether the plan has whole loads that were chosen together with the bits."""
+    chain = isinstance(code, Joint) and code.allocation == "chain" and code.load_aware is not False
+    return chain and problem.holds_NK is None and depends_on_load(problem)
+
+
 def _bound(code: GradientCode, load_most: float) -> float:
     """The load cap that holds for this code: codes that choose loads have the allocation "chain"."""
     return load_most if getattr(code, "allocation", None) == "chain" else np.inf
@@ -125,8 +136,7 @@ def _solver(code: GradientCode, problem: Problem, bits: BitAllocation, cap: floa
     """How the plan's bits were found: with the loads, by `allocate_bits`, in turn with row sums, or as an equal split."""
     if not isinstance(code, Joint):
         return "equal"
-    with_loads = code.allocation == "chain" and problem.holds_NK is None and depends_on_load(problem)
-    if with_loads:
+    if _with_loads(code, problem):
         return "loads"
     return "in turn" if cap < problem.k or problem.holds_NK is not None else bits.solver
 

@@ -1,5 +1,6 @@
 """Links between master and workers: bytes in whole frames over torch.distributed. Knows no codes."""
 
+from gcdist.transport.base import LinkSettings
 from gcdist.transport.channel import (
     INTERFACE,
     ChannelError,
@@ -12,7 +13,7 @@ from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
 from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
 from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
-from gcdist.transport.link import GlooLink, LinkSettings
+from gcdist.transport.link import GlooLink
 from gcdist.transport.store import JoinError, StoreSource, open_store
 
 __all__ = [

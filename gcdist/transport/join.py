@@ -13,11 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from gcdist.transport.base import LinkSettings
 from gcdist.transport.channel import Channel, ChannelError, listening_address, one_line
 from gcdist.transport.events import Emit
 from gcdist.transport.framing import INLINE_BYTES, FrameError
 from gcdist.transport.handshake import RefusedError, greet, receive_hello
-from gcdist.transport.link import GlooLink, LinkSettings
+from gcdist.transport.link import GlooLink
 from gcdist.transport.store import JoinError, StoreSource
 from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.types import U8

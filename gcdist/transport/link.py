@@ -1,41 +1,32 @@
-"""A link: whole frames over one pair, in order, with beats, and one end that is told exactly once.
+"""A link over one gloo pair.
 
 Three threads a link. The *reader* always has headers posted, and is told within milliseconds when the peer's end closes:
 it is the sentinel. The *body* thread receives pieces: a transfer cut in its middle blocks it until the piece's own timeout,
-which the reader must not share. The *sender* sends frames, and beats when idle. Silence is judged by the process's watch.
+which the reader must not share. The *sender* sends frames, and beats when idle.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-from gcdist.memory import recycler
-from gcdist.transport.channel import HEADER_TAG, PIECE_TAG, Channel, ChannelError, Pending, as_tensor, one_line
-from gcdist.transport.events import Down, Emit, Event, In, Sent, Silent
+from gcdist.transport.base import BaseLink, LinkSettings, Loop
+from gcdist.transport.channel import HEADER_TAG, PIECE_TAG, Channel, ChannelError, Pending, as_tensor
+from gcdist.transport.events import Emit, In
 from gcdist.transport.framing import (
     BEAT,
-    BYE,
-    FIRST_INTERNAL,
     HEADER_BYTES,
-    INLINE_BYTES,
     MESSAGE_BYTES,
-    MIN_PIECE_BYTES,
-    PIECE_BYTES,
     Frame,
-    FrameError,
     Header,
-    check_frame,
     cuts,
     decode,
     digest,
@@ -43,59 +34,17 @@ from gcdist.transport.framing import (
     fault,
     inline_frame,
 )
-from gcdist.transport.threads import ends_with_process, join_all, spawn
-from gcdist.transport.watch import watch
 from gcdist.types import U8
 
 HEADERS_AHEAD = 4  # receives posted for headers: small frames follow each other without a round trip
 PIECES_AHEAD = 4  # operations under way for a body, at either end
 FOREVER = 86400.0  # s; a header may be long in coming while a body is: the watch judges silence
-CLOSING_SECONDS = 1.0  # the other end gets this long to answer a goodbye
-
-_serial = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class LinkSettings:
-    """Times in seconds, sizes in bytes. A link that moves less than ``piece_bytes`` in ``piece_timeout`` is lost."""
-
-    beat: float = 1.0
-    silent_after: float = 5.0
-    lost_after: float = 10.0
-    piece_timeout: float = 10.0
-    piece_bytes: int = PIECE_BYTES
-    max_bytes: int = 2 << 30
-    connect_timeout: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("beat", "piece_timeout", "connect_timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        if not self.beat < self.silent_after < self.lost_after:
-            raise ValueError(
-                f"beat {self.beat}, silent_after {self.silent_after}, lost_after {self.lost_after}: must be in rising order"
-            )
-        if not MIN_PIECE_BYTES <= self.piece_bytes < 1 << 31:
-            raise ValueError(f"piece_bytes is {self.piece_bytes}; allowed are {MIN_PIECE_BYTES} to {(1 << 31) - 1}")
-        if self.max_bytes < 0:
-            raise ValueError(f"max_bytes is {self.max_bytes}; it must not be negative")
-
 
 _Ahead = deque[Pending]  # operations begun by one thread and not yet waited for, in order
 
 
-class _Item(NamedTuple):
-    frame: Frame
-    newest: bool = False
-    note: object | None = None
-
-
-class GlooLink:
-    """A `Link` over a connected `Channel`. Events flow from `start` on, through ``emit``, from the link's threads.
-
-    ``allocate`` gives the array a body's data is received into, of exactly the length asked; a received array belongs to
-    whoever holds the frame. Frames posted before `start` wait; frames posted after the end are dropped.
-    """
+class GlooLink(BaseLink):
+    """A `Link` over a connected `Channel`."""
 
     def __init__(
         self,
@@ -106,189 +55,36 @@ class GlooLink:
         name: str = "",
         allocate: Callable[[int], U8] | None = None,
     ) -> None:
-        self.name = name or f"link-{next(_serial)}"
-        self.settings = settings
+        super().__init__(emit, settings, name=name, allocate=allocate)
         self._channel: Channel | None = channel
-        self._emit_event = emit
-        self._allocate = allocate or recycler.take
-        self._telling = threading.RLock()  # events of a link come one at a time; Down is the last
-        self._down = False
-        self._silent = False
-        self._heard = time.monotonic()
-        self._wake = threading.Condition()  # guards the next five
-        self._queue: deque[_Item] = deque()
-        self._closing: str | None = None  # the reason given to close()
-        self._dead = False  # the pair is gone
-        self._gone = threading.Event()  # set with _dead
-        self._mute_until = 0.0  # injected faults: see hinder
-        self._slow_until = self._rate = 0.0
-        self._sever_at = float("inf")
-        self._running = 0
-        self._threads: list[threading.Thread] = []
-        self._started = threading.Event()
         self._bodies: SimpleQueue[tuple[Header, Frame] | None] = SimpleQueue()
         self._body_done = threading.Event()
         self._body_done.set()
-        self._in_headers = self._in_pieces = self._out = self._data_in = self._data_out = 0
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
-
-    @property
-    def bytes_in(self) -> int:
-        """All bytes received: headers, beats, bodies."""
-        return self._in_headers + self._in_pieces
-
-    @property
-    def bytes_out(self) -> int:
-        """All bytes sent."""
-        return self._out
-
-    @property
-    def data_in(self) -> int:
-        """Bytes of data received in whole frames."""
-        return self._data_in
-
-    @property
-    def data_out(self) -> int:
-        """Bytes of data sent in whole frames."""
-        return self._data_out
-
-    def start(self) -> None:
-        """Begin to receive, send and beat."""
-        self._heard = time.monotonic()
-        loops = {"read": self._read, "body": self._receive_bodies, "send": self._send_all}
-        self._running = len(loops)
-        watch.add(self)
-        ends_with_process(self)
-        self._threads = [spawn(f"{self.name}-{what}", self._thread, loop) for what, loop in loops.items()]
-        self._started.set()
-
-    def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
-        """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
-
-        ``newest``: if a frame of this kind posted as newest still waits, this one takes its place (and that one's note is
-        never `Sent`). ``note``: `Sent` follows when the frame has left.
-        """
-        check_frame(frame, self.settings.max_bytes)
-        item = _Item(frame, newest, note)
-        with self._wake:
-            if self._dead or self._closing is not None:
-                return
-            if newest:
-                for i, waiting in enumerate(self._queue):
-                    if waiting.newest and waiting.frame.kind == frame.kind:
-                        self._queue[i] = item
-                        return
-            self._queue.append(item)
-            self._wake.notify()
-
-    def close(self, reason: str, drain_seconds: float = 0.0) -> None:
-        """End the link and tell the other end why; never blocks, and only the first call counts.
-
-        `Down` comes at once, or with ``drain_seconds`` when all queued frames have left or that time is over.
-        """
-        with self._wake:
-            if self._dead or self._closing is not None:
-                return
-            self._closing = reason
-            if drain_seconds <= 0:
-                self._queue.clear()
-            self._queue.append(_Item(Frame(BYE, meta=np.frombuffer(reason.encode()[:INLINE_BYTES], np.uint8))))
-            self._sever_at = time.monotonic() + max(0.0, drain_seconds) + CLOSING_SECONDS
-            self._wake.notify()
-        if drain_seconds <= 0:
-            self._tell(Down(self, reason))
-        watch.poke()
-
-    def hinder(self, until: float, rate: float | None = None) -> None:
-        """A fault on purpose, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
-        if rate is None:
-            self._mute_until = until
-        else:
-            self._slow_until, self._rate = until, rate
-
-    def join(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
-        until = time.monotonic() + timeout
-        return self._started.wait(timeout) and join_all(self._threads, until - time.monotonic())
-
-    def abandon(self) -> None:
-        """End the link without a goodbye."""
-        self._finish("this process is ending")
-
-    def judge(self, now: float) -> float:
-        """Silence and closing times, for the process's watch."""
-        quiet = now - self._heard
-        if now >= self._sever_at:
-            self._finish(self._closing or "closed")
-        elif quiet >= self.settings.lost_after:
-            self._finish(f"nothing heard for {quiet:.1f} s")
-        elif quiet >= self.settings.silent_after and not self._silent:
-            with self._telling:
-                self._silent = True
-                self._tell(Silent(self, quiet))
-        limit = self.settings.lost_after if self._silent else self.settings.silent_after
-        again = now + self.settings.silent_after  # by then it may have been heard and silent anew
-        return again if self._dead else min(again, self._sever_at, self._heard + limit)
-
-    # what all threads use
-
-    def _thread(self, loop: Callable[[Channel, _Ahead], None]) -> None:
-        channel, ahead = self._channel, _Ahead()
+    def _loops(self) -> dict[str, Loop]:
+        channel = self._channel
         assert channel is not None
-        try:
-            loop(channel, ahead)
-        except ChannelError as error:
-            self._finish(self._closing or f"connection lost: {error}")
-        except FrameError as error:
-            self.close(str(error))
-        except BaseException as error:
-            self._finish(f"failed at this end: {one_line(error)}")
-            raise
-        finally:
-            while ahead:  # none may be dropped before its end; the pair closes, so they end
-                with suppress(ChannelError):
-                    ahead.popleft().wait(self.settings.piece_timeout)
-            del channel
-            with self._wake:
-                self._running -= 1
-                last = self._running == 0
-            if last:
-                self._channel = None  # frees the descriptor
-                watch.remove(self)
+        loops = {"read": self._read, "body": self._receive_bodies, "send": self._send_all}
+        made: dict[str, Loop] = {}
+        for what, loop in loops.items():
+            ahead = _Ahead()
+            made[what] = (partial(loop, channel, ahead), partial(self._settle, ahead))
+        return made
 
-    def _tell(self, event: Event) -> None:
-        with self._telling:
-            if not self._down:
-                self._down = isinstance(event, Down)
-                self._emit_event(event)
+    def _settle(self, ahead: _Ahead) -> None:
+        while ahead:  # none may be dropped before its end; the pair closes, so they end
+            with suppress(ChannelError):
+                ahead.popleft().wait(self.settings.piece_timeout)
 
-    def _finish(self, reason: str) -> None:
-        """The pair is gone: tell, close it, let the threads go."""
-        self._tell(Down(self, reason))
+    def _sever(self) -> None:
         self._bodies.put(None)
         self._body_done.set()
-        self._gone.set()
-        with self._wake:
-            self._dead = True
-            self._queue.clear()
-            self._wake.notify()
-            channel = self._channel
+        channel = self._channel
         if channel is not None:
             channel.sever()
 
-    def _cut(self) -> None:
-        """Wait until an injected cut is over."""
-        if (left := self._mute_until - time.monotonic()) > 0:
-            self._gone.wait(left)
-
-    def _hear(self) -> None:
-        self._heard = time.monotonic()
-        if self._silent:
-            with self._telling:
-                self._silent = False
-                self._tell(Silent(self, 0.0))
+    def _release(self) -> None:
+        self._channel = None  # frees the descriptor
 
     # reader
 
@@ -307,12 +103,8 @@ class GlooLink:
             self._hear()
             if header.kind != BEAT:
                 self._body_done.wait()
-                if header.kind == BYE and header.whole:
-                    reason = b"" if frame.meta is None else frame.meta.tobytes()
-                    self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
+                if self._leaves(header, frame):
                     return
-                if header.kind >= FIRST_INTERNAL:
-                    raise FrameError(f"unexpected frame of kind {header.kind}")
                 if header.whole:
                     self._data_in += header.data_bytes or 0
                     self._tell(In(self, frame, fault(header, digest(frame.meta), digest(frame.data))))
@@ -358,26 +150,10 @@ class GlooLink:
 
     # sender
 
-    def _next(self) -> _Item | None:
-        """The next frame to send, a beat when it is due, or None at the end."""
-        beat_at = time.monotonic() + self.settings.beat
-        with self._wake:
-            while not self._dead:
-                if self._queue:
-                    return self._queue.popleft()
-                if self._closing is not None:
-                    return None  # goodbye is said
-                if (idle := beat_at - time.monotonic()) <= 0:
-                    return _Item(Frame(BEAT))
-                self._wake.wait(idle)
-        return None
-
     def _send_all(self, channel: Channel, ahead: _Ahead) -> None:
         while (item := self._next()) is not None:
             self._send(item.frame, channel, ahead)
-            self._data_out += 0 if item.frame.data is None else len(item.frame.data)
-            if item.note is not None:
-                self._tell(Sent(self, item.note))
+            self._left(item)
             del item
 
     def _send(self, frame: Frame, channel: Channel, ahead: _Ahead) -> None:
@@ -395,8 +171,3 @@ class GlooLink:
             timeout = self.settings.piece_timeout
             self._cut()
             self._count_out(moving.popleft())
-
-    def _count_out(self, piece: U8) -> None:
-        self._out += len(piece)
-        if time.monotonic() < self._slow_until:
-            self._gone.wait(len(piece) / self._rate)

@@ -1,6 +1,6 @@
 """Links between master and workers: bytes in whole frames over torch.distributed. Knows no codes."""
 
-from gcdist.transport.base import LinkSettings
+from gcdist.transport.base import BaseLink, LinkSettings
 from gcdist.transport.channel import (
     INTERFACE,
     ChannelError,
@@ -14,7 +14,12 @@ from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, F
 from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink
+from gcdist.transport.plane import Door, GlooPlane, Plane, TlsPlane
 from gcdist.transport.store import JoinError, StoreSource, open_store
+from gcdist.transport.tls_credentials import Credentials, CredentialsError
+from gcdist.transport.tls_door import TlsDoor
+from gcdist.transport.tls_join import tls_join
+from gcdist.transport.tls_link import TlsLink
 
 __all__ = [
     "FIRST_INTERNAL",
@@ -22,20 +27,29 @@ __all__ = [
     "INLINE_BYTES",
     "INTERFACE",
     "Acceptor",
+    "BaseLink",
     "ChannelError",
+    "Credentials",
+    "CredentialsError",
+    "Door",
     "Down",
     "Emit",
     "Event",
     "Frame",
     "GlooLink",
+    "GlooPlane",
     "In",
     "JoinError",
     "Link",
     "LinkSettings",
+    "Plane",
     "RefusedError",
     "Sent",
     "Silent",
     "StoreSource",
+    "TlsDoor",
+    "TlsLink",
+    "TlsPlane",
     "digest",
     "interface_address",
     "is_loopback",
@@ -44,4 +58,5 @@ __all__ = [
     "listening_address",
     "open_store",
     "route_to",
+    "tls_join",
 ]

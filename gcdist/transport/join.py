@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from gcdist.transport.base import LinkSettings
+from gcdist.transport.base import BaseLink, LinkSettings
 from gcdist.transport.channel import Channel, ChannelError, listening_address, one_line
 from gcdist.transport.events import Emit
 from gcdist.transport.framing import INLINE_BYTES, FrameError
@@ -29,7 +29,7 @@ MOST_AT_ONCE = 8
 MOST_WAITING = 256  # tickets that are remembered while their taker does not come
 PATIENCE = 3.0  # connect timeouts a worker waits for its turn
 
-OnJoin = Callable[[GlooLink, int, bytes], None]
+OnJoin = Callable[[BaseLink, int, bytes], None]
 
 
 def _meet(

@@ -1,0 +1,227 @@
+"""Callers that have not proved anything yet: what they may cost, and their way to a proven hello.
+
+A caller may hold one descriptor, `STRANGER_BYTES` of input and a few seconds; all of them together `MOST_STRANGERS`
+descriptors, `HANDSHAKES_A_SECOND` of processor time and `CALLS_A_SECOND` accepts. Where there are too many, the address with
+the most callers loses its oldest one, and handshakes go to the address that has had the fewest: a flood from one address
+keeps nobody else out. All of it happens in one thread without blocking; this module has neither the thread nor the clock.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections import Counter
+
+import numpy as np
+
+from gcdist.transport.framing import (
+    HEADER_BYTES,
+    HELLO,
+    INLINE_BYTES,
+    MESSAGE_BYTES,
+    FrameError,
+    decode,
+    digest,
+    fault,
+    inline_frame,
+)
+from gcdist.transport.tls_credentials import Credentials
+from gcdist.transport.tls_link import Wire
+
+MOST_STRANGERS = 256
+STRANGER_BYTES = 64 << 10  # certificates and a hello take 20 KiB at most
+HANDSHAKES_A_SECOND = 50.0  # about 1 ms of processor time each
+HANDSHAKES_AT_ONCE = 256.0
+CALLS_A_SECOND = 500.0
+CALLS_AT_ONCE = 1000.0
+TAKE_BYTES = 16 << 10
+
+
+class StrangerError(Exception):
+    """A caller is turned away; the text is one line without its address."""
+
+
+class Allowance:
+    """So many a second, and so many at once after a rest.
+
+    >>> allowance = Allowance(2.0, 3.0, now=0.0)
+    >>> [allowance.take(0.0) for _ in range(4)], allowance.ready_at(0.0), allowance.take(0.5)
+    ([True, True, True, False], 0.5, True)
+    """
+
+    def __init__(self, rate: float, most: float, now: float) -> None:
+        self._rate, self._most = rate, most
+        self._left, self._at = most, now
+
+    def _fill(self, now: float) -> None:
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Use one, if there is one."""
+        self._fill(now)
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+    def ready_at(self, now: float) -> float:
+        """When there is one."""
+        self._fill(now)
+        return now + max(0.0, 1.0 - self._left) / self._rate
+
+
+class Stranger:
+    """One caller, until its hello is in."""
+
+    def __init__(self, connection: socket.socket, address: str, until: float) -> None:
+        self.connection = connection
+        self.address = address
+        self.until = until
+        self.leaving = False  # it has been told why; only its own end is waited for
+        self._tls: ssl.SSLObject | None = None  # made with its first bytes
+        self._taken = 0
+        self._hello = bytearray()
+        self._proven = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its handshake has begun, which is what costs processor time."""
+        return self._tls is not None
+
+    @property
+    def doing(self) -> str:
+        """What it has got to, for the log."""
+        if self._proven:
+            return "proved itself and said nothing"
+        return "did not finish its handshake" if self.begun else "said nothing"
+
+    def take(self, credentials: Credentials) -> bytes | None:
+        """Read what it has sent and answer; its hello, once it is in.
+
+        StrangerError if it is to go (it has been told why, if it speaks TLS), OSError if it has gone.
+        """
+        came = self.connection.recv(TAKE_BYTES)
+        if not came:
+            raise ConnectionResetError
+        self._taken += len(came)
+        if self.leaving:
+            if self._taken > STRANGER_BYTES:
+                raise ConnectionResetError
+            return None
+        if self._tls is None:
+            self._tls, self._incoming, self._outgoing = credentials.wrap()
+        self._incoming.write(came)
+        try:
+            hello = self._advance(self._tls)
+        except ssl.SSLError as error:
+            self._answer()  # the alert
+            if not self._proven and error.reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE"):
+                raise StrangerError("it does not speak TLS 1.3") from None
+            raise StrangerError(credentials.explain(error)) from None
+        except FrameError as error:
+            raise StrangerError(f"its hello cannot be read: {error}") from None
+        self._answer()
+        if hello is None and self._taken > STRANGER_BYTES:
+            raise StrangerError(f"it sent more than {STRANGER_BYTES} bytes before its hello was in")
+        return hello
+
+    def _answer(self) -> None:
+        if self._outgoing.pending:
+            answer = self._outgoing.read()
+            if self.connection.send(answer) != len(answer):
+                raise ConnectionResetError  # a few KiB always fit, unless it takes nothing
+
+    def _advance(self, tls: ssl.SSLObject) -> bytes | None:
+        try:
+            if not self._proven:
+                tls.do_handshake()
+                self._proven = True
+            while (wanted := self._wanted()) > 0:
+                got = tls.read(wanted)
+                if not got:
+                    raise ConnectionResetError
+                self._hello += got
+        except ssl.SSLWantReadError:
+            return None
+        message = np.frombuffer(bytes(self._hello), np.uint8)
+        header = decode(message, 0)
+        frame = inline_frame(header, message)
+        wrong = fault(header, digest(frame.meta), digest(frame.data))
+        if header.kind != HELLO or wrong is not None:
+            raise FrameError(wrong or f"first frame is of kind {header.kind}, not a hello")
+        return b"" if frame.meta is None else frame.meta.tobytes()
+
+    def _wanted(self) -> int:
+        """Bytes of the hello that are not in yet."""
+        have = len(self._hello)
+        if have < HEADER_BYTES:
+            return HEADER_BYTES - have
+        header = decode(np.frombuffer(bytes(self._hello[:HEADER_BYTES]), np.uint8), 0)
+        if not header.whole:
+            raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {INLINE_BYTES} are allowed")
+        return min(HEADER_BYTES + sum(header.inline), MESSAGE_BYTES) - have
+
+    def wire(self) -> Wire:
+        """Its connection, once its hello is in."""
+        assert self._tls is not None
+        return Wire(self.connection, self._tls, self._incoming, self._outgoing)
+
+
+class Callers:
+    """All that wait, and whose turn it is. ``now`` in seconds of any clock."""
+
+    def __init__(self, now: float) -> None:
+        self.all: dict[int, Stranger] = {}  # by descriptor, oldest first
+        self.calls = Allowance(CALLS_A_SECOND, CALLS_AT_ONCE, now)
+        self.handshakes = Allowance(HANDSHAKES_A_SECOND, HANDSHAKES_AT_ONCE, now)
+        self._waiting: dict[int, Stranger] = {}  # for a handshake
+        self._begun: Counter[str] = Counter()  # handshakes by address
+        self._forget_at = now
+
+    def add(self, stranger: Stranger) -> Stranger | None:
+        """Take it in; returns who has to go for it."""
+        self.all[stranger.connection.fileno()] = stranger
+        if len(self.all) <= MOST_STRANGERS:
+            return None
+        most = Counter(other.address for other in self.all.values()).most_common(1)[0][0]
+        return next(other for other in self.all.values() if other.address == most)
+
+    def remove(self, stranger: Stranger) -> None:
+        """It has gone, or is a stranger no more."""
+        self.all.pop(stranger.connection.fileno(), None)
+        self._waiting.pop(stranger.connection.fileno(), None)
+
+    def may_begin(self, stranger: Stranger, now: float) -> bool:
+        """Whether its handshake may begin now; else `turns` gives it back when it is its turn."""
+        if not self._waiting and self.handshakes.take(now):
+            self._count(stranger, now)
+            return True
+        self._waiting[stranger.connection.fileno()] = stranger
+        return False
+
+    def turns(self, now: float) -> list[Stranger]:
+        """Whose handshake may begin now: of the address that has begun the fewest."""
+        found = []
+        while self._waiting and self.handshakes.take(now):
+            key = min(self._waiting, key=lambda one: self._begun[self._waiting[one].address])
+            found.append(self._waiting.pop(key))
+            self._count(found[-1], now)
+        return found
+
+    def _count(self, stranger: Stranger, now: float) -> None:
+        if now > self._forget_at:
+            self._begun.clear()
+            self._forget_at = now + 60.0
+        self._begun[stranger.address] += 1
+
+    def overdue(self, now: float) -> list[Stranger]:
+        """Those whose time is over."""
+        return [stranger for stranger in self.all.values() if now >= stranger.until]
+
+    def next_at(self, now: float) -> float:
+        """When to look again."""
+        due = [stranger.until for stranger in self.all.values()]
+        if self._waiting:
+            due.append(self.handshakes.ready_at(now))
+        return min(due, default=now + 60.0)

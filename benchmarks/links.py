@@ -1,7 +1,7 @@
 """What a link costs: throughput and round trip against a plain TCP socket and a memory copy, in the same run.
 
-Two processes on loopback, one link between them: ``python benchmarks/links.py [--json] [--mib 40] [--repeat 10]``.
-A link also checksums (xxh3_64) what it sends and receives; the plain socket does not.
+Two processes on loopback, one link of each plane between them: ``python benchmarks/links.py [--json] [--mib 40]``.
+A link also checksums (xxh3_64) what it sends and receives, and one of the TLS plane encrypts; the plain socket does neither.
 """
 
 from __future__ import annotations
@@ -19,22 +19,27 @@ from collections.abc import Callable
 import numpy as np
 
 from gcdist.transport import (
-    Acceptor,
+    BaseLink,
+    Credentials,
     Down,
     Event,
     Frame,
-    GlooLink,
+    GlooPlane,
     In,
     LinkSettings,
+    Plane,
     StoreSource,
+    TlsDoor,
+    TlsPlane,
     digest,
-    join,
     open_store,
 )
 from gcdist.types import U8
 
 SMALL = 64  # bytes, round trip
 ROUND_TRIPS = 1000
+PLANES = ("gloo", "tls")
+SECRET = "of the benchmark alone"
 
 
 def receive_exactly(end: socket.socket, into: memoryview) -> None:
@@ -42,7 +47,7 @@ def receive_exactly(end: socket.socket, into: memoryview) -> None:
         into = into[end.recv_into(into) :]
 
 
-def peer(port: int, plain_port: int, nbytes: int, repeat: int, piece_bytes: int) -> None:
+def peer(ports: dict[str, int], plain_port: int, nbytes: int, repeat: int, piece_bytes: int) -> None:
     """The other process: answers each frame; a small answer to a big frame, the same to a small one."""
     plain = socket.create_connection(("127.0.0.1", plain_port))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -54,15 +59,20 @@ def peer(port: int, plain_port: int, nbytes: int, repeat: int, piece_bytes: int)
         receive_exactly(plain, buffer.data[:SMALL])
         plain.sendall(buffer.data)
 
-    events: queue.Queue[Event] = queue.Queue()
     settings = LinkSettings(piece_bytes=piece_bytes)
-    link, _ = join(StoreSource("127.0.0.1", port), b"", events.put, settings, allocate=lambda n: buffer[:n])
-    known = digest(buffer)
-    while not isinstance(event := events.get(), Down):
-        if isinstance(event, In):
-            back = buffer if event.frame.kind == 2 else None
-            link.post(Frame(1, bytes(SMALL), None, back, known if back is not None else None))
-    link.join(10.0)
+    planes: dict[str, Plane] = {
+        "gloo": GlooPlane(StoreSource("127.0.0.1", ports["gloo"])),
+        "tls": TlsPlane("127.0.0.1", ports["tls"], Credentials.from_secret(SECRET, "worker")),
+    }
+    for name in PLANES:
+        events: queue.Queue[Event] = queue.Queue()
+        link, _ = planes[name].join(b"", events.put, settings, allocate=lambda n: buffer[:n])
+        known = digest(buffer)
+        while not isinstance(event := events.get(), Down):
+            if isinstance(event, In):
+                back = buffer if event.frame.kind == 2 else None
+                link.post(Frame(1, bytes(SMALL), None, back, known if back is not None else None))
+        link.join(10.0)
 
 
 def seconds(call: Callable[[], None], repeat: int) -> list[float]:
@@ -80,15 +90,22 @@ def checksum(data: U8) -> None:
 
 
 def measure(nbytes: int, repeat: int, piece_bytes: int) -> dict[str, float]:
-    """Medians: GB/s of ``nbytes`` there (until its answer is back), GB/s back, microseconds of a small round trip."""
+    """Medians: GB/s of ``nbytes`` there (until its answer is back), GB/s back, microseconds of a small round trip.
+
+    ``_cpu``: processor seconds of this process for a GB.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     source = open_store("127.0.0.1", 0, serve=True)
+    tls = TlsPlane("127.0.0.1", 0, Credentials.from_secret(SECRET, "master"))
     events: queue.Queue[Event] = queue.Queue()
-    joined: queue.Queue[GlooLink] = queue.Queue()
+    joined: queue.Queue[BaseLink] = queue.Queue()
     buffer = np.zeros(nbytes, np.uint8)
     settings = LinkSettings(piece_bytes=piece_bytes)
-    acceptor = Acceptor(source, lambda link, ticket, hello: joined.put(link), events.put, settings)
-    arguments = (source.port, listener.getsockname()[1], nbytes, repeat, piece_bytes)
+    planes: tuple[Plane, ...] = (GlooPlane(source), tls)
+    doors = [plane.open(lambda link, ticket, hello: joined.put(link), events.put, settings) for plane in planes]
+    assert isinstance(doors[1], TlsDoor)
+    ports = {"gloo": source.port, "tls": doors[1].port}
+    arguments = (ports, listener.getsockname()[1], nbytes, repeat, piece_bytes)
     process = multiprocessing.get_context("spawn").Process(target=peer, args=arguments)
     process.start()
     try:
@@ -107,25 +124,32 @@ def measure(nbytes: int, repeat: int, piece_bytes: int) -> dict[str, float]:
         times["copy"] = seconds(lambda: np.copyto(buffer, data), repeat)
         times["digest"] = seconds(lambda: checksum(data), repeat)
 
-        link = joined.get(timeout=60.0)
+        spent: dict[str, float] = {}
         known = digest(data)
+        for name in PLANES:
+            link = joined.get(timeout=60.0)
 
-        def there(frame: Frame) -> None:
-            link.post(frame)
-            while not isinstance(event := events.get(timeout=60.0), In):
-                assert not isinstance(event, Down), event
+            def there(frame: Frame, link: BaseLink = link) -> None:
+                link.post(frame)
+                while not isinstance(event := events.get(timeout=60.0), In):
+                    assert not isinstance(event, Down), event
 
-        times["link_us"] = seconds(lambda: there(Frame(1, bytes(SMALL))), ROUND_TRIPS)
-        times["link_out"] = seconds(lambda: there(Frame(1, b"", None, data, known)), repeat)
-        times["link_in"] = seconds(lambda: there(Frame(2, bytes(SMALL))), repeat)
-        acceptor.close()
-        link.close("measured")
-        link.join(10.0)
+            times[f"{name}_us"] = seconds(lambda: there(Frame(1, bytes(SMALL))), ROUND_TRIPS)
+            for way, frame in (("out", Frame(1, b"", None, data, known)), ("in", Frame(2, bytes(SMALL)))):
+                started = time.process_time()
+                times[f"{name}_{way}"] = seconds(lambda frame=frame: there(frame), repeat)  # type: ignore[misc]
+                spent[f"{name}_{way}_cpu"] = (time.process_time() - started) / (repeat * nbytes / 1e9)
+            link.close("measured")
+            link.join(10.0)
+            while not isinstance(events.get(timeout=60.0), Down):
+                pass
         process.join(10.0)
     finally:
         process.kill()
+        for door in doors:
+            door.close()
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {name: 1e6 * t if name.endswith("_us") else nbytes / t / 1e9 for name, t in medians.items()}
+    return {name: 1e6 * t if name.endswith("_us") else nbytes / t / 1e9 for name, t in medians.items()} | spent
 
 
 def main() -> None:
@@ -142,9 +166,12 @@ def main() -> None:
         return
     print(f"{options.mib} MiB frames in pieces of {options.piece_kib} KiB, {found['cpus']:.0f} cpus, loopback, medians")
     print(f"memory copy {found['copy']:.1f} GB/s, checksum {found['digest']:.1f} GB/s")
-    for kind in ("socket", "link"):
+    for kind in ("socket", *PLANES):
         out, into, trip = found[f"{kind}_out"], found[f"{kind}_in"], found[f"{kind}_us"]
-        print(f"{kind:6} out {out:.2f} GB/s, in {into:.2f} GB/s, {SMALL}-byte round trip {trip:.0f} us")
+        print(f"{kind:6} out {out:.2f} GB/s, in {into:.2f} GB/s, {SMALL}-byte round trip {trip:.0f} us", end="")
+        if kind in PLANES:
+            print(f", processor {found[f'{kind}_out_cpu']:.2f} s/GB out, {found[f'{kind}_in_cpu']:.2f} s/GB in", end="")
+        print()
 
 
 if __name__ == "__main__":

@@ -46,8 +46,8 @@ def tls_join(
     """Join the run as a worker: the running link and this life's ticket.
 
     Waits up to ``timeout`` seconds for somebody to listen. ``hello`` (at most 16 KiB) is handed to the master. Events may
-    come before this returns. In one line: JoinError if no master answers (trying again is safe), RefusedError if either end's
-    certificate is refused.
+    come before this returns. In one line: JoinError if no master answers (trying again is safe), RefusedError if either
+    end's certificate is refused.
     """
     if len(hello) > INLINE_BYTES:
         raise ValueError(f"hello has {len(hello)} bytes; at most {INLINE_BYTES} are allowed")

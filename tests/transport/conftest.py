@@ -8,14 +8,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytest
 
-from gcdist.transport import Acceptor, Event, GlooLink, LinkSettings, StoreSource, join, open_store
+from gcdist.transport import (
+    BaseLink,
+    Credentials,
+    Event,
+    GlooPlane,
+    LinkSettings,
+    Plane,
+    StoreSource,
+    TlsDoor,
+    TlsPlane,
+    open_store,
+)
 
 T = TypeVar("T")
 WAIT = 30.0  # generous: nothing is measured by it
+SHARED = "the secret of runs on the TLS plane that have no other"
+Kind = Literal["gloo", "tls"]
 
 
 @dataclass
@@ -42,21 +55,36 @@ class End:
 
 
 class House:
-    """A store, an acceptor and any number of workers' links in this process."""
+    """A master's door and any number of workers' links in this process."""
 
-    def __init__(self, source: StoreSource, settings: LinkSettings, secret: str | None) -> None:
+    def __init__(
+        self, source: StoreSource, settings: LinkSettings, secret: str | None, kind: Kind = "gloo", port: int = 0
+    ) -> None:
         self.source = source
         self.settings = settings
         self.secret = secret
+        self.kind = kind
         self.masters: dict[int, End] = {}
         self.joined: queue.Queue[End] = queue.Queue()
-        self.links: list[GlooLink] = []
-        self.refused: list[tuple[int, str]] = []
-        self.acceptor = Acceptor(
-            source, self._on_join, self._emit, settings, secret, on_refused=lambda *why: self.refused.append(why)
+        self.links: list[BaseLink] = []
+        self.refused: list[tuple[str, str]] = []
+        self.plane: Plane = GlooPlane(source, secret)
+        if kind == "tls":
+            self.secret = secret or SHARED
+            self.plane = TlsPlane("127.0.0.1", port, Credentials.from_secret(self.secret, "master"))
+        self.acceptor = self.plane.open(
+            self._on_join, self._emit, settings, on_refused=lambda *why: self.refused.append(why)
         )
+        self.port = self.acceptor.port if isinstance(self.acceptor, TlsDoor) else source.port
+        self.workers = self.plane_of(self.secret)
 
-    def _on_join(self, link: GlooLink, ticket: int, hello: bytes) -> None:
+    def plane_of(self, secret: str | None) -> Plane:
+        """The plane of a worker that knows this secret."""
+        if self.kind == "gloo":
+            return GlooPlane(self.source, secret)
+        return TlsPlane("127.0.0.1", self.port, Credentials.from_secret(secret or "nobody's secret", "worker"))
+
+    def _on_join(self, link: BaseLink, ticket: int, hello: bytes) -> None:
         end = End(link=link, ticket=ticket, hello=hello)
         self.masters[id(link)] = end
         self.links.append(link)
@@ -68,8 +96,8 @@ class House:
     def pair(self, settings: LinkSettings | None = None, **options: Any) -> tuple[End, End]:
         """The master's and the worker's end of a new link."""
         worker = End()
-        worker.link, worker.ticket = join(
-            self.source, b"hello", worker.events.put, settings or self.settings, self.secret, WAIT, **options
+        worker.link, worker.ticket = self.workers.join(
+            b"hello", worker.events.put, settings or self.settings, WAIT, **options
         )
         self.links.append(worker.link)
         return self.joined.get(timeout=WAIT), worker
@@ -104,11 +132,23 @@ def source() -> StoreSource:
     return open_store("127.0.0.1", 0, serve=True, timeout=WAIT)
 
 
+@pytest.fixture(params=["gloo", "tls"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """The plane; `gloo_only` and `tls_only` leave one out."""
+    found: Kind = request.param
+    return found
+
+
+gloo_only = pytest.mark.parametrize("kind", ["gloo"], indirect=True)
+tls_only = pytest.mark.parametrize("kind", ["tls"], indirect=True)
+
+
 @pytest.fixture
-def house(source: StoreSource, request: pytest.FixtureRequest) -> Iterator[House]:
+def house(source: StoreSource, kind: Kind, request: pytest.FixtureRequest) -> Iterator[House]:
     """Settings and secret come from the marker-like parameter of the test, if it has one."""
     options = getattr(request, "param", {})
-    made = House(source.named(request.node.nodeid), options.get("settings", LinkSettings()), options.get("secret"))
+    settings, secret = options.get("settings", LinkSettings()), options.get("secret")
+    made = House(source.named(request.node.nodeid), settings, secret, kind)
     yield made
     made.close()
     assert eventually(lambda: not ours()), ours()

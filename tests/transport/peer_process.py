@@ -1,4 +1,4 @@
-"""A worker's process for the tests: joins the store at PORT, run RUN, and does what ROLE says until its link is down."""
+"""A worker's process for the tests: joins over plane KIND at PORT, run or secret RUN, and does what ROLE says."""
 
 from __future__ import annotations
 
@@ -10,15 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.transport import Down, Event, Frame, In, LinkSettings, Sent, Silent, StoreSource, join
+from gcdist.transport import (
+    Credentials,
+    Down,
+    Event,
+    Frame,
+    GlooPlane,
+    In,
+    LinkSettings,
+    Plane,
+    Sent,
+    Silent,
+    StoreSource,
+    TlsPlane,
+)
 
 BIG = 200 << 20
 
 
-def main(port: int, run: str, role: str, settings: LinkSettings) -> int:
+def main(kind: str, port: int, run: str, role: str, settings: LinkSettings) -> int:
     events: queue.Queue[Event] = queue.Queue()
-    source = StoreSource("127.0.0.1", port, run)
-    link, _ = join(source, str(os.getpid()).encode(), events.put, settings, timeout=60.0)
+    plane: Plane
+    if kind == "gloo":
+        plane = GlooPlane(StoreSource("127.0.0.1", port, run))
+    else:
+        plane = TlsPlane("127.0.0.1", port, Credentials.from_secret(run, "worker"))
+    link, _ = plane.join(str(os.getpid()).encode(), events.put, settings, 60.0)
     big = np.zeros(BIG, np.uint8)
     if role == "flood":
         link.post(Frame(1, b"", None, big), note="again")
@@ -44,6 +61,6 @@ def main(port: int, run: str, role: str, settings: LinkSettings) -> int:
 
 
 if __name__ == "__main__":
-    _, port, run, role, *times = sys.argv
+    _, kind, port, run, role, *times = sys.argv
     given: dict[str, Any] = {name: float(value) for name, value in (time.split("=") for time in times)}
-    sys.exit(main(int(port), run, role, LinkSettings(**given)))
+    sys.exit(main(kind, int(port), run, role, LinkSettings(**given)))

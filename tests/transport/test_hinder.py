@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gcdist.transport import Down, Frame, In, LinkSettings, Silent
-from tests.transport.conftest import House, eventually, ours
+from tests.transport.conftest import House, eventually, gloo_only, ours
 
 SHORT = {"settings": LinkSettings(beat=0.1, silent_after=0.4, lost_after=20.0)}
 LOST = {"settings": LinkSettings(beat=0.1, silent_after=0.3, lost_after=0.9, piece_timeout=1.0)}
@@ -50,6 +50,7 @@ def test_a_slow_link_keeps_to_its_rate(house: House) -> None:
     assert time.monotonic() - begun > 0.9
 
 
+@gloo_only
 def test_tickets_whose_takers_are_gone_hold_nobody_up(house: House) -> None:
     store = house.source.client()
     store.add(f"gcdist/{house.source.run_id}/tickets", 64)
@@ -58,6 +59,7 @@ def test_tickets_whose_takers_are_gone_hold_nobody_up(house: House) -> None:
     assert eventually(lambda: not any(name.startswith("gcdist-join-") for name in ours()), 5.0)
 
 
+@gloo_only
 @pytest.mark.parametrize("house", [PATIENT], indirect=True)
 def test_takers_that_vanish_while_they_join_hold_nobody_up_for_long(house: House) -> None:
     store, keys = house.source.client(), f"gcdist/{house.source.run_id}/"

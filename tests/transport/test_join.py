@@ -6,18 +6,19 @@ import threading
 import pytest
 
 from gcdist.transport import (
-    Acceptor,
+    BaseLink,
+    Credentials,
     Down,
     Frame,
-    GlooLink,
     In,
     JoinError,
     LinkSettings,
     StoreSource,
+    TlsPlane,
     join,
     open_store,
 )
-from tests.transport.conftest import WAIT, End, House, descriptors, eventually, ours
+from tests.transport.conftest import SHARED, WAIT, End, House, Kind, descriptors, eventually, ours
 
 QUICK = LinkSettings(connect_timeout=2.0)
 
@@ -29,22 +30,21 @@ def test_tickets_rise_and_the_hello_comes_through(house: House) -> None:
     assert (first.ticket, second.ticket) == (1, 2)
 
 
-def test_a_master_that_refuses_says_why(source: StoreSource) -> None:
-    mine = source.named("refusing")
-    ends: list[End] = [End()]
+def test_a_master_that_refuses_says_why(source: StoreSource, kind: Kind) -> None:
+    house = House(source.named(f"refusing {kind}"), QUICK, None, kind)
+    on_join = house._on_join
 
-    def refuse(link: GlooLink, ticket: int, hello: bytes) -> None:
+    def refuse(link: BaseLink, ticket: int, hello: bytes) -> None:
+        on_join(link, ticket, hello)
         link.post(Frame(8, b"layouts differ"))
         link.close("refused", drain_seconds=WAIT)
 
-    acceptor = Acceptor(mine, refuse, ends[0].events.put, QUICK)
-    worker = End()
-    link, _ = join(mine, b"hi", worker.events.put, QUICK, timeout=WAIT)
+    house.acceptor._on_join = refuse
+    master, worker = house.pair()
     assert worker.get(In).frame.head == b"layouts differ"
     assert worker.get(Down).reason == "closed by the other end: refused"
-    assert ends[0].get(Down).reason == "refused"
-    acceptor.close()
-    assert link.join(WAIT)
+    assert master.get(Down).reason == "refused"
+    house.close()
     assert eventually(lambda: not ours()), ours()
 
 
@@ -66,6 +66,39 @@ def test_a_worker_may_come_before_its_master(source: StoreSource) -> None:
     thread.join(WAIT)
     house.links.append(worker.link)
     assert house.joined.get(timeout=WAIT).hello == b"early bird"
+    house.close()
+
+
+def test_a_worker_may_call_before_its_master_listens(source: StoreSource) -> None:
+    first = House(source, QUICK, None, "tls")  # says which port is free
+    first.close()
+    worker = End()
+
+    def come() -> None:
+        worker.link, worker.ticket = first.workers.join(b"early bird", worker.events.put, QUICK, WAIT)
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    house = House(source, QUICK, None, "tls", first.port)
+    thread.join(WAIT)
+    house.links.append(worker.link)
+    assert house.joined.get(timeout=WAIT).hello == b"early bird"
+    house.close()
+
+
+def test_without_a_master_calling_ends_with_one_line() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        port = nobody.getsockname()[1]
+        plane = TlsPlane("127.0.0.1", port, Credentials.from_secret(SHARED, "worker"))
+        with pytest.raises(JoinError, match=rf"no master answers at 127\.0\.0\.1:{port} within 0\.3 s: .*refused"):
+            plane.join(b"", End().events.put, QUICK, 0.3)
+
+
+def test_a_port_that_is_taken_is_named(source: StoreSource) -> None:
+    house = House(source, QUICK, None, "tls")
+    with pytest.raises(JoinError, match=rf"cannot listen on 127\.0\.0\.1:{house.port}: Address already in use"):
+        House(source, QUICK, None, "tls", house.port)
     house.close()
 
 

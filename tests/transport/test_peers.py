@@ -30,9 +30,15 @@ class Peers:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, role: str, **times: float) -> tuple[End, subprocess.Popen[bytes]]:
-        source = self.house.source
+        house = self.house
         script = str(Path(__file__).with_name("peer_process.py"))
-        arguments = [str(source.port), source.run_id, role, *(f"{k}={v}" for k, v in times.items())]
+        arguments = [
+            house.kind,
+            str(house.port),
+            house.secret or house.source.run_id,
+            role,
+            *(f"{k}={v}" for k, v in times.items()),
+        ]
         process = subprocess.Popen([sys.executable, script, *arguments], stderr=subprocess.PIPE)
         self.processes.append(process)
         end = self.house.joined.get(timeout=60.0)

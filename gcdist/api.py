@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
-from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings
+from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings, secret_warnings
 from gcdist.exchange.kernel_cache import warm_kernels
+from gcdist.exchange.planes import make_plane
 from gcdist.exchange.setup import Setup
 from gcdist.master.driver import Say
 from gcdist.master.main import real_master
@@ -26,10 +27,7 @@ from gcdist.transport import (
     INTERFACE,
     ChannelError,
     JoinError,
-    StoreSource,
     interface_address,
-    is_loopback,
-    listening_address,
 )
 from gcdist.worker.main import serve
 
@@ -101,27 +99,29 @@ def connect(
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     setup = Setup.of(task, config, world - 1, own=True) if rank > 0 else Session.build(task, config, world - 1)
     warm_kernels(setup.quantizer)
-    secret = setup.config.cluster.shared_secret()
-    if setup.config.cluster.interface:
-        os.environ.setdefault(INTERFACE, setup.config.cluster.interface)
+    cluster_settings = setup.config.cluster
+    if cluster_settings.interface:
+        os.environ.setdefault(INTERFACE, cluster_settings.interface)
     try:
         if name := os.environ.get(INTERFACE):
             interface_address(name)  # a wrong name would look like a master that does not come
-        source = StoreSource.from_env()
+        plane = make_plane(cluster_settings, rank)
         if rank > 0:
-            ended = serve(setup, source, rank)
+            ended = serve(setup, plane, rank)
             if on_worker == "return":
                 return WorkerDone(ended.code, ended.reason)  # type: ignore[return-value]
             _leave(rank, ended.code, ended.reason)
         assert isinstance(setup, Session)
         session = setup
         run, log, found = _open(session, folder, resume, say)
-        if secret is None and not is_loopback(address := listening_address(source.host, source.port)):
-            log("warning", f"no shared secret: whoever reaches {address} can join this run (docs/security.md)")
+        for kind, text in plane.notes():
+            log(kind, text)
+        for text in secret_warnings(cluster_settings.secret_file):
+            log("warning", text)
         for line in floor_warnings(session.config, session.workers, os.cpu_count() or 1):
             log("warning", line)
         _say_partitions(config, session, log)
-        driver, close = real_master(session, source, log, worker_log=run.logs.add)
+        driver, close = real_master(session, plane, log, worker_log=run.logs.add)
     except (JoinError, ChannelError) as error:
         raise ConfigError(str(error)) from None
     try:

@@ -8,6 +8,7 @@ from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, checked, suggest
 from gcdist.config.faults import FaultConfig
 from gcdist.config.files import dump_config, load_config, setting_lines, shared_settings, with_overrides
+from gcdist.config.secret import secret_warnings
 from gcdist.config.sections import (
     INJECT_KEYS,
     CheckpointConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "fewer_partitions",
     "floor_warnings",
     "load_config",
+    "secret_warnings",
     "setting_lines",
     "shared_settings",
     "suggest",

@@ -14,11 +14,14 @@ import tomli_w
 from gcdist.config.errors import ConfigError
 from gcdist.config.sections import Config
 
+# relative ones are taken from the folder of the config file
+PATHS = (("inject", "file"), *(("cluster", key) for key in ("secret_file", "certificate", "key", "authority")))
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
 
-    A relative ``inject.file`` or ``cluster.secret_file`` is taken from the folder of the config file.
+    A relative ``inject.file``, or file of ``cluster``, is taken from the folder of the config file.
     """
     path = Path(path)
     try:
@@ -32,7 +35,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     values = with_overrides(values, overrides)
-    for section, key in (("inject", "file"), ("cluster", "secret_file")):
+    for section, key in PATHS:
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(path.parent.resolve() / table[key])

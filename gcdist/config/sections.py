@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
 from gcdist.config.faults import FaultConfig
+from gcdist.config.secret import shared_secret
 from gcdist.config.section import Count, NotNegative, Positive, Section
 
 
@@ -207,7 +207,12 @@ class InjectConfig(Section):
 
 
 class ClusterConfig(Section):
-    """Who takes part, and when somebody counts as silent or lost. Times in seconds."""
+    """Who takes part, how links travel, and when somebody counts as silent or lost. Times in seconds.
+
+    ``transport``: "gloo" for private networks, "tls" for any: encrypted, both ends proved by the shared secret, or by
+    ``certificate``, ``key`` and ``authority`` (PEM files), on the one ``port`` of the master (absent: MASTER_PORT; under
+    torchrun, whose own store is there, the next one).
+    """
 
     workers: Count | None = None
     min_workers: Count | None = None
@@ -220,6 +225,12 @@ class ClusterConfig(Section):
     piece_timeout: Positive = 10.0
     interface: str | None = None
     secret_file: Path | None = Field(default=None, strict=False)
+    transport: Literal["gloo", "tls"] = "gloo"
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    certificate: Path | None = Field(default=None, strict=False)
+    key: Path | None = Field(default=None, strict=False)
+    authority: Path | None = Field(default=None, strict=False)
+    master_name: Annotated[str, Field(min_length=1, max_length=253)] = "gcdist-master"
     retry_first: Positive = 0.5
     retry_most: Positive = 30.0
     threads: Count | None = None
@@ -234,6 +245,16 @@ class ClusterConfig(Section):
                 wrong.append(f"{high}: found {getattr(self, high)}; should be above {low} = {getattr(self, low)}")
         if self.retry_first > self.retry_most:
             wrong.append(f"retry_most: found {self.retry_most}; should be at least retry_first = {self.retry_first}")
+        files = {name: getattr(self, name) for name in ("certificate", "key", "authority")}
+        given = [name for name, path in files.items() if path is not None]
+        if given and self.transport != "tls":
+            wrong.append(
+                f'{given[0]}: found {shown(files[given[0]])}; the transport "{self.transport}" does not use it'
+            )
+        elif given:
+            wrong += [f"{name}: missing; {given[0]} is given" for name, path in files.items() if path is None]
+        if self.port is not None and self.transport != "tls":
+            wrong.append(f'port: found {self.port}; the transport "{self.transport}" does not use it (set MASTER_PORT)')
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -241,18 +262,9 @@ class ClusterConfig(Section):
     def shared_secret(self) -> str | None:
         """The secret that peers must prove: what ``secret_file`` holds, else the environment's GCDIST_SECRET.
 
-        White space around it does not count. ConfigError if the file cannot be read or is empty.
+        White space around it does not count. ConfigError if it cannot be read, is blank, or has less than 16 characters.
         """
-        if self.secret_file is None:
-            return os.environ.get("GCDIST_SECRET", "").strip() or None
-        try:
-            found = self.secret_file.read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ConfigError(f"cluster.secret_file: {self.secret_file} cannot be read: {why}") from None
-        if not found:
-            raise ConfigError(f"cluster.secret_file: {self.secret_file} is empty; openssl rand -hex 32 makes a secret")
-        return found
+        return shared_secret(self.secret_file)
 
 
 class ComputeConfig(Section):

@@ -12,6 +12,7 @@ DRAIN_SECONDS = 5.0  # a last word gets so long to leave a link that closes
 BYTES_A_VALUE = 8  # at most, of a parameter or buffer in any format
 BYTES_A_PARTITION = 128  # of assignments and losses, in text
 SPARE_BYTES = 1 << 16  # scales and headers of small models
+MOST_TEXT = 16 << 10  # bytes of an error, a reason or a batch of log lines
 NOTHING: U8 = np.zeros(0, np.uint8)
 
 
@@ -29,8 +30,21 @@ def link_settings(setup: Setup) -> LinkSettings:
 
 
 def text_of(frame: Frame) -> str:
-    """The text that a frame carries."""
-    return "" if frame.meta is None else frame.meta.tobytes().decode(errors="replace")
+    """The text that a frame carries, cut after ``MOST_TEXT`` bytes: whoever sends more fills no log and no terminal."""
+    if frame.meta is None:
+        return ""
+    text = frame.meta[:MOST_TEXT].tobytes().decode(errors="replace")
+    left_out = len(frame.meta) - MOST_TEXT
+    return text if left_out <= 0 else f"{text} ... ({left_out} more bytes are left out)"
+
+
+def short_text(text: str) -> str:
+    """A text of any length and content as a frame may carry it to `text_of`.
+
+    >>> short_text("bad \\udc80"), len(short_text("x" * 10**6))
+    ('bad \\\\udc80', 16384)
+    """
+    return text[:MOST_TEXT].encode(errors="backslashreplace")[:MOST_TEXT].decode(errors="ignore")
 
 
 def bytes_of(text: str | bytes) -> U8:

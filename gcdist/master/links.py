@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from gcdist.exchange.inbox import Inbox
@@ -40,23 +41,26 @@ from gcdist.protocol.master_io import (
 )
 from gcdist.protocol.master_io import Silent as SilentPeer
 from gcdist.protocol.messages import Fault, Tick
-from gcdist.transport import Acceptor, Down, Event, Frame, In, Link, Sent, Silent, StoreSource, digest
+from gcdist.transport import Down, Event, Frame, In, Link, Plane, Sent, Silent, digest
 from gcdist.types import U8
 
+MOST_NAME, MOST_DIGITS = 64, 9  # characters of a worker's name, and of its rank
+LEAST_STEPS_QUEUED = 4.0  # times the largest frame: data of one worker that waits for the master
+MOST_REASONS = 50  # that are counted apart
 MOST_UNHANDLED = 64  # frames of one worker; more, where a worker may have more rows
 
 
 class MasterLinks:
     """The master's port: one link a worker, one inbox for all of them.
 
-    ``log(rank, text)`` takes what the workers have to say, ``refused(text)`` who did not know the secret, from the links'
-    threads.
+    ``log(rank, text)`` takes what the workers have to say, ``refused(text)`` who was turned away, from the
+    links' threads.
     """
 
     def __init__(
         self,
         setup: Setup,
-        source: StoreSource,
+        plane: Plane,
         log: Callable[[int, str], None] | None = None,
         refused: Callable[[str], None] | None = None,
     ) -> None:
@@ -71,12 +75,15 @@ class MasterLinks:
         self._bytes_out = 0
         self._digest: tuple[U8, int] | None = None
         self._unhandled: dict[Peer, int] = {}
+        self._admitted: set[Peer] = set()
         self._most_unhandled = max(MOST_UNHANDLED, 2 * len(setup.sizes_K))
-        secret = setup.config.cluster.shared_secret()
-        self._refused, self._tell_refused = 0, refused
-        self._acceptor = Acceptor(
-            source, self._joined, self._emit, link_settings(setup), secret, on_refused=self._count_refused
-        )
+        settings = link_settings(setup)
+        self._queued: dict[Peer, int] = {}  # bytes of data that the master has not handled yet
+        a_step = 2 * len(setup.sizes_K) / setup.workers  # messages of one worker, at most as large as the parameters
+        self._most_queued = round(max(LEAST_STEPS_QUEUED, a_step) * settings.max_bytes)
+        self._refused: Counter[str] = Counter()
+        self._tell_refused = refused
+        self._door = plane.open(self._joined, self._emit, settings, on_refused=self._count_refused)
 
     # --- the driver's port ---
 
@@ -103,6 +110,8 @@ class MasterLinks:
             with self._lock:
                 if event.peer in self._unhandled:
                     self._unhandled[event.peer] -= 1
+                    if isinstance(event, Arrived):
+                        self._queued[event.peer] -= event.body.nbytes
         return event
 
     def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
@@ -123,6 +132,7 @@ class MasterLinks:
             return
         match instruction:
             case Admit():
+                self._admitted.add(peer)
                 link.post(Frame(Kind.WELCOME, meta=bytes_of(json.dumps({"worker": peer.worker, "inc": peer.inc}))))
             case Refuse(reason=reason):
                 link.post(Frame(Kind.REFUSE, meta=bytes_of(reason)))
@@ -144,7 +154,7 @@ class MasterLinks:
 
     def close(self) -> None:
         """Take nobody in any more and wait for the last words to leave."""
-        self._acceptor.close(over=True)
+        self._door.close(over=True)
         give_up = time.monotonic() + DRAIN_SECONDS + 1.0
         while self._links and time.monotonic() < give_up:
             self.inbox.get(time.monotonic() + 0.05)
@@ -156,6 +166,8 @@ class MasterLinks:
     def _joined(self, link: Link, ticket: int, raw: bytes) -> None:
         try:
             hello = unpack_hello(raw)
+            if len(hello.name) > MOST_NAME:
+                raise CodecError(f"hello: a name of {len(hello.name)} characters; at most {MOST_NAME} are allowed")
         except CodecError as error:
             link.post(Frame(Kind.REFUSE, meta=bytes_of(f"{error} (another version of gcdist?)")))
             link.close(str(error), DRAIN_SECONDS)
@@ -164,20 +176,22 @@ class MasterLinks:
             peer = Peer(self._slot(hello.name), ticket)
             self._links[peer] = link
             self._peers[link] = peer
-            self._unhandled[peer] = 0
+            self._unhandled[peer] = self._queued[peer] = 0
         self.inbox.put(lambda at: Joined(at, peer, hello))
 
-    def _count_refused(self, ticket: int, reason: str) -> None:
+    def _count_refused(self, who: str, reason: str) -> None:
         with self._lock:
-            self._refused += 1
-            count = self._refused
+            if reason not in self._refused and len(self._refused) >= MOST_REASONS:
+                reason = "other reasons"
+            self._refused[reason] += 1
+            count = self._refused[reason]
         if self._tell_refused is not None and count & (count - 1) == 0:  # 1, 2, 4, ...: nobody can flood the log
-            self._tell_refused(f"a peer was refused, {count} so far: {reason}")
+            self._tell_refused(f"a peer was refused, {count} so far: {reason} ({who})")
 
     def _slot(self, name: str) -> int:
         """``rankR`` is worker R - 1; other names get places in the order in which they come."""
         rank = name.removeprefix("rank")
-        if rank.isdecimal():
+        if rank.isascii() and rank.isdigit() and len(rank) <= MOST_DIGITS:
             return int(rank) - 1
         if name not in self._slots:
             taken = {peer.worker for peer in self._links} | set(self._slots.values())
@@ -190,7 +204,7 @@ class MasterLinks:
             return
         match event:
             case In(frame=frame, fault=None) if frame.kind == Kind.LOG:
-                if self._log is not None and peer.worker < self._workers:
+                if self._log is not None and peer in self._admitted:  # a stranger writes nothing into the run's folder
                     self._log(peer.rank, text_of(frame))
             case In(link=link, frame=frame, fault=fault):
                 try:
@@ -200,9 +214,13 @@ class MasterLinks:
                     return
                 with self._lock:
                     self._unhandled[peer] += 1
+                    if frame.kind == Kind.MESSAGE:
+                        self._queued[peer] += _frame_bytes(frame)
                     flood = self._unhandled[peer] > self._most_unhandled
-                if flood:  # what a worker may send between two credits is far less
-                    link.close(f"worker {peer.rank} sent {self._most_unhandled} messages faster than they are handled")
+                    heavy = self._queued[peer] > self._most_queued
+                if flood or heavy:  # what a worker may send between two credits is far less
+                    what = f"{self._most_unhandled} messages" if flood else f"{self._most_queued} bytes"
+                    link.close(f"worker {peer.rank} sent {what} faster than they are handled")
                     return
                 self.inbox.put(make)
             case Silent(seconds=seconds):
@@ -211,7 +229,8 @@ class MasterLinks:
                 with self._lock:
                     self._bytes_in += link.bytes_in
                     self._bytes_out += link.bytes_out
-                    del self._links[peer], self._peers[link], self._unhandled[peer]
+                    del self._links[peer], self._peers[link], self._unhandled[peer], self._queued[peer]
+                    self._admitted.discard(peer)
                 self.inbox.put(lambda at: Lost(at, peer, reason))
             case Sent():
                 pass
@@ -233,3 +252,8 @@ class MasterLinks:
             case Kind.LEAVING:
                 return lambda at: Leaving(at, peer)
         raise CodecError(f"kind {frame.kind} is not for the master")
+
+
+def _frame_bytes(frame: Frame) -> int:
+    """Bytes of meta and data."""
+    return sum(0 if array is None else len(array) for array in (frame.meta, frame.data))

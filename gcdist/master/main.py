@@ -11,12 +11,12 @@ from gcdist.exchange.signals import on_signals
 from gcdist.master.driver import MasterDriver, Record, Say
 from gcdist.master.links import MasterLinks
 from gcdist.protocol.master_io import Stop
-from gcdist.transport import StoreSource
+from gcdist.transport import Plane
 
 
 def real_master(
     setup: Setup,
-    source: StoreSource,
+    plane: Plane,
     say: Say,
     record: Record | None = None,
     worker_log: Callable[[int, str], None] | None = None,
@@ -27,7 +27,7 @@ def real_master(
     secret.
     """
     still = checked("environment", lambda: beat_file(setup.config.cluster.beat))
-    port = MasterLinks(setup, source, worker_log, lambda text: say("refuse", text))
+    port = MasterLinks(setup, plane, worker_log, lambda text: say("refuse", text))
     undo = on_signals(lambda name, number: port.inbox.put(lambda at: Stop(at, name)))
     driver = MasterDriver.of(setup, port, say, record)
 

@@ -15,7 +15,7 @@ from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink
 from gcdist.transport.plane import Door, GlooPlane, Plane, TlsPlane
-from gcdist.transport.store import JoinError, StoreSource, open_store
+from gcdist.transport.store import JoinError, StoreSource, master_place, open_store
 from gcdist.transport.tls_credentials import Credentials, CredentialsError
 from gcdist.transport.tls_door import TlsDoor
 from gcdist.transport.tls_join import tls_join
@@ -56,6 +56,7 @@ __all__ = [
     "is_over",
     "join",
     "listening_address",
+    "master_place",
     "open_store",
     "route_to",
     "tls_join",

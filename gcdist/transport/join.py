@@ -179,12 +179,14 @@ class Acceptor:
                 if store is None:
                     store = self._source.client(timeout=1.0)
                 newest = int(store.add(self._keys + "tickets", 0))
-            except (RuntimeError, JoinError):
-                store = None  # the store is away: links live on, nobody can join
+            except (RuntimeError, ValueError, JoinError):
+                store = None  # the store is away, or somebody has written into it: links live on, nobody can join
                 self._closed.wait(1.0)
                 continue
             now = time.monotonic()
-            waiting |= dict.fromkeys(range(self._served + 1, newest + 1), now + self._settings.connect_timeout)
+            # anybody who reaches the store can raise the counter: only the newest tickets are looked for
+            oldest = max(self._served, newest - MOST_WAITING) + 1
+            waiting |= dict.fromkeys(range(oldest, newest + 1), now + self._settings.connect_timeout)
             self._served = newest
             # the newest first: who took an old one may be gone, and must hold nobody up
             waiting = dict(sorted(waiting.items(), reverse=True)[:MOST_WAITING])

@@ -56,21 +56,42 @@ class StoreSource:
         is not this machine's (a forwarded one) on that of GLOO_SOCKET_IFNAME. JoinError names what is missing.
         """
         env = os.environ if env is None else env
-        missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if not env.get(name)]
-        if missing:
-            raise JoinError(
-                f"{', '.join(missing)} not set: start with torchrun or set MASTER_ADDR, MASTER_PORT and RANK"
-            )
-        try:
-            port, rank = int(env["MASTER_PORT"]), int(env["RANK"])
-        except ValueError:
-            raise JoinError(
-                f"MASTER_PORT={env['MASTER_PORT']!r}, RANK={env['RANK']!r}: both must be whole numbers"
-            ) from None
-        serve = rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-        host = _own(env["MASTER_ADDR"], env.get(INTERFACE)) if serve else env["MASTER_ADDR"]
+        host, port, serve = _place(env)
+        serve = serve and not _agent_serves(env)
+        if serve:
+            host = _own(host, env.get(INTERFACE))
         source = open_store(host, port, serve=serve, timeout=timeout)
         return source.named(env.get("TORCHELASTIC_RUN_ID") or "run")
+
+
+def master_place(env: Mapping[str, str], port: int | None = None) -> tuple[str, int]:
+    """Where the master of the TLS plane listens (as rank 0) or is called: MASTER_ADDR, and ``port``, else MASTER_PORT.
+
+    torchrun's agent keeps its store at MASTER_PORT: then the next one. JoinError names what is missing.
+    """
+    host, found, is_master = _place(env)
+    if is_master:
+        host = _own(host, env.get(INTERFACE))
+    return host, port or found + _agent_serves(env)
+
+
+def _agent_serves(env: Mapping[str, str]) -> bool:
+    """Whether torchrun's agent has a store at MASTER_PORT."""
+    return env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _place(env: Mapping[str, str]) -> tuple[str, int, bool]:
+    """MASTER_ADDR, MASTER_PORT, and whether this is rank 0; JoinError."""
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "RANK") if not env.get(name)]
+    if missing:
+        raise JoinError(f"{', '.join(missing)} not set: start with torchrun or set MASTER_ADDR, MASTER_PORT and RANK")
+    try:
+        port, rank = int(env["MASTER_PORT"]), int(env["RANK"])
+    except ValueError:
+        raise JoinError(
+            f"MASTER_PORT={env['MASTER_PORT']!r}, RANK={env['RANK']!r}: both must be whole numbers"
+        ) from None
+    return env["MASTER_ADDR"], port, rank == 0
 
 
 def _own(host: str, interface: str | None) -> str:

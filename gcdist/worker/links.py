@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gcdist.exchange.inbox import Inbox
 from gcdist.exchange.injected_faults import Orders, described, strike_process
-from gcdist.exchange.link_frames import bytes_of, link_settings, text_of
+from gcdist.exchange.link_frames import bytes_of, link_settings, short_text, text_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
 from gcdist.protocol.codec import (
@@ -37,7 +37,7 @@ from gcdist.protocol.worker_io import (
     SentRow,
     WorkerEvent,
 )
-from gcdist.transport import Down, Event, Frame, In, JoinError, Link, RefusedError, Sent, StoreSource, is_over, join
+from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Plane, RefusedError, Sent
 from gcdist.worker.log import WorkerLog
 
 FAREWELL_SECONDS = 2.0  # that the last words have to leave
@@ -47,13 +47,12 @@ _LOG = object()  # the note of a frame of the log
 class WorkerLinks:
     """A worker's port: one link at a time."""
 
-    def __init__(self, setup: Setup, source: StoreSource, name: str, worker: int) -> None:
+    def __init__(self, setup: Setup, plane: Plane, name: str, worker: int) -> None:
         self.inbox: Inbox[WorkerEvent] = Inbox(Tick)
         self.slot = -1
         self.ever_linked = False
-        self._source = source
+        self._plane = plane
         self._settings = link_settings(setup)
-        self._secret = setup.config.cluster.shared_secret()
         self._timeout = setup.config.cluster.join_timeout
         self._hello = pack_hello(setup.hello(name, worker))
         self._link: Link | None = None
@@ -90,6 +89,7 @@ class WorkerLinks:
             case SendCredit(step=step, why=why):
                 self._post(Frame(Kind.CREDIT, pack_credit(step, why)))
             case SendFailed(step=step, partition=partition, text=text):
+                text = short_text(text)
                 self._post(Frame(Kind.FAILED, pack_failed(step, partition), bytes_of(text)))
                 self.log.say(text)
             case SendLeaving():
@@ -123,15 +123,17 @@ class WorkerLinks:
     def _connect(self, after: float) -> None:
         if self._over.wait(max(after, self._cut_until - self.now())):
             return
-        if self.ever_linked and is_over(self._source):
+        if self.ever_linked and self._plane.is_over():
             self.inbox.put(Released)
             return
         try:
-            link, _ = join(self._source, self._hello, self._emit, self._settings, self._secret, self._timeout)
+            link, _ = self._plane.join(self._hello, self._emit, self._settings, self._timeout)
             link.hinder(self._slow_until, self._rate)
         except RefusedError as error:
             refused = str(error)
-            self.inbox.put(lambda at: Refused(at, refused))
+            # whoever took the master's address can refuse: that must not end a worker that was in the run
+            make = LinkLost if self.ever_linked else Refused
+            self.inbox.put(lambda at: make(at, refused))
         except JoinError as error:
             reason = str(error)
             self.inbox.put(lambda at: LinkLost(at, reason))
@@ -153,6 +155,9 @@ class WorkerLinks:
                     make = self._translated(frame)
                 except CodecError as error:
                     link.close(f"the master's bytes are no message: {error}")
+                    return
+                if frame.kind == Kind.REFUSE and self.ever_linked:
+                    link.close(f"the master refuses: {text_of(frame)}")  # it may be an impostor: join again
                     return
                 self.inbox.put(make)
                 if frame.kind == Kind.WELCOME:

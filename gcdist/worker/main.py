@@ -15,7 +15,7 @@ from gcdist.model.loader import Loader
 from gcdist.model.vector_format import Shape
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
-from gcdist.transport import StoreSource
+from gcdist.transport import Plane
 from gcdist.types import U8
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.links import WorkerLinks
@@ -23,14 +23,14 @@ from gcdist.worker.log import heard
 from gcdist.worker.rows import RowMaker
 
 
-def serve(setup: Setup, source: StoreSource, rank: int) -> Exit:
+def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
     """Be the worker of this rank until released; returns how it ended.
 
     SIGINT, SIGTERM and SIGHUP announce the departure to the master.
     """
     torch.set_num_threads(setup.config.cluster.threads or 1)
     ahead, loader = setup.config.data.prefetch, None
-    port = WorkerLinks(setup, source, f"rank{rank}", rank - 1)
+    port = WorkerLinks(setup, plane, f"rank{rank}", rank - 1)
     if ahead:  # forked before there are links and their threads
         loader = setup.gradients.source = Loader(setup.gradients.batches, ahead, port.log.say)
     still = checked("environment", lambda: beat_file(setup.config.cluster.beat))

@@ -12,6 +12,7 @@ from gcdist.config import (
     StragglerConfig,
     dump_config,
     load_config,
+    secret_warnings,
     shared_settings,
     suggest,
     with_overrides,
@@ -92,13 +93,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_the_secret_is_never_in_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "key").write_text("sesame\n")
+    (tmp_path / "key").write_text("sesame of sixteen\n")
     config = load_config(write(tmp_path, '[cluster]\nsecret_file = "key"\n'))
-    assert config.resolved(2).cluster.shared_secret() == "sesame"
+    assert config.resolved(2).cluster.shared_secret() == "sesame of sixteen"
     assert "sesame" not in dump_config(config) + repr(config)
-    monkeypatch.setenv("GCDIST_SECRET", " open ")
-    assert config.cluster.shared_secret() == "sesame"
-    assert Config().cluster.shared_secret() == "open"
+    monkeypatch.setenv("GCDIST_SECRET", " open, and of sixteen ")
+    assert config.cluster.shared_secret() == "sesame of sixteen"
+    assert Config().cluster.shared_secret() == "open, and of sixteen"
     monkeypatch.delenv("GCDIST_SECRET")
     assert Config().cluster.shared_secret() is None
     assert "sesame" not in fails(cluster={"secret": "sesame"})
@@ -111,6 +112,43 @@ def test_a_secret_file_that_gives_no_secret(tmp_path: Path) -> None:
     for path, why in ((gone, "No such file"), (empty, "is empty"), (bytes_, "is not text")):
         with pytest.raises(ConfigError, match=rf"cluster\.secret_file: .*{path.name}.*{why}"):
             Config(cluster={"secret_file": str(path)}).cluster.shared_secret()
+
+
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ("", "GCDIST_SECRET is empty; openssl"),
+        (" \t\n", "GCDIST_SECRET is empty"),
+        ("fifteen letters", "GCDIST_SECRET has 15 characters; a secret has 16 to 4096"),
+        ("x" * 5000, "GCDIST_SECRET has 5000 characters"),
+        ("\udcff" * 20, "GCDIST_SECRET cannot be read: it is not text"),
+    ],
+)
+def test_a_secret_that_is_none_is_refused(secret: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GCDIST_SECRET", secret)
+    with pytest.raises(ConfigError, match=f"^{why}") as found:
+        Config().cluster.shared_secret()
+    assert "\n" not in str(found.value)
+
+
+def test_a_secret_file_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("x" * 40)
+    file.chmod(0o640)
+    [line] = secret_warnings(file)
+    assert "(mode 640); chmod 600" in line
+    file.chmod(0o600)
+    assert secret_warnings(file) == secret_warnings(None) == []
+
+
+def test_keys_of_the_other_transport_are_refused() -> None:
+    assert 'cluster.key: found "k"; the transport "gloo" does not use it' in fails(cluster={"key": "k"})
+    assert "cluster.port: found 29500" in fails(cluster={"port": 29500})
+    wrong = fails(cluster={"transport": "tls", "certificate": "c"})
+    assert wrong.splitlines() == [
+        "cluster.key: missing; certificate is given",
+        "cluster.authority: missing; certificate is given",
+    ]
 
 
 def test_values_do_not_change() -> None:

@@ -22,7 +22,7 @@ from gcdist.run.resume import new_folder
 from gcdist.run.session import Session
 from gcdist.simulator.world import simulated
 from gcdist.straggler import make_delays
-from gcdist.transport import Frame, In, Link, StoreSource, digest, open_store
+from gcdist.transport import Frame, GlooPlane, In, Link, StoreSource, digest, open_store
 from gcdist.types import Corruption
 from gcdist.worker.links import WorkerLinks
 from tests.simulator.test_faults_simulated import linear_task
@@ -66,7 +66,9 @@ def source() -> StoreSource:
 
 
 def test_a_worker_obeys_the_kinds_of_its_own_settings_alone(source: StoreSource) -> None:
-    port = WorkerLinks(session({"kind": "cut"}, {"kind": "slow", "seconds": 1.0, "rate": 9.0}), source, "rank1", 0)
+    port = WorkerLinks(
+        session({"kind": "cut"}, {"kind": "slow", "seconds": 1.0, "rate": 9.0}), GlooPlane(source), "rank1", 0
+    )
     assert ordered(port, Fault("kill")).closed == [
         'the master\'s bytes are no message: it asks for the fault "kill", which these settings do not have'
     ]
@@ -113,7 +115,7 @@ def test_a_line_says_what_is_done() -> None:
 
 @pytest.fixture
 def master(source: StoreSource) -> Iterator[MasterLinks]:
-    port = MasterLinks(session(), source.named("flood"))
+    port = MasterLinks(session(), GlooPlane(source.named("flood")))
     yield port
     port._links.clear()
     port.close()

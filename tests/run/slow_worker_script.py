@@ -17,7 +17,7 @@ from gcdist.protocol.master_io import SendRound
 from gcdist.run.cluster import Cluster
 from gcdist.run.resume import new_folder
 from gcdist.run.session import Session
-from gcdist.transport import StoreSource
+from gcdist.transport import GlooPlane, StoreSource
 
 sys.path.append(str(Path(__file__).parents[2]))  # behind the installed gcdist, for the tests' own modules
 from tests.master.test_replay import Record, replay
@@ -56,7 +56,7 @@ def main(out: Path) -> None:
     # what gcdist.connect does at the master, with the events recorded
     session = Session.build(task, config, int(os.environ["WORLD_SIZE"]) - 1)
     record: Record = []
-    driver, close = real_master(session, StoreSource.from_env(), lambda kind, text: None, record)
+    driver, close = real_master(session, GlooPlane(StoreSource.from_env()), lambda kind, text: None, record)
     with Cluster(session, driver, new_folder(session, out / "run"), on_close=close) as cluster:
         seconds = [step.backward().step_seconds for step in cluster.steps(STEPS)]
     sent: dict[int, list[int]] = {}

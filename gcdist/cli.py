@@ -25,6 +25,7 @@ COMMANDS = {
     ),
     "bench": ("bench", "bench", "Wall-clock time of every scheme under delays, by real processes."),
     "doctor": ("doctor", "doctor", "Check this machine and the network before a run; each finding with its fix."),
+    "secure": ("secure", "secure", "Certificates for links over TLS: make, list, revoke."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
     "coco": ("coco", "coco", "COCO detection: gcdist coco pictures draws what a run's detector finds."),
 }

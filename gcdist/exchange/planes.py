@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from gcdist.config import ClusterConfig, ConfigError
@@ -23,12 +24,20 @@ def make_plane(cluster: ClusterConfig, rank: int, env: Mapping[str, str] | None 
 
 
 def credentials(cluster: ClusterConfig, rank: int) -> Credentials:
-    """What the process of this rank shows on the TLS plane; ConfigError."""
+    """What the process of this rank shows on the TLS plane; ConfigError.
+
+    In the paths of the settings ``{name}`` stands for "master" or "workerR", so that one file of settings does for all.
+    """
+    name = "master" if rank == 0 else f"worker{rank}"
     role: Literal["master", "worker"] = "master" if rank == 0 else "worker"
     if cluster.certificate is not None and cluster.key is not None and cluster.authority is not None:
         try:
             return Credentials.from_files(
-                cluster.certificate, cluster.key, cluster.authority, role, cluster.master_name
+                _named(cluster.certificate, name),
+                _named(cluster.key, name),
+                cluster.authority,
+                role,
+                cluster.master_name,
             )
         except CredentialsError as error:
             raise ConfigError(str(error)) from None
@@ -39,3 +48,7 @@ def credentials(cluster: ClusterConfig, rank: int) -> Credentials:
             "cluster.certificate, key and authority (gcdist secure init makes them)"
         )
     return Credentials.from_secret(secret, role)
+
+
+def _named(path: Path, name: str) -> Path:
+    return Path(str(path).replace("{name}", name))

@@ -35,6 +35,15 @@ HANDSHAKES_AT_ONCE = 256.0
 CALLS_A_SECOND = 500.0
 CALLS_AT_ONCE = 1000.0
 TAKE_BYTES = 16 << 10
+_OTHER_LANGUAGES = {  # OpenSSL's reasons
+    "HTTP_REQUEST",
+    "HTTPS_PROXY_REQUEST",
+    "PACKET_LENGTH_TOO_LONG",
+    "UNEXPECTED_MESSAGE",
+    "UNSUPPORTED_PROTOCOL",
+    "VERSION_TOO_LOW",
+    "WRONG_VERSION_NUMBER",
+}
 
 
 class StrangerError(Exception):
@@ -116,7 +125,7 @@ class Stranger:
             hello = self._advance(self._tls)
         except ssl.SSLError as error:
             self._answer()  # the alert
-            if not self._proven and error.reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE"):
+            if not self._proven and error.reason in _OTHER_LANGUAGES:
                 raise StrangerError("it does not speak TLS 1.3") from None
             raise StrangerError(credentials.explain(error)) from None
         except FrameError as error:

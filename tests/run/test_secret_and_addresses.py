@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Start
 from tests.run.listeners import listens_on
 
@@ -30,22 +32,37 @@ start_timeout = 1.0
 """
 
 
-def test_one_address_one_secret(tmp_path: Path, start: Start) -> None:
-    (tmp_path / "config.toml").write_text(CONFIG)
+@pytest.mark.parametrize(
+    ("transport", "worker_says", "master_says"),
+    [
+        ("gloo", "shared secret: the master has another one than is set here", "it does not know"),
+        ("tls", "the master at 127.0.0.1:", "certificate is of another authority"),
+    ],
+)
+def test_one_address_one_secret(
+    transport: str, worker_says: str, master_says: str, tmp_path: Path, start: Start
+) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + f'transport = "{transport}"\n')
     command = ["-m", "gcdist", "train", str(tmp_path / "config.toml")]
     cluster = start(command, ranks=3, env={"GCDIST_SECRET": SECRET, "WORLD_SIZE": "4"})
-    cluster.env["GCDIST_SECRET"] = "another"
+    cluster.env["GCDIST_SECRET"] = "another one than theirs"
     cluster.begin(3)
     assert cluster.wait(LIMIT, [3]) == [2]
-    assert "shared secret: the master has another one than is set here" in cluster.output(3)
+    assert worker_says in cluster.output(3)
+    assert "must be the same at both ends" in cluster.output(3)
+    assert len(cluster.output(3).splitlines()) == 1
     run = tmp_path / "runs" / "run"
-    assert "a peer was refused, 1 so far: it does not know" in (run / "events.jsonl").read_text()
+    events = (run / "events.jsonl").read_text()
+    assert "a peer was refused, 1 so far: " in events
+    assert master_says in events
     until = time.monotonic() + LIMIT
     while not (run / "metrics.jsonl").stat().st_size:  # then links are up, and gloo's sockets are there
         assert time.monotonic() < until, cluster.output(0)
         time.sleep(0.05)
+    master = cluster.processes[0]
     for process in cluster.processes[:3]:
-        assert listens_on(process.pid) == {"127.0.0.1"}
+        # the TLS plane's workers listen nowhere
+        assert listens_on(process.pid) == ({"127.0.0.1"} if transport == "gloo" or process is master else set())
         assert SECRET.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
     os.kill(cluster.processes[0].pid, signal.SIGTERM)
     cluster.wait(LIMIT)

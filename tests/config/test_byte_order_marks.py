@@ -29,8 +29,8 @@ def test_every_file_of_a_user_is_read_with_a_mark_or_without(
     assert np.array_equal(read_trace(trace), [[0.5, 1], [0.25, 2]])
     _, workers = load_delays(write("delays.toml", 'workers = 2\nmodel = "trace"\nfile = "trace.csv"\n'))
     assert workers == 2
-    secret = write("key", "sesame\n")
-    assert Config(cluster={"secret_file": str(secret)}).cluster.shared_secret() == "sesame"
+    secret = write("key", "sesame of sixteen\n")
+    assert Config(cluster={"secret_file": str(secret)}).cluster.shared_secret() == "sesame of sixteen"
     assert _plan(["--p-file", str(write("p.txt", "0.1\n0.5\n"))], monkeypatch) == 0
 
 

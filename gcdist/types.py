@@ -26,6 +26,15 @@ FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay"
 Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
 
 
+METRICS_MOST, METRIC_NAME_MOST = 32, 64  # numbers by name beside one loss, and characters of a name
+
+
+def check_metric_name(name: object) -> None:
+    """ValueError if a metric cannot have this name: printable text of 1 to ``METRIC_NAME_MOST`` characters."""
+    if not isinstance(name, str) or not 1 <= len(name) <= METRIC_NAME_MOST or not name.isprintable():
+        raise ValueError(f"metric {str(name)[:80]!r}: a name is printable text of 1 to {METRIC_NAME_MOST} characters")
+
+
 class NonFiniteError(ValueError):
     """A vector to be quantized holds NaN or infinity; ``index`` is the first such coordinate."""
 

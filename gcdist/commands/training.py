@@ -136,6 +136,7 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
                 info.deadline,
                 cluster.evaluation,
                 info.loss_share,
+                info.metrics,
             )
         metrics = cluster.final_evaluation()
         checks = config.summary.sync_check_steps

@@ -1,23 +1,23 @@
-"""What travels beside a payload: losses, energies, times and buffers of one row, in a fixed binary form."""
+"""What travels beside a payload: losses, metrics, energies, times and buffers of one row, in a fixed binary form."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gcdist.types import F32, F64, U8, Mask
+from gcdist.model.buffer_updates import BufferUpdate
+from gcdist.types import F64, METRICS_MOST, U8, Mask, check_metric_name
 
-_FIXED = struct.Struct("<IIIIdddddd")
-
-
-def _no_floats() -> F32:
-    return np.zeros(0, np.float32)
+SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
+_FIXED = struct.Struct("<IIIIIIIddddd")
 
 
-def _no_ints() -> U8:
-    return np.zeros(0, np.uint8)
+def _no_buffers() -> BufferUpdate:
+    return BufferUpdate(np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.uint8))
 
 
 def _no_parameters() -> Mask:
@@ -26,7 +26,11 @@ def _no_parameters() -> Mask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sidecar:
-    """Of one row of one step. ``loss_P3`` has one line a partition: (partition, batch-mean loss, share N_j/N)."""
+    """Of one row of one step. ``loss_P3`` has one line a partition: (partition, batch-mean loss, share N_j/N).
+
+    A share of 0: the batch had nothing to train on, its loss does not count. ``metrics_P`` are the numbers that the loss
+    function gave beside the loss, by name, for each line of ``loss_P3``; () stands for none anywhere.
+    """
 
     loss_P3: F64
     energy: float = 0.0  # |y - h|^2
@@ -34,32 +38,38 @@ class Sidecar:
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    share: float = 0.0  # weight of the buffers: share of the samples behind them
-    float_buffers: F32 = field(default_factory=_no_floats)
-    int_buffers: U8 = field(default_factory=_no_ints)  # each in its own dtype: `Shape.kinds`
+    buffers: BufferUpdate = field(default_factory=_no_buffers)
     used: Mask = field(default_factory=_no_parameters)  # one entry a parameter: the losses depend on it
+    metrics_P: tuple[dict[str, float], ...] = ()
 
     def pack(self) -> U8:
         """As bytes, (n,) uint8."""
+        names = sorted({name for metrics in self.metrics_P for name in metrics})
+        table = "\n".join(names).encode()
+        values = np.array([[metrics.get(name, np.nan) for name in names] for metrics in self.metrics_P], "<f8")
         fixed = _FIXED.pack(
             len(self.loss_P3),
-            len(self.float_buffers),
-            len(self.int_buffers),
+            len(self.buffers.shares_B),
+            len(self.buffers.floats),
+            len(self.buffers.ints),
             len(self.used),
+            len(names),
+            len(table),
             self.energy,
             self.error,
             self.compute_seconds,
             self.data_seconds,
             self.cpu_seconds,
-            self.share,
         )
         parts = (
             self.loss_P3.astype("<f8"),
-            self.float_buffers.astype("<f4"),
-            self.int_buffers,
+            values,
+            self.buffers.shares_B.astype("<f8"),
+            self.buffers.floats.astype("<f4"),
+            self.buffers.ints,
             self.used,
         )
-        raw = b"".join([fixed, *(part.tobytes() for part in parts)])
+        raw = b"".join([fixed, *(part.tobytes() for part in parts), table])
         return np.frombuffer(bytearray(raw), np.uint8)
 
     @staticmethod
@@ -67,20 +77,54 @@ class Sidecar:
         """The reverse of ``pack``.
 
         Raises:
-            ValueError: the length does not fit its own counts, or a number is not finite.
+            ValueError: the length does not fit its own counts, a number is not finite, or a metric has no good name.
         """
         if len(raw) < _FIXED.size:
             raise ValueError(f"sidecar: {len(raw)} bytes, must be {_FIXED.size} or more")
-        parts, floats, ints, masks, *numbers = _FIXED.unpack(raw[: _FIXED.size].tobytes())
-        need = _FIXED.size + 24 * parts + 4 * floats + ints + masks
+        parts, buffers, floats, ints, masks, metrics, text, *numbers = _FIXED.unpack(raw[: _FIXED.size].tobytes())
+        if metrics > METRICS_MOST:
+            raise ValueError(f"sidecar: {metrics} metrics, at most {METRICS_MOST} are allowed")
+        need = _FIXED.size + 8 * (3 * parts + metrics * parts + buffers) + 4 * floats + ints + masks + text
         if len(raw) != need:
             raise ValueError(f"sidecar: {len(raw)} bytes, its counts ask for {need}")
-        rest = raw[_FIXED.size :].tobytes()
-        loss_P3 = np.frombuffer(rest, "<f8", 3 * parts).reshape(parts, 3)
-        if not np.isfinite(numbers).all() or not np.isfinite(loss_P3).all():
+        rest, at = raw[_FIXED.size :].tobytes(), 0
+
+        def take(dtype: str, count: int) -> NDArray[Any]:
+            nonlocal at
+            begin, at = at, at + np.dtype(dtype).itemsize * count
+            return np.frombuffer(rest, dtype, count, begin)
+
+        loss_P3 = take("<f8", 3 * parts).reshape(parts, 3)
+        values_PM = take("<f8", metrics * parts).reshape(parts, metrics)
+        shares_B = take("<f8", buffers)
+        update = BufferUpdate(shares_B, take("<f4", floats), take("u1", ints))
+        used = take("u1", masks) != 0
+        if not np.isfinite(numbers).all() or not np.isfinite(loss_P3).all() or not np.isfinite(shares_B).all():
             raise ValueError("sidecar: a number is not finite")
-        float_buffers = np.frombuffer(rest, "<f4", floats, 24 * parts)
-        int_buffers = np.frombuffer(rest, np.uint8, ints, 24 * parts + 4 * floats)
-        used = np.frombuffer(rest, np.uint8, masks, 24 * parts + 4 * floats + ints) != 0
-        energy, error, compute, data, cpu, share = numbers
-        return Sidecar(loss_P3, energy, error, compute, data, cpu, share, float_buffers, int_buffers, used)
+        shares = np.concatenate([loss_P3[:, 2], shares_B])
+        if ((shares < 0) | (shares > SHARE_MOST)).any():
+            raise ValueError("sidecar: a share is not from 0 to 1")
+        if (loss_P3[:, 0] != np.clip(np.floor(loss_P3[:, 0]), 0, 2**31)).any():
+            raise ValueError("sidecar: a partition has no whole number")
+        names = _names(rest[at:], metrics)
+        found = tuple(
+            {name: value for name, value in zip(names, line, strict=True) if value == value}  # not-a-number: not given
+            for line in values_PM.tolist()
+        )
+        energy, error, compute, data, cpu = numbers
+        return Sidecar(loss_P3, energy, error, compute, data, cpu, update, used, found if metrics else ())
+
+
+def _names(raw: bytes, count: int) -> list[str]:
+    """The metrics' names; ValueError."""
+    if count == 0 and not raw:
+        return []
+    try:
+        names = raw.decode().split("\n")
+    except UnicodeDecodeError:
+        raise ValueError("sidecar: the metrics' names are not text") from None
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"sidecar: {len(set(names))} names for {count} metrics")
+    for name in names:
+        check_metric_name(name)
+    return names

@@ -88,8 +88,11 @@ class Aggregator:
                 self._quantizer.check(body.payload[where], coordinates.stop - coordinates.start, bits)
         except ValueError as error:
             return f"message of row {head.row}: {error}"
-        found = len(sidecar.float_buffers), len(sidecar.int_buffers), len(sidecar.used)
-        if found != (shape.floats, shape.int_nbytes, shape.parameters):
+        buffers = sidecar.buffers
+        if (len(buffers.shares_B), len(sidecar.used)) != (shape.buffers, shape.parameters) or (
+            len(buffers.floats),
+            len(buffers.ints),
+        ) != shape.update_sizes(buffers.shares_B):
             return f"message of row {head.row}: its buffers and parameters are not this model's"
         return None
 

@@ -22,6 +22,7 @@ class DataAccount:
         self._steps = 0
         # means over the rows that counted, summed
         self._data_seconds = self._compute_seconds = self._step_seconds = 0.0
+        self._batches = self._empty = 0  # that counted, and of them those with nothing to train on
         self._uncovered: dict[int, int] = {}  # partition: steps without it
         self.local = False  # some worker can read only some of the partitions
 
@@ -33,6 +34,9 @@ class DataAccount:
             self._data_seconds += fmean(counted.sidecar.data_seconds for counted in result.counted)
             self._compute_seconds += fmean(counted.sidecar.compute_seconds for counted in result.counted)
             self._step_seconds += result.seconds
+        for counted in result.counted:
+            self._batches += len(counted.sidecar.loss_P3)
+            self._empty += int((counted.sidecar.loss_P3[:, 2] == 0).sum())
         for j in np.flatnonzero(~result.plan.covered_K).tolist():
             self._uncovered[j] = self._uncovered.get(j, 0) + 1
 
@@ -43,6 +47,11 @@ class DataAccount:
             share = self._data_seconds / (self._data_seconds + self._compute_seconds)
             more = f" in spite of data.prefetch = {self._prefetch}" if self._prefetch else ": set data.prefetch = 4"
             lines.append(f"waiting for data took {share:.0%} of the workers' time{more}")
+        if self._empty:
+            share = self._empty / self._batches
+            lines.append(
+                f"loss_fn gave nothing to train on (None, or 0 without a gradient) for {share:.0%} of the batches"
+            )
         if self._uncovered:
             most = max(self._uncovered.values())
             lines.append(
@@ -60,6 +69,8 @@ class DataAccount:
             "data_seconds": self._data_seconds,
             "compute_seconds": self._compute_seconds,
             "step_seconds": self._step_seconds,
+            "batches": self._batches,
+            "empty": self._empty,
             "uncovered": dict(self._uncovered),
             "local": self.local,
         }
@@ -69,4 +80,5 @@ class DataAccount:
         self._steps, self.local = state["steps"], state["local"]
         self._data_seconds, self._compute_seconds = state["data_seconds"], state["compute_seconds"]
         self._step_seconds = state["step_seconds"]
+        self._batches, self._empty = state.get("batches", 0), state.get("empty", 0)
         self._uncovered = {int(j): steps for j, steps in state["uncovered"].items()}

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from time import perf_counter, thread_time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gcdist.model.batches import Batches, BatchSource, ReadError, Sampling, story
+from gcdist.model.buffer_updates import BufferUpdate
+from gcdist.model.buffers import ModelChangedError
 from gcdist.model.device import CPU, device_generator_kept, moved, seed_device
 from gcdist.model.randomness import COMPUTE, generators_kept, seed_generators
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
 from gcdist.tasks import Task
-from gcdist.types import F32, I64, U8, Mask
+from gcdist.types import F32, I64, Mask
 
 
 class UserCodeError(Exception):
     """The user's data set, model or loss raised, or gave numbers that are not finite; ``text`` says all of it."""
 
-    def __init__(self, step: int, partition: int, indices: I64, text: str) -> None:
+    def __init__(self, step: int, partition: int, indices: I64, text: str, *, of_model: bool = False) -> None:
         super().__init__(text)
         self.step = step
         self.partition = partition
         self.indices = indices  # of the samples that were being read or trained on
         self.text = text
+        self.of_model = of_model  # it would come with every batch: the model cannot be trained as it is
+
+
+class _Made(NamedTuple):
+    """What a forward and a backward pass gave; ``trained``: the batch had something to train on."""
+
+    value: float
+    metrics: Mapping[str, float]
+    trained: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartitionResult:
     """One partition's share of one step's gradient, and what came with it."""
 
-    loss: float  # mean over the batch
+    loss: float  # mean over the batch; 0 if it had nothing to train on
     gradient: F32  # (d,) N_j/N times the batch mean's gradient; valid until the next compute
     used: Mask  # one entry a parameter: the loss depends on it
     share: float  # N_j/N
-    samples: int  # in the batch
+    samples: int  # in the batch; 0 if it had nothing to train on: the gradient is zero and the loss does not count
     data_seconds: float  # waiting for the batch: reading and collating, unless a loader reads ahead
     compute_seconds: float  # forward and backward
     cpu_seconds: float  # processor time of this thread for all of it
-    float_buffers: F32  # after the forward pass: `ModelState.buffer_update`
-    int_buffers: U8
+    buffers: BufferUpdate  # that the forward pass changed
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the batch, by name
 
 
 class PartitionGradients:
@@ -92,42 +104,52 @@ class PartitionGradients:
                 read = perf_counter()
                 seed_generators(self.seed, COMPUTE, step, j)
                 seed_device(state.device, self.seed, COMPUTE, step, j)
-                loss = self._backward(batch if state.device == CPU else moved(batch, state.device))
+                made = self._backward(batch if state.device == CPU else moved(batch, state.device), step)
                 done = perf_counter()
             used = self._collect(j)
-            floats, ints = state.buffer_update()
+            buffers = state.buffer_update(float(self.sizes_K[j]))
         except ReadError as error:
             raise UserCodeError(step, j, error.indices, error.text) from error
         except Exception as error:
             indices = self.batches.samples(step, j)
-            text = story(error, step, j, indices, trace=not isinstance(error, _NotFiniteError))
-            raise UserCodeError(step, j, indices, text) from error
+            told = isinstance(error, _NotFiniteError | ModelChangedError)
+            text = story(error, step, j, indices, trace=not told)
+            raise UserCodeError(step, j, indices, text, of_model=isinstance(error, ModelChangedError)) from error
         return PartitionResult(
-            loss=loss,
+            loss=made.value,
             gradient=self._gradient,
             used=used,
             share=float(self.sizes_K[j]),
-            samples=len(indices),
+            samples=len(indices) if made.trained else 0,
             data_seconds=waited,
             compute_seconds=done - read,
             cpu_seconds=thread_time() - began,
-            float_buffers=floats,
-            int_buffers=ints,
+            buffers=buffers,
+            metrics=made.metrics,
         )
 
-    def _backward(self, batch: Any) -> float:
+    def _backward(self, batch: Any, step: int) -> _Made:
         model = self.state.model
         if not model.training:
             model.train()
         for p in self.state.parameters:
             p.grad = None
         with torch.enable_grad():
-            loss = self.task.loss(model, batch)
-            value = float(loss.detach())
+            made = self.task.losses(model, batch, step)
+            if made.loss is None:
+                return _Made(0.0, made.metrics, trained=False)
+            value = float(made.loss.detach())
             if not math.isfinite(value):
                 raise _NotFiniteError(f"the loss is {value}")
-            loss.backward()  # type: ignore[no-untyped-call]
-        return value
+            if not made.loss.requires_grad:
+                if value == 0.0:
+                    return _Made(0.0, made.metrics, trained=False)
+                raise ValueError(
+                    f"the loss is {value:g} and depends on no parameter (detached, or computed under no_grad): return None "
+                    "for a batch that has nothing to train on"
+                )
+            made.loss.backward()  # type: ignore[no-untyped-call]
+        return _Made(value, made.metrics, trained=True)
 
     def _collect(self, j: int) -> Mask:
         """Move the parameters' gradients, times N_j/N, into the flat vector; which of them there are."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from gcdist.memory import recycler
-from gcdist.model.buffers import Buffers
+from gcdist.model.buffer_updates import BufferUpdate, merged
+from gcdist.model.buffers import Buffers, ModelChangedError
 from gcdist.model.device import CPU
 from gcdist.model.vector_format import Shape
 from gcdist.types import F32, U8, Layout, Mask
 
-BufferUpdate = tuple[float, F32, U8]  # share of the samples, float buffers, integer buffers
 Downlink = Literal["float32", "bfloat16"]
 TRAINABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WIRE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -59,6 +58,8 @@ class ModelState:
             raise ValueError(f"{type(model).__name__} has no parameter with requires_grad: there is nothing to train")
         self._buffers = Buffers(model)
         self.fingerprint = _fingerprint(self._all, self._buffers)
+        self._known = {each.name for each in self._all}
+        self._looked = False  # for parameters that came with the first forward pass
         self._frozen: dict[int, Tensor] = {}  # worker: values of the start, of parameters that were unfrozen later
         self._lay(self._start)
 
@@ -75,7 +76,7 @@ class ModelState:
         layout = Layout.flat(int(self._ends[-1]), self.fingerprint)
         buffers = self._buffers
         told = None if trained == self._start else trained
-        self.shape = Shape(layout, told, len(chosen), buffers.floats.size, buffers.kinds)
+        self.shape = Shape(layout, told, len(chosen), buffers.float_sizes, buffers.kinds)
         self._floats_at = -(-self._wire.itemsize * layout.d // 4) * 4
         self._ints_at = -(-(self._floats_at + 4 * buffers.floats.size) // 8) * 8
         self._flat: Tensor | None = None
@@ -172,20 +173,25 @@ class ModelState:
         """Give the buffers the values of the last `load`: no partition sees what another one did to them."""
         self._buffers.restore()
 
-    def buffer_update(self) -> tuple[F32, U8]:
-        """The buffers as they are now, as new arrays: float ones as float32, integer and bool ones as bytes."""
-        return self._buffers.read()
+    def buffer_update(self, share: float) -> BufferUpdate:
+        """The buffers that the forward pass changed; ``share`` is that of the samples behind it.
+
+        Raises:
+            ModelChangedError: the forward pass changed the model itself.
+        """
+        if not self._looked:
+            self._looked = True
+            new = [each.name for each in _parameters(self.model) if each.name not in self._known]
+            if new:
+                raise ModelChangedError(
+                    f"parameter {new[0]!r} came with the forward pass, and nobody would train it: run the model once before "
+                    "the run begins"
+                )
+        return self._buffers.update(share)
 
     def merge_buffers(self, updates: Sequence[BufferUpdate]) -> None:
-        """Master: average the float buffers by sample share, take the maximum of the integer ones; nothing: no change."""
-        if not updates:
-            return
-        total = math.fsum(share for share, _, _ in updates)
-        floats = sum(((share / total) * update.astype(np.float64) for share, update, _ in updates), np.float64(0))
-        ints = updates[0][2].copy()
-        for _, _, update in updates[1:]:
-            self.shape.keep_largest(ints, update)
-        self._buffers.write(np.asarray(floats, np.float32), ints)
+        """Master: the buffers that arrived partitions changed become what `merged` makes of them; all others stay."""
+        self._buffers.take(merged(updates, self.shape))
 
     def set_grad(self, g: F32, has_grad: Mask | None = None) -> None:
         """Replace every ``.grad`` by its part of ``g`` (d,): None where ``has_grad`` (one entry a parameter) is False.

@@ -8,7 +8,10 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 # what stands between the worker's loop and the user's code; the embedded tasks are users' code like any other
 _ROOMS = ("model", "exchange", "master", "worker", "simulator", "run")
-_OWN = (*(f"{_PACKAGE / room}/" for room in _ROOMS), str(_PACKAGE / "tasks" / "task.py"))
+_OWN = (
+    *(f"{_PACKAGE / room}/" for room in _ROOMS),
+    *(str(_PACKAGE / "tasks" / name) for name in ("task.py", "loss.py")),
+)
 
 
 def users_traceback(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.types import U8, Layout
+from gcdist.types import F64, Layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,26 +15,36 @@ class Shape:
     """Of one model, from one plan to the next: a new object whenever the vector has grown.
 
     ``trained`` are the numbers, in the order of ``named_parameters``, of the parameters in the vector; None: those of the
-    start. ``kinds`` are the integer and bool buffers as (dtype, values), wide dtypes first, so that each begins at a
-    multiple of its own size.
+    start. ``float_sizes`` are the values of each float buffer, ``kinds`` (dtype, values) of each integer or bool one, wide
+    dtypes first, so that each begins at a multiple of its own size. B buffers: the float ones, then the others.
     """
 
     layout: Layout
     trained: tuple[int, ...] | None = None
     parameters: int = 0  # in the vector
-    floats: int = 0  # values of the float buffers
+    float_sizes: tuple[int, ...] = ()
     kinds: tuple[tuple[np.dtype[Any], int], ...] = ()
+
+    @property
+    def floats(self) -> int:
+        """Values of the float buffers."""
+        return sum(self.float_sizes)
 
     @property
     def int_nbytes(self) -> int:
         """Bytes of the integer and bool buffers, each in its own dtype."""
         return sum(dtype.itemsize * count for dtype, count in self.kinds)
 
-    def keep_largest(self, ints: U8, others: U8) -> None:
-        """``ints = max(ints, others)``, value by value; both (int_nbytes,)."""
-        at = 0
-        for dtype, count in self.kinds:
-            where = slice(at, at + dtype.itemsize * count)
-            mine = ints[where].view(dtype)
-            np.maximum(mine, others[where].view(dtype), out=mine)
-            at = where.stop
+    @property
+    def buffers(self) -> int:
+        """B."""
+        return len(self.float_sizes) + len(self.kinds)
+
+    def update_sizes(self, shares_B: F64) -> tuple[int, int]:
+        """Values of the float buffers, and bytes of the others, that have a share."""
+        floats = len(self.float_sizes)
+        some = (shares_B > 0).tolist()
+        return (
+            sum(size for size, has in zip(self.float_sizes, some[:floats], strict=True) if has),
+            sum(dtype.itemsize * count for (dtype, count), has in zip(self.kinds, some[floats:], strict=True) if has),
+        )

@@ -104,7 +104,7 @@ class RunFolder:
         """A line of ``metrics.jsonl``.
 
         Keys in use: seconds (since the start), loss, arrived (ranks), bytes_up, bytes_down, noise_planned, noise_observed,
-        deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share.
+        deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share, metrics (by name).
         """
         self._look()
         self._metrics.write(_line({"step": step, **values}))

@@ -52,6 +52,7 @@ class Progress:
         deadline: float,
         metrics: Mapping[str, float] | None = None,
         loss_share: float = 1.0,
+        of_step: Mapping[str, float] | None = None,
     ) -> None:
         """Show a finished step.
 
@@ -66,12 +67,14 @@ class Progress:
             deadline: of this step, seconds.
             metrics: of the newest evaluation, if there is one.
             loss_share: of the samples, those in partitions that the loss is of.
+            of_step: metrics that the loss function gave.
         """
         self._bytes_up += bytes_up
         self._bytes_down += bytes_down
         part = "" if loss is None or loss_share > _WHOLE else f" of {loss_share:.0%} of the data"
+        told = "".join(f"  {metric_text(name, value)}" for name, value in (of_step or {}).items())
         text = (
-            f"step {step + 1}/{self._steps}  loss {'-' if loss is None else format(loss, '.4f')}{part}"
+            f"step {step + 1}/{self._steps}  loss {'-' if loss is None else format(loss, '.4f')}{part}{told}"
             f"  arrived {arrived}/{live}"
             f"  up {bytes_text(self._bytes_up)}  down {bytes_text(self._bytes_down)}"
             f"  {seconds:.1f} s  deadline {deadline:.3g} s"

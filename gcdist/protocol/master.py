@@ -40,7 +40,7 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shift
-from gcdist.protocol.messages import Assignment, CloseWhy, Hello, Peer, Round, Tick, Wake
+from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, CloseWhy, Hello, Peer, Round, Tick, Wake
 from gcdist.types import Decoder, Mask, Plan, Seen, Use
 
 FAILURES_TO_HALT = 3  # of one partition, with no arrival of it in between
@@ -188,11 +188,15 @@ class MasterMachine:
     def _failed(self, event: Failed) -> None:
         if self._known(event.peer) is None:
             return
-        where = f"partition {event.partition}" if event.partition >= 0 else "the coded sum"
+        where = {CODED_SUM: "the coded sum", THE_MODEL: "the model"}.get(
+            event.partition, f"partition {event.partition}"
+        )
         self._out.append(Drop(event.peer, event.step, f"user error in {where}: {event.text}"))
         count = self._failures.get(event.partition, 0) + 1
         self._failures[event.partition] = count
-        if count >= FAILURES_TO_HALT:
+        if event.partition == THE_MODEL:
+            self._out.append(Halt(f"the model cannot be trained as it is: {event.text}"))
+        elif count >= FAILURES_TO_HALT:
             self._out.append(Halt(f"{where} failed {count} times in a row: {event.text}"))
 
     def _stop(self, event: Stop) -> None:

@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 3  # raised when a message changes; peers of another number are refused
+PROTOCOL = 4  # raised when a message changes; peers of another number are refused
+
+CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
 Body: TypeAlias = Any
 CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]

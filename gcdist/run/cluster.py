@@ -236,8 +236,7 @@ class Cluster:
         else:
             # what is remembered knows of parameters that no arrived partition used
             state.set_grad(result.gradient, None if self.driver.aggregator.remembers else used)
-        sidecars = [counted.sidecar for counted in result.counted]
-        state.merge_buffers([(s.share, s.float_buffers, s.int_buffers) for s in sidecars if s.share > 0])
+        state.merge_buffers([counted.sidecar.buffers for counted in result.counted])
         accounts.add(result, self._scheme)
         seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
         info = step_info(result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Protocol
 
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.driver import RoundResult
 from gcdist.master.noise_estimates import noise_observed, noise_planned
-from gcdist.types import F64, RunHaltedError
+from gcdist.types import F64, METRICS_MOST, RunHaltedError
 
 
 class Rounds(Protocol):
@@ -51,6 +53,7 @@ class StepInfo:
     compute_seconds: float | None  # the same: forward and backward
     cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
     loss_share: float  # of the samples, those in partitions that ``loss`` is of
+    metrics: dict[str, float] = field(default_factory=dict)  # that the loss function gave, as means like the loss
 
 
 def step_info(
@@ -65,7 +68,8 @@ def step_info(
         omega_by_bits: (33,) the noise law as calibrated.
         size_K: (K,) shares of the samples.
     """
-    parts = {int(j): (loss, share) for c in result.counted for j, loss, share in c.sidecar.loss_P3}
+    lines = (line for counted in result.counted for line in counted.sidecar.loss_P3.tolist())
+    parts = {int(j): (loss, share) for j, loss, share in lines if j < len(size_K)}
     weight = sum(share for _, share in parts.values())
     sidecars = [counted.sidecar for counted in result.counted]
     partitions = sum(len(s.loss_P3) for s in sidecars)
@@ -87,8 +91,23 @@ def step_info(
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
         compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
         cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
-        loss_share=float(size_K[list(parts)].sum() / size_K.sum()) if parts else 0.0,
+        loss_share=float(sum(size_K[j] for j, (_, share) in parts.items() if share > 0) / size_K.sum()),
+        metrics=_metrics(sidecars, size_K),
     )
+
+
+def _metrics(sidecars: Iterable[Sidecar], size_K: F64) -> dict[str, float]:
+    """Means over the partitions that gave them, by samples; a partition that came twice counts once."""
+    found: dict[str, dict[int, float]] = {}
+    for sidecar in sidecars:
+        for j, metrics in zip(sidecar.loss_P3[:, 0].astype(int).tolist(), sidecar.metrics_P, strict=False):
+            for name, value in metrics.items() if j < len(size_K) else ():
+                found.setdefault(name, {})[j] = value
+    means = {}
+    for name in sorted(found)[:METRICS_MOST]:
+        total = sum(size_K[j] for j in found[name])
+        means[name] = float(sum(size_K[j] / total * value for j, value in found[name].items()))
+    return means
 
 
 class Step:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
+from gcdist.tasks.loss import BatchLoss, read_loss, wants_step
 from gcdist.tasks.partition import Partitioner, contiguous
 from gcdist.types import I64
 
-LossFn: TypeAlias = Callable[[nn.Module, Any], "Tensor | Mapping[str, Tensor]"]
+LossFn: TypeAlias = Callable[..., Any]  # (model, batch) or (model, batch, *, step); see `read_loss`
 Evaluate: TypeAlias = Callable[[nn.Module], dict[str, float]]
 
 
@@ -26,7 +26,9 @@ class Task:
     Args:
         model: the module whose trainable parameters the gradient belongs to.
         dataset: map-style: ``len(dataset)`` and ``dataset[i]``; ``__getitems__(indices)`` is used where it exists.
-        loss_fn: ``loss_fn(model, batch)`` gives the mean loss of the batch: a 0-dim tensor, or a dict of them to be summed.
+        loss_fn: ``loss_fn(model, batch)`` gives the mean loss of the batch: a 0-dim tensor, or a dict of them to be summed;
+            ``(loss, {"accuracy": ...})`` and ``{"loss": loss, "accuracy": ...}`` report numbers beside it; None: the batch
+            has nothing to train on. A parameter ``step`` of it gets the step's number.
         batch_size: samples of one partition in one step (all of them, if the partition has fewer).
         collate_fn: makes a batch of a list of samples; None: ``torch.utils.data.default_collate``.
         partitioner: ``partitioner(dataset, k)`` gives k arrays of sample indices; None: `contiguous`; see `partition_by`.
@@ -47,6 +49,7 @@ class Task:
     partitioner: Partitioner | None = None
     evaluate: Evaluate | None = None
     holds: Iterable[int] | None = None
+    _wants_step: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -62,6 +65,7 @@ class Task:
                 raise ValueError(f"Task.{name} must be callable or None, found {_kind(value)}")
         if self.holds is not None:
             object.__setattr__(self, "holds", check_holds("Task.holds", self.holds))
+        object.__setattr__(self, "_wants_step", wants_step(self.loss_fn))
 
     def partitions(self, k: int) -> list[I64]:
         """The ``k`` partitions: one array of sample indices (int64) each, disjoint and none empty.
@@ -91,20 +95,24 @@ class Task:
         """Collate ``samples`` into a batch."""
         return default_collate(samples) if self.collate_fn is None else self.collate_fn(samples)
 
-    def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """The mean loss of ``batch`` as one 0-dim floating-point tensor; a dict of losses is summed.
+    def losses(self, model: nn.Module, batch: Any, step: int) -> BatchLoss:
+        """The mean loss of ``batch`` in ``step``, and what is to be reported of it; see `read_loss`.
 
         Raises:
             ValueError: ``loss_fn`` gave something else.
         """
-        value: Any = self.loss_fn(model, batch)
-        if isinstance(value, Mapping):
-            if not value:
-                raise ValueError("loss_fn gave an empty dict")
-            for name, term in value.items():
-                _check_loss(f"loss_fn's {name!r}", term)
-            return torch.stack([term.reshape(()) for term in value.values()]).sum()
-        return _check_loss("loss_fn", value)
+        return read_loss(self.loss_fn(model, batch, step=step) if self._wants_step else self.loss_fn(model, batch))
+
+    def loss(self, model: nn.Module, batch: Any, step: int = 0) -> Tensor:
+        """The mean loss of ``batch`` as one 0-dim floating-point tensor.
+
+        Raises:
+            ValueError: ``loss_fn`` gave something else, or None.
+        """
+        loss = self.losses(model, batch, step).loss
+        if loss is None:
+            raise ValueError("loss_fn gave None: the batch has nothing to train on")
+        return loss
 
 
 def _kind(value: object) -> str:
@@ -136,14 +144,6 @@ def _indices(j: int, part: ArrayLike, samples: int) -> I64:
         bad = int(indices[outside.argmax()])
         raise ValueError(f"partitioner: partition {j} holds index {bad}, allowed are 0 to {samples - 1}")
     return indices.astype(np.int64)
-
-
-def _check_loss(what: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"{what} must be a 0-dim tensor or a dict of them, found {_kind(value)}")
-    if value.numel() != 1 or not value.is_floating_point():
-        raise ValueError(f"{what} must be one floating-point number, found {value.dtype} of shape {tuple(value.shape)}")
-    return value
 
 
 def check_holds(what: str, holds: Iterable[int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gcdist.exchange.message import Message
 from gcdist.model.gradients import UserCodeError
-from gcdist.protocol.messages import Head, Tick, Wake
+from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Tick, Wake
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
     Abort,
@@ -194,7 +194,7 @@ class WorkerDriver:
             self._after(self._pace.encode_seconds, lambda at: self._deferred_row(at, step, row), step, floor)
             return
         made: list[Message] = []
-        if self._try(step, -1, lambda: made.append(self._rows.encode(step, row, self._name_of))):
+        if self._try(step, CODED_SUM, lambda: made.append(self._rows.encode(step, row, self._name_of))):
             self._after(self._pace.encode_seconds, lambda at: _encoded(at, step, row, made[0]), step, floor)
 
     def _deferred_row(self, at: float, step: int, row: int) -> WorkerEvent:
@@ -203,22 +203,28 @@ class WorkerDriver:
                 self._add(self._deferred.pop(0))
             return _encoded(at, step, row, self._rows.encode(step, row, self._name_of))
         except (UserCodeError, ValueError) as error:
-            partition = error.partition if isinstance(error, UserCodeError) else -1
-            return UserError(at, step, partition, self._text(error))
+            return UserError(at, step, _place(error, CODED_SUM), self._text(error))
 
     def _try(self, step: int, partition: int, work: Callable[[], None]) -> bool:
         """Do the user's work; an error in it becomes an event."""
         try:
             work()
         except (UserCodeError, ValueError) as error:
-            text = self._text(error)
-            self._port.later(self._port.now(), lambda at: UserError(at, step, partition, text))
+            text, place = self._text(error), _place(error, partition)
+            self._port.later(self._port.now(), lambda at: UserError(at, step, place, text))
             return False
         return True
 
     def _text(self, error: Exception) -> str:
         text = str(error) if isinstance(error, UserCodeError) else "".join(traceback.format_exception_only(error))
         return f"worker {self.worker + 1}: {text.strip()}"
+
+
+def _place(error: Exception, partition: int) -> int:
+    """What failed, as the protocol says it: a partition, the coded sum, or the model as such."""
+    if not isinstance(error, UserCodeError):
+        return partition
+    return THE_MODEL if error.of_model else error.partition
 
 
 def _encoded(at: float, step: int, row: int, body: Message) -> EncodedRow:

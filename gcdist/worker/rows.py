@@ -12,6 +12,7 @@ from gcdist.exchange.message import Message
 from gcdist.exchange.shift import decode_row, move, payload_nbytes, segments
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.memory import recycler
+from gcdist.model.buffer_updates import BufferUpdate, merged, no_update
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.messages import Round
@@ -39,21 +40,15 @@ class _Row:
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
     cpu_seconds: float = 0.0
-    share: float = 0.0
-    float_buffers: F32 | None = None
-    int_buffers: U8 | None = None
+    buffers: BufferUpdate | None = None
     used: Mask | None = None
+    metrics: list[dict[str, float]] = field(default_factory=list)
 
     def merge(self, result: PartitionResult, shape: Shape) -> None:
-        """Buffers are averaged by sample share, counters take the largest."""
+        """Take in one partition. A batch with nothing to train on has a loss without a share."""
         self.used = result.used | self.used if self.used is not None else result.used
-        total = self.share + result.share
-        if self.float_buffers is None or self.int_buffers is None:
-            self.float_buffers, self.int_buffers = result.float_buffers.copy(), result.int_buffers.copy()
-        elif total > 0:
-            self.float_buffers += np.float32(result.share / total) * (result.float_buffers - self.float_buffers)
-            shape.keep_largest(self.int_buffers, result.int_buffers)
-        self.share = total
+        self.buffers = merged([result.buffers] if self.buffers is None else [self.buffers, result.buffers], shape)
+        self.metrics.append(dict(result.metrics))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +101,7 @@ class RowMaker:
                 self._spare = np.zeros(self._layout.d, np.float32)
             move(self._row.y, result.gradient, coefficient, self._spare)
         made = self._row
-        made.losses.append((float(partition), result.loss, result.share))
+        made.losses.append((float(partition), result.loss, result.share if result.samples else 0.0))
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
         made.cpu_seconds += result.cpu_seconds
@@ -142,10 +137,9 @@ class RowMaker:
             made.compute_seconds,
             made.data_seconds,
             made.cpu_seconds,
-            made.share,
-            made.float_buffers if made.float_buffers is not None else np.zeros(0, np.float32),
-            made.int_buffers if made.int_buffers is not None else np.zeros(0, np.uint8),
+            made.buffers if made.buffers is not None else no_update(self._shape),
             made.used if made.used is not None else np.zeros(0, bool),
+            tuple(made.metrics),
         )
         self._pending[row] = _Pending(payload, bits_S, step)
         self._row = self._row_id = None

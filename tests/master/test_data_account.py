@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.data_account import DataAccount
 
 
 def result(rows: list[tuple[float, float]], seconds: float, covered: tuple[bool, ...] = (True, True)) -> Any:
-    counted = [SimpleNamespace(sidecar=SimpleNamespace(data_seconds=d, compute_seconds=c)) for d, c in rows]
+    losses = np.array([[0.0, 1.0, 0.5]])
+    counted = [SimpleNamespace(sidecar=Sidecar(losses, data_seconds=d, compute_seconds=c)) for d, c in rows]
     return SimpleNamespace(counted=counted, seconds=seconds, plan=SimpleNamespace(covered_K=np.array(covered)))
 
 

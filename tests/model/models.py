@@ -71,5 +71,5 @@ def rich_task() -> Task:
 
 
 def bits(result: PartitionResult) -> tuple[Any, ...]:
-    buffers = result.float_buffers.tobytes(), result.int_buffers.tobytes()
+    buffers = [part.tobytes() for part in result.buffers]
     return result.loss, result.gradient.tobytes(), *buffers, result.used.tobytes(), result.samples

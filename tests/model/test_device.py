@@ -146,7 +146,7 @@ def test_a_worker_elsewhere_gives_what_one_on_the_cpu_gives(monkeypatch: pytest.
             gradients = PartitionGradients(task, state, 3, 0)
             state.load(raw)
             made = [gradients.compute(step, j) for step, j in ((0, 0), (0, 1), (1, 0))]
-        results.append([(m.loss, m.gradient.copy(), m.float_buffers, m.int_buffers.tolist()) for m in made[-1:]])
+        results.append([(m.loss, m.gradient.copy(), m.buffers.floats, m.buffers.ints.tolist()) for m in made[-1:]])
     for here, far in zip(*results, strict=True):
         np.testing.assert_allclose(far[0], here[0], rtol=1e-6)
         np.testing.assert_allclose(far[1], here[1], rtol=1e-5, atol=1e-7)

@@ -104,9 +104,9 @@ def test_partitions_do_not_see_one_anothers_buffers() -> None:
     state = ModelState(model, own=True)
     gradients = PartitionGradients(task, state, 2, 0)
     results = [gradients.compute(0, j) for j in (0, 1, 0)]
-    assert [float(r.float_buffers[0]) for r in results] == [1.5, 5.5, 1.5]
-    assert [r.int_buffers.view(np.int64).tolist() for r in results] == [[1], [1], [1]]
-    state.merge_buffers([(r.share, r.float_buffers, r.int_buffers) for r in results[:2]])
+    assert [float(r.buffers.floats[0]) for r in results] == [1.5, 5.5, 1.5]
+    assert [r.buffers.ints.view(np.int64).tolist() for r in results] == [[1], [1], [1]]
+    state.merge_buffers([r.buffers for r in results[:2]])
     assert model.get_buffer("0.running_mean").item() == 3.5
     assert model.get_buffer("0.num_batches_tracked").item() == 1
 
@@ -221,7 +221,7 @@ def failing(kind: str) -> Callable[[nn.Module, Tensor], Any]:
             "type",
             "ValueError: loss_fn must be a 0-dim tensor or a dict of them, found float (step 2, partition 1, samples [",
         ),
-        ("detached", "RuntimeError: element 0 of tensors does not require grad"),
+        ("detached", "ValueError: the loss is "),
     ],
 )
 def test_an_error_of_model_or_loss_leaves_nothing_behind(kind: str, first: str) -> None:
@@ -234,7 +234,7 @@ def test_an_error_of_model_or_loss_leaves_nothing_behind(kind: str, first: str) 
         bad.compute(2, 1)
     line, _, trace = caught.value.text.partition("\n")
     assert line.startswith(first)
-    assert bool(trace) == (kind in {"raises", "detached"})
+    assert bool(trace) == (kind == "raises")
     assert bits(good.compute(2, 1)) == expected
 
 

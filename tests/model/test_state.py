@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from gcdist.model.buffer_updates import BufferUpdate
 from gcdist.model.state import Downlink, ModelState
 from tests.model.models import Rich, fresh
 
@@ -264,18 +265,11 @@ def test_buffers_are_averaged_by_share_and_counters_take_the_maximum() -> None:
     state = ModelState(nn.BatchNorm1d(1))
     f32, i64, u8 = np.float32, np.int64, np.uint8
     state.merge_buffers([])
-    state.merge_buffers(
-        [
-            (0.1, np.array([1, 4], f32), np.array([5], i64).view(u8)),
-            (0.3, np.array([3, 0], f32), np.array([300], i64).view(u8)),
-        ]
-    )
-    floats, ints = state.buffer_update()
-    np.testing.assert_allclose(floats, [2.5, 1.0], rtol=1e-7)
-    assert ints.view(i64).tolist() == [300]
-    rich = ModelState(fresh(Rich))
-    floats, ints = rich.buffer_update()
-    rich.merge_buffers([(share, floats, ints) for share in (0.07, 0.3, 0.11)])
-    merged, counters = rich.buffer_update()
-    assert merged.tobytes() == floats.tobytes()  # what nobody changed keeps its bits, minus infinity too
-    assert counters.tobytes() == ints.tobytes()
+
+    def update(share: float, floats: list[float], count: int) -> BufferUpdate:
+        return BufferUpdate(np.full(3, share), np.array(floats, f32), np.array([count], i64).view(u8))
+
+    state.merge_buffers([update(0.1, [1, 4], 5), update(0.3, [3, 0], 300)])
+    np.testing.assert_allclose(state.model.get_buffer("running_mean"), [2.5], rtol=1e-7)
+    assert state.model.get_buffer("running_var").item() == 1.0
+    assert state.model.get_buffer("num_batches_tracked").item() == 300

@@ -51,7 +51,7 @@ def with_shares(share: float) -> Callable[[], Any]:
 def with_counts(place: int, value: int) -> Callable[[], Any]:
     def make() -> Any:
         raw = sidecar().pack()
-        struct.pack_into("<I", raw, 4 * place, value)
+        raw[4 * place : 4 * place + 4] = np.frombuffer(struct.pack("<I", value), np.uint8)
         return raw
 
     return make

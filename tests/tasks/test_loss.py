@@ -114,7 +114,8 @@ def test_the_loss_function_gets_the_step(tmp_path: Path) -> None:
     data = TensorDataset(torch.ones(8, 1))
 
     def loss(model: nn.Module, batch: Any, *, step: int) -> Tensor:
-        return step / 4 + 0 * model(batch[0]).mean()
+        out: Tensor = model(batch[0])
+        return step / 4 + 0 * out.mean()
 
     with start(loss, data, tmp_path / "run") as cluster:
         assert [step.backward().loss for step in cluster.steps(5)] == pytest.approx([0, 0.25, 0.5, 0.75, 1])

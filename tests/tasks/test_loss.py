@@ -154,7 +154,7 @@ def test_a_batch_without_a_loss_has_a_zero_gradient_and_no_say_in_the_loss(
                 (step.backward().loss, [p.grad.tolist() for p in model.parameters() if p.grad is not None])
                 for step in cluster.steps(4)
             ]
-        return [loss for loss, _ in found], [grad for _, grad in found], cluster.data.notes()
+        return [loss for loss, _ in found], [grad for _, grad in found], cluster.accounts.data.notes()
 
     losses, found, notes = grads(nothing, "nothing")
     with_graph, expected, none = grads(lambda model: 0 * sum(p.sum() for p in model.parameters()), "graph")

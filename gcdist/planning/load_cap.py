@@ -62,7 +62,7 @@ def plan_within_load(
             why = why or str(error)
         else:
             noise = straggler_noise(found, problem)
-            if noise <= allowed or not _inverse(code):
+            if noise <= allowed:
                 plan = found
                 break
             why = (
@@ -118,13 +118,17 @@ def _inverse(code: GradientCode) -> bool:
     return decoding in ("inverse", "predictor") and not code.shifted
 
 
+def _structured(code: GradientCode) -> bool:
+    return hasattr(code, "decoding")
+
+
 def _noise_notice(code: GradientCode, plan: Plan, problem: Problem, noise_most: float) -> dict[str, str]:
     """One line if stragglers' noise is above ``noise_most``, with the partitions that are counted in few steps."""
-    noise = straggler_noise(plan, problem)
-    if not _inverse(code) or noise <= noise_most:
-        return {}
-    chance_K = counted_chance(plan)
+    noise, chance_K = straggler_noise(plan, problem), counted_chance(plan)
     rare = np.flatnonzero((chance_K < 0.5) & plan.covered_K)
+    # other decodings have noise of their own, but what hardly comes is hardly learned from under each of them
+    if noise <= noise_most or not (_inverse(code) or (rare.size and _structured(code))):
+        return {}
     which = ""
     if rare.size:
         which = f": {named(rare.tolist())} of {problem.k} are counted in {chance_K[rare].mean():.0%} of the steps"

@@ -27,6 +27,9 @@ COMMANDS = {
     "doctor": ("doctor", "doctor", "Check this machine and the network before a run; each finding with its fix."),
     "secure": ("secure", "secure", "Certificates for links over TLS: make, list, revoke."),
     "plan": ("plan", "plan", "Solve for code, data allocation and bits, and say what they promise."),
+    "report": ("report", "report", "Write a page of one run or several: who was slow and why, loss, arrivals, bytes."),
+    "runs": ("runs", "runs", "List run folders: when, task, steps, last loss, running, done or halted and why."),
+    "watch": ("watch", "watch", "Watch a run from another shell: each worker's arrivals, times, deadline, bytes."),
     "coco": ("coco", "coco", "COCO detection: gcdist coco pictures draws what a run's detector finds."),
 }
 

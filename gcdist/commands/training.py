@@ -122,22 +122,11 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
     cluster.track(optimizer=optimizer)
     with Progress(config.steps, console) as progress:
         relay.show(progress.note)
+        cluster.observe(progress)
         for step in cluster.steps(config.steps):
-            info = step.backward()
+            step.backward()
             optimizer.step()
-            progress.step(
-                info.step,
-                info.seconds,
-                info.loss,
-                len(info.arrived),
-                info.live,
-                info.bytes_up,
-                info.bytes_down,
-                info.deadline,
-                cluster.evaluation,
-                info.loss_share,
-                info.metrics,
-            )
+        cluster.folder.stream.remove(progress)  # all steps are shown before the lines below
         metrics = cluster.final_evaluation()
         checks = config.summary.sync_check_steps
         if checks:

@@ -314,6 +314,17 @@ class SummaryConfig(Section):
     sync_check_steps: Annotated[int, Field(ge=0)] = 0
 
 
+class ObserveConfig(Section):
+    """Who is told of a run besides its folder and the terminal.
+
+    ``tensorboard``: event files in the run's folder (needs the extra ``report``). ``prometheus``: a port of this machine
+    that serves the newest figures, to this machine only; 0 takes a free one.
+    """
+
+    tensorboard: bool = False
+    prometheus: Annotated[int, Field(ge=0, le=65535)] | None = None
+
+
 class Config(Section):
     """All settings of a run; sections may be given as dictionaries.
 
@@ -344,6 +355,7 @@ partitions, load_most, options
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     summary: SummaryConfig = SummaryConfig()
+    observe: ObserveConfig = ObserveConfig()
 
     def __init__(self, /, **values: Any) -> None:
         try:

@@ -13,7 +13,8 @@ from gcdist.model.buffer_updates import BufferUpdate
 from gcdist.types import F64, METRICS_MOST, U8, Mask, check_metric_name
 
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
-_FIXED = struct.Struct("<IIIIIIIddddd")
+_FIXED = struct.Struct("<IIIIIIIdddddd")
+_HELD = struct.Struct("<d")  # the last of them
 
 
 def _no_buffers() -> BufferUpdate:
@@ -41,6 +42,7 @@ class Sidecar:
     buffers: BufferUpdate = field(default_factory=_no_buffers)
     used: Mask = field(default_factory=_no_parameters)  # one entry a parameter: the losses depend on it
     metrics_P: tuple[dict[str, float], ...] = ()
+    held_seconds: float = 0.0  # from the round's arrival at the worker to this message: `stamp_held` writes it
 
     def pack(self) -> U8:
         """As bytes, (n,) uint8."""
@@ -60,6 +62,7 @@ class Sidecar:
             self.compute_seconds,
             self.data_seconds,
             self.cpu_seconds,
+            self.held_seconds,
         )
         parts = (
             self.loss_P3.astype("<f8"),
@@ -111,8 +114,8 @@ class Sidecar:
             {name: value for name, value in zip(names, line, strict=True) if value == value}  # not-a-number: not given
             for line in values_PM.tolist()
         )
-        energy, error, compute, data, cpu = numbers
-        return Sidecar(loss_P3, energy, error, compute, data, cpu, update, used, found if metrics else ())
+        energy, error, compute, data, cpu, held = numbers
+        return Sidecar(loss_P3, energy, error, compute, data, cpu, update, used, found if metrics else (), held)
 
 
 def _names(raw: bytes, count: int) -> list[str]:
@@ -128,3 +131,17 @@ def _names(raw: bytes, count: int) -> list[str]:
     for name in names:
         check_metric_name(name)
     return names
+
+
+def stamp_held(raw: U8, seconds: float) -> None:
+    """Write ``held_seconds`` into a packed sidecar, in place: it is known only when the message leaves."""
+    _HELD.pack_into(raw.data, _FIXED.size - _HELD.size, seconds)
+
+
+def times_of(raw: U8) -> tuple[float, float, float]:
+    """(compute_seconds, data_seconds, held_seconds) of a packed sidecar, without its arrays; zeros if it is none."""
+    if len(raw) < _FIXED.size:
+        return 0.0, 0.0, 0.0
+    compute, data, _, held = _FIXED.unpack_from(raw.data)[-4:]
+    good = all(0 <= seconds < np.inf for seconds in (compute, data, held))
+    return (compute, data, held) if good else (0.0, 0.0, 0.0)

@@ -16,6 +16,7 @@ from gcdist.exchange.injected_faults import described, schedule_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
 from gcdist.master.aggregator import Aggregator, Counted
+from gcdist.master.round_times import RoundTimes
 from gcdist.master.scheme import Scheme
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.master import MasterMachine
@@ -26,6 +27,7 @@ from gcdist.protocol.master_io import (
     Arrived,
     CloseLink,
     CloseStep,
+    Credit,
     Drop,
     Failed,
     Halt,
@@ -46,7 +48,7 @@ from gcdist.protocol.master_io import (
 )
 from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
 from gcdist.straggler import FaultSchedule
-from gcdist.types import F32, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
+from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
 UNTOLD = ("stale", "late", "failed", "its link is closed")  # reasons to drop a message that need no line
 TELL_SECONDS = 10.0  # between two lines that say who is waited for
@@ -152,6 +154,7 @@ class MasterDriver:
         join_timeout: seconds to wait for ``min_workers``, at the start and later.
         record: every event with the instructions that it gave, in order, if given.
         faults: what is injected, when, at whom.
+        times: of the workers' rounds.
     """
 
     machine: MasterMachine
@@ -164,7 +167,10 @@ class MasterDriver:
     join_timeout: float
     record: Record | None = None
     faults: FaultSchedule[Fault] = field(default_factory=lambda: FaultSchedule((), 0))
+    times: RoundTimes = field(default_factory=RoundTimes)
     _began: float | None = None
+    _step: int = -1
+    _load: tuple[int, F64] | None = None  # plan's number, and partitions (N,) of each worker in it
     _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
     _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
     _wake: float | None = None
@@ -200,7 +206,7 @@ class MasterDriver:
             RunHaltedError: too few workers for too long, or a user's error that keeps coming back.
             RunStoppedError: Stop was among the events.
         """
-        self._scheme, self._state = scheme, state
+        self._scheme, self._state, self._step = scheme, state, step
         self.port.between_rounds()
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
@@ -335,8 +341,13 @@ class MasterDriver:
 
     def _feed(self, event: MasterEvent) -> None:
         if isinstance(event, Arrived):
+            in_time = event.head.step == self._step and self._current.result is None
+            self.times.arrived(event.peer, event.head.step, event.at, event.body, in_time)
             event = self._inspected(event)
+        elif isinstance(event, Credit):
+            self.times.freed(event.peer, event.step, event.at, event.why, event.held)
         elif isinstance(event, Lost):
+            self.times.lost(event.peer, event.at)
             self._sent.pop(event.peer, None)
         elif isinstance(event, Stop):
             self._stop = event.reason
@@ -368,6 +379,15 @@ class MasterDriver:
         body = Message(body.payload, body.sidecar, bits_S)
         return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body, shape))
 
+    def _load_of(self, peer: Peer) -> int:
+        """Partitions that the worker computes in a round of the plan."""
+        assert self._plan is not None
+        if self._load is None or self._load[0] != self._plan.plan_id:
+            load_R = np.diff(self._plan.A_RK.indptr).astype(np.float64)
+            self._load = self._plan.plan_id, np.bincount(self._plan.worker_R, load_R).astype(np.float64)
+        load_N = self._load[1]
+        return int(load_N[peer.worker]) if peer.worker < len(load_N) else 0
+
     def _do(self, told: MasterInstruction, at: float) -> None:
         match told:
             case Accumulate():
@@ -375,6 +395,7 @@ class MasterDriver:
             case SendRound(peer=peer, round=sent):
                 assert self._plan is not None
                 self._sent[peer] = self._plan, self.aggregator.shape
+                self.times.sent(peer, sent.step, self.port.now(), self._load_of(peer), len(self._state))
                 self.port.send_round(peer, sent, self._state)
             case Observe(seen=seen):
                 self._current.seen.append(seen)
@@ -404,4 +425,5 @@ class MasterDriver:
                     self.say("refuse", told.reason)
                 if not isinstance(told, Announce | Admit):
                     self._sent.pop(told.peer, None)
+                    self.times.lost(told.peer, at)
                 self.port.tell(told)

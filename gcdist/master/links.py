@@ -244,8 +244,8 @@ class MasterLinks:
                 body = Message(payload, NOTHING if frame.meta is None else frame.meta, ())
                 return lambda at: Arrived(at, peer, head, body, fault)
             case Kind.CREDIT:
-                step, why = unpack_credit(frame.head)
-                return lambda at: Credit(at, peer, step, why)
+                step, why, held = unpack_credit(frame.head)
+                return lambda at: Credit(at, peer, step, why, held)
             case Kind.FAILED:
                 failed, partition = unpack_failed(frame.head)
                 return lambda at: Failed(at, peer, failed, partition, text_of(frame))

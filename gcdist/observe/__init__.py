@@ -1,6 +1,8 @@
 """What a run leaves behind and shows while it goes: its folder, the terminal, the summary."""
 
+from gcdist.observe.board import Board
 from gcdist.observe.folder import RunFolder, plain, read_lines, read_metrics
+from gcdist.observe.stream import EventStream, Observer, StepRecord
 from gcdist.observe.summary import (
     PartitionCount,
     Summary,
@@ -10,21 +12,31 @@ from gcdist.observe.summary import (
     print_summary,
     summary_table,
 )
+from gcdist.observe.tail import FolderTail
 from gcdist.observe.terminal import Progress
+from gcdist.observe.times import TimesFile, WorkerRound, read_rounds
 from gcdist.observe.trace import Trace
 
 __all__ = [
+    "Board",
+    "EventStream",
+    "FolderTail",
+    "Observer",
     "PartitionCount",
     "Progress",
     "RunFolder",
+    "StepRecord",
     "Summary",
+    "TimesFile",
     "Trace",
     "WorkerArrivals",
+    "WorkerRound",
     "bytes_text",
     "metric_text",
     "plain",
     "print_summary",
     "read_lines",
     "read_metrics",
+    "read_rounds",
     "summary_table",
 ]

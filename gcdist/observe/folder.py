@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,9 @@ import numpy as np
 from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, make_folder, refuse_links, write_whole
 from gcdist.observe.lock import FolderLock, LockedError
 from gcdist.observe.logs import WorkerLogs
+from gcdist.observe.stream import EventStream
+from gcdist.observe.tail import step_record
+from gcdist.observe.times import TimesFile, WorkerRound
 from gcdist.observe.trace import Trace
 from gcdist.types import Plan
 
@@ -46,9 +49,10 @@ def plain(value: Any) -> Any:
 class RunFolder:
     """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl``, ``trace.json`` and ``summary.json``.
 
-    ``evaluations.jsonl`` has a line an evaluation. ``trace`` takes the rounds for ``trace.json``. A line is flushed as it is
-    written; the other files appear whole or not at all. What the disk does not take waits; `on_trouble` is told. A folder
-    that was deleted is made again, one that stands in another's place is taken if it holds no run.
+    ``evaluations.jsonl`` has a line an evaluation, ``workers.jsonl`` where each worker's time went (`times`). ``trace``
+    takes the rounds for ``trace.json``. A line is flushed as it is written; the other files appear whole or not at all. What
+    is written also goes to ``stream``, for observers. What the disk does not take waits; `on_trouble` is told. A folder that
+    was deleted is made again, one that stands in another's place is taken if it holds no run.
 
     Args:
         path: of the folder; made if it is not there.
@@ -78,11 +82,13 @@ class RunFolder:
                 GrowingFile(self.path / name, self.trouble)
                 for name in ("metrics.jsonl", "events.jsonl", "evaluations.jsonl")
             )
+            self._times = TimesFile(GrowingFile(self.path / "workers.jsonl", self.trouble))
             self.trace = Trace(self.path / "trace.json", self.trouble)
         except BaseException:
             self._lock.release()
             raise
         self._step: int | None = None  # the last that has ended
+        self.stream = EventStream(self.event)
         self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
     def write_config(self, text: str) -> None:
@@ -100,20 +106,28 @@ class RunFolder:
         values = {"plan_id": plan.plan_id, "partitions": len(plan.covered_K), "uncovered": uncovered, "rows": rows}
         self._write(f"plans/{plan.plan_id}.json", json.dumps(plain({**values, **about}), indent=1) + "\n")
 
-    def step(self, step: int, **values: Any) -> None:
-        """A line of ``metrics.jsonl``.
+    def step(self, step: int, rounds: Sequence[WorkerRound] = (), **values: Any) -> None:
+        """A line of ``metrics.jsonl``, and one of ``workers.jsonl`` with the rounds of workers that have ended.
 
-        Keys in use: seconds (since the start), loss, arrived (ranks), bytes_up, bytes_down, noise_planned, noise_observed,
-        deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share, metrics (by name).
+        Keys in use: seconds (since the start), loss, arrived and away (ranks), live, bytes_up, bytes_down, noise_planned,
+        noise_observed, deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share,
+        metrics (by name).
         """
         self._look()
-        self._metrics.write(_line({"step": step, **values}))
+        if rounds:
+            self._times.step(step, rounds)
+        line = plain({"step": step, **values})
+        self._metrics.write(_line(line))
         self._step = step
+        if self.stream.heard:
+            workers = int(line.get("live") or 0) + len(line.get("away") or ())
+            self.stream.step(step_record(line, workers, tuple(rounds)))
 
     def evaluation(self, step: int, seconds: float, evaluation_seconds: float, metrics: Mapping[str, float]) -> None:
         """A line of ``evaluations.jsonl``: after so many steps, at those seconds of the run, what the evaluation gave."""
         line = {"step": step, "seconds": seconds, "evaluation_seconds": evaluation_seconds, "metrics": dict(metrics)}
         self._evaluations.write(_line(line))
+        self.stream.evaluation(step, seconds, metrics)
 
     def evaluations(self) -> Iterator[dict[str, Any]]:
         """The lines of ``evaluations.jsonl`` so far that can be read."""
@@ -129,6 +143,7 @@ class RunFolder:
         Lines that cannot be read go too; an event says how many.
         """
         self._metrics = self._cut(self._metrics, lambda line: int(line["step"]) < step)
+        self._times = TimesFile(self._cut(self._times.file, lambda line: "columns" in line or int(line["step"]) < step))
         self._evaluations = self._cut(self._evaluations, lambda line: int(line["step"]) <= step)
         self._events = self._cut(self._events, lambda line: isinstance(line["text"], str))
         (self.path / "summary.json").unlink(missing_ok=True)
@@ -155,15 +170,18 @@ class RunFolder:
         """
         line = {"time": round(time.time(), 3), "step": self._step, "kind": kind, "text": text, **values}
         self._events.write(_line(line))
+        self.stream.event(kind, text)
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """``summary.json``."""
         self._write("summary.json", json.dumps(plain(values), indent=1) + "\n")
 
     def close(self) -> None:
-        """Close the files, let others have the folder; idempotent."""
+        """Close the observers and the files, let others have the folder; idempotent."""
+        self.stream.close()
         self._write_waiting()
         self._metrics.close()
+        self._times.file.close()
         self._evaluations.close()
         self.trace.close()
         self.logs.close()
@@ -219,7 +237,7 @@ class RunFolder:
             self._write_waiting()
 
     def _move_in(self) -> None:
-        files = [self._metrics, self._events, self._evaluations, self.trace.file]
+        files = [self._metrics, self._events, self._evaluations, self._times.file, self.trace.file]
         for file in files:
             file.hold()  # nothing goes to what is not our folder
         if (self.path / "metrics.jsonl").exists():

@@ -1,33 +1,50 @@
-"""The run's rounds as ``trace.json`` in Chrome's trace event format: open it in Perfetto or chrome://tracing."""
+"""The run's rounds as ``trace.json`` in Chrome's trace event format: open it in Perfetto or chrome://tracing.
+
+Two tracks a worker. The first has what each step made of it: counted or missed, from the step's opening on. The second has
+its rounds, which may be longer than a step: in each the link down, waiting for data, computing, the rest of its time at the
+worker (encoding, an injected delay), the link up. Down and up are measured together, and cut here by their bytes. Between
+two rounds the worker waits. The master's track has the steps; marks are deadlines that were reached, and lost workers.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gcdist.observe.files import GrowingFile, Trouble
+from gcdist.observe.times import WorkerRound
 
+MOST_BYTES = 64 << 20  # of the file: viewers open no more with ease
+ROUNDS = 100_000  # added to a worker's number: the track of its rounds
 _SEPARATOR = b",\n"
 
 
 class Trace:
-    """Adds a slice a step for the master and a slice a message for each worker.
+    """Adds what happened in each step, until the file has ``most`` bytes; then a last mark says where it ends.
 
     The file is a JSON array that `close` ends; the viewers also take it without its end, as a kill leaves it. An existing
     file is continued.
     """
 
-    def __init__(self, path: str | Path, trouble: Trouble | None = None) -> None:
+    def __init__(self, path: str | Path, trouble: Trouble | None = None, most: int = MOST_BYTES) -> None:
         self._named: set[int] = set()
+        self._most = most
         trouble = trouble or Trouble(lambda text: None)
         self.file = GrowingFile(Path(path), trouble, _SEPARATOR)  # without the end that close() wrote, or a half event
 
     def step(
-        self, step: int, opened: float, seconds: float, arrivals: Mapping[int, float], missing: tuple[int, ...] = ()
+        self,
+        step: int,
+        opened: float,
+        seconds: float,
+        arrivals: Mapping[int, float],
+        missing: tuple[int, ...] = (),
+        why: str = "",
+        rounds: Iterable[WorkerRound] = (),
     ) -> None:
-        """One round.
+        """One step.
 
         Args:
             step: its number.
@@ -35,30 +52,75 @@ class Trace:
             seconds: from the opening to the close.
             arrivals: seconds from the opening to the arrival, by rank.
             missing: ranks that were waited for and not counted.
+            why: it was closed.
+            rounds: of workers, that ended since the last step had ended.
         """
-        events = [self._slice(f"step {step}", 0, opened, seconds)]
-        events += [self._slice("counted", rank, opened, after) for rank, after in arrivals.items()]
-        events += [self._slice("missed", rank, opened, seconds) for rank in missing]
-        names = [self._name(rank) for rank in (0, *arrivals, *missing) if rank not in self._named]
-        self._named.update((0, *arrivals, *missing))
-        self._add(b"".join(json.dumps(event).encode() + _SEPARATOR for event in names + events))
+        if self.file.size >= self._most:
+            return
+        events = [_slice(f"step {step}", 0, opened, seconds)]
+        if why in ("deadline", "count"):
+            events.append(_mark(why, 0, opened + seconds))
+        events += [_slice("counted", rank, opened, after) for rank, after in arrivals.items()]
+        events += [_slice("missed", rank, opened, seconds) for rank in missing]
+        for each in rounds:
+            events += _round(each)
+        tracks = sorted({event["tid"] for event in events} - self._named)
+        self._named.update(tracks)
+        self._add([_name(track) for track in tracks] + events)
+        if self.file.size >= self._most:
+            text = f"trace.json ends here: it has {self._most >> 20} MB; workers.jsonl goes on"
+            self._add([_mark(text, 0, opened + seconds)])
 
     def close(self) -> None:
         """End the array; idempotent."""
         if not self.file.closed:
             end = {"name": "process_name", "ph": "M", "pid": 0, "args": {"name": "gcdist"}}
-            self._add(json.dumps(end).encode() + b"\n]\n")
+            self._write(json.dumps(end).encode() + b"\n]\n")
             self.file.close()
 
-    def _add(self, events: bytes) -> None:
+    def _add(self, events: list[dict[str, Any]]) -> None:
+        self._write(b"".join(json.dumps(event).encode() + _SEPARATOR for event in events))
+
+    def _write(self, events: bytes) -> None:
         self.file.write(events if self.file.size else b"[\n" + events)  # also where the file was deleted meanwhile
 
-    @staticmethod
-    def _slice(name: str, rank: int, start: float, seconds: float) -> dict[str, Any]:
-        microseconds = {"ts": round(start * 1e6), "dur": round(seconds * 1e6)}
-        return {"name": name, "ph": "X", "pid": 0, "tid": rank, **microseconds}
 
-    @staticmethod
-    def _name(rank: int) -> dict[str, Any]:
-        name = "master" if rank == 0 else f"worker {rank}"
-        return {"name": "thread_name", "ph": "M", "pid": 0, "tid": rank, "args": {"name": name}}
+def _round(each: WorkerRound) -> list[dict[str, Any]]:
+    track = ROUNDS + each.worker
+    about = {"step": each.step, "partitions": each.load, "bytes up": each.up, "bytes down": each.down}
+    events = [{**_slice(f"round: {each.end}", track, each.sent, each.seconds), "args": about}]
+    link, at = each.link, each.sent
+    if link is not None and each.held is not None:
+        down = link * each.down / (each.down + each.up) if each.down + each.up else link / 2
+        data = min(each.data or 0.0, each.held)
+        compute = min(each.compute or 0.0, each.held - data)
+        rest = each.held - data - compute
+        parts = (
+            ("receive", down),
+            ("data", data),
+            (f"compute {each.load} partitions", compute),
+            ("encode, delay" if each.compute else "work that was dropped", rest),
+            ("upload", link - down),
+        )
+        for name, seconds in parts:
+            if seconds > 0:
+                events.append(_slice(name, track, at, seconds))
+                at += seconds
+    if each.end == "lost":
+        events.append(_mark(f"worker {each.worker} lost", track, each.sent + each.seconds))
+    return events
+
+
+def _slice(name: str, track: int, start: float, seconds: float) -> dict[str, Any]:
+    microseconds = {"ts": round(start * 1e6), "dur": round(seconds * 1e6)}
+    return {"name": name, "ph": "X", "pid": 0, "tid": track, **microseconds}
+
+
+def _mark(name: str, track: int, at: float) -> dict[str, Any]:
+    return {"name": name, "ph": "i", "s": "t", "pid": 0, "tid": track, "ts": round(at * 1e6)}
+
+
+def _name(track: int) -> dict[str, Any]:
+    rank = track % ROUNDS
+    name = "master" if track == 0 else f"worker {rank}" if track < ROUNDS else f"worker {rank}, rounds"
+    return {"name": "thread_name", "ph": "M", "pid": 0, "tid": track, "args": {"name": name}}

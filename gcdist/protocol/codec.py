@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from gcdist.protocol.messages import CreditWhy, Fault, Head, Hello, Round
 
 _HEAD = struct.Struct("<qqqqqq")
-_CREDIT = struct.Struct("<qB")
+_CREDIT = struct.Struct("<qBd")
 _STEP = struct.Struct("<q")
 _FAILED = struct.Struct("<qq")
 _WHYS: tuple[CreditWhy, ...] = get_args(CreditWhy)
@@ -63,17 +63,21 @@ def unpack_head(raw: bytes) -> Head:
     return Head(*_unpack(_HEAD, raw, "message head"))
 
 
-def pack_credit(step: int, why: CreditWhy) -> bytes:
-    """A credit: the round it ends, and why."""
-    return _CREDIT.pack(step, _WHYS.index(why))
+def pack_credit(step: int, why: CreditWhy, held: float = 0.0) -> bytes:
+    """A credit: the round it ends, why, and how many seconds the worker had it."""
+    return _CREDIT.pack(step, _WHYS.index(why), held)
 
 
-def unpack_credit(raw: bytes) -> tuple[int, CreditWhy]:
+def unpack_credit(raw: bytes) -> tuple[int, CreditWhy, float]:
     """The reverse of ``pack_credit``; CodecError."""
-    step, why = _unpack(_CREDIT, raw, "credit")
+    if len(raw) != _CREDIT.size:
+        raise CodecError(f"credit: {len(raw)} bytes, must be {_CREDIT.size}")
+    step, why, held = _CREDIT.unpack(raw)
     if why >= len(_WHYS):
         raise CodecError(f"credit: reason {why}, must be below {len(_WHYS)}")
-    return step, _WHYS[why]
+    if not 0 <= held < float("inf"):
+        raise CodecError(f"credit: {held} seconds, must be 0 or more")
+    return step, _WHYS[why], held
 
 
 def pack_step(step: int) -> bytes:

@@ -51,12 +51,13 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """The worker is free for the newest round. ``step`` is the round it ends (-1 for fresh)."""
+    """The worker is free for the newest round. ``step`` is the round it ends (-1 for fresh), ``held`` its seconds there."""
 
     at: float
     peer: Peer
     step: int
     why: CreditWhy
+    held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

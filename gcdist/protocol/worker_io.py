@@ -199,10 +199,11 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class SendCredit:
-    """Tell the master that this worker is free for the newest round."""
+    """Tell the master that this worker is free for the newest round. ``held``: seconds it had this one; the driver's."""
 
     step: int
     why: CreditWhy
+    held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

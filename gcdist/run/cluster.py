@@ -15,11 +15,12 @@ from gcdist.exchange.injected_faults import drill
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.driver import MasterDriver, RunStoppedError
 from gcdist.model.evaluation import evaluated
-from gcdist.observe import RunFolder, Summary
+from gcdist.observe import Observer, RunFolder, Summary, WorkerRound
 from gcdist.planning import PlanReport
 from gcdist.run.accounts import Accounts
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.checkpoints import Checkpoints
+from gcdist.run.observing import configured
 from gcdist.run.session import Session
 from gcdist.run.step import Step as Step
 from gcdist.run.step import StepInfo as StepInfo
@@ -76,6 +77,8 @@ class Cluster:
         if resumed is not None:
             self._recall_evaluation()
             driver.faults.spare_master()
+        for observer in configured(self.config, folder.path, driver.say):
+            self.observe(observer)
 
     @property
     def evaluation(self) -> dict[str, float]:
@@ -240,10 +243,12 @@ class Cluster:
         accounts.add(result, self._scheme)
         seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
         info = step_info(result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K)
-        self._write(info)
+        rounds = self.driver.times.take(self.driver.port.now() - seconds)
+        self._write(info, rounds)
         in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
         missing = tuple(seen.worker + 1 for seen in result.seen if seen.step == number and seen.censored)
-        self.folder.trace.step(number, info.seconds - result.seconds, result.seconds, in_time, missing)
+        opened = info.seconds - result.seconds
+        self.folder.trace.step(number, opened, result.seconds, in_time, missing, result.why, rounds)
         return info
 
     def check_waiting(self, steps: int, on_step: Callable[[int], None] | None = None) -> tuple[float, float] | None:
@@ -281,8 +286,18 @@ class Cluster:
         """The run so far, for people and for ``summary.json``."""
         return self.accounts.summary(metrics, self.folder.path)
 
-    def close(self, reason: str = "the run is over") -> None:
-        """Write what no checkpoint has yet, release the workers, close the folder; idempotent."""
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of every step, event and evaluation from now on; it is closed with the run.
+
+        It is called by a thread of its own: training never waits for it (`gcdist.observe.Observer`).
+        """
+        self.folder.stream.add(observer)
+
+    def close(self, reason: str = "the run is over", finished: bool = True) -> None:
+        """Write what no checkpoint has yet, release the workers, close the folder; idempotent.
+
+        ``finished``: the run came to its own end.
+        """
         if self.finished:
             return
         self.finished = True
@@ -292,6 +307,7 @@ class Cluster:
         self.driver.stop(reason)
         if self._on_close is not None:
             self._on_close()
+        self.folder.event("end", reason, finished=finished)
         self.folder.close()
 
     def __enter__(self) -> Cluster:
@@ -300,7 +316,9 @@ class Cluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close("the run is over" if error is None else f"the master ended with {type(error).__name__}: {error}")
+        told = isinstance(error, RunHaltedError | RunStoppedError)  # the text says all
+        name = "" if told or error is None else f"the master ended with {type(error).__name__}: "
+        self.close("the run is over" if error is None else f"{name}{error}", finished=error is None)
 
     def _must_be_open(self, what: str) -> None:
         if self.finished:
@@ -343,9 +361,9 @@ class Cluster:
         if report["uncovered"]:
             self.driver.say("plan", f"nobody here holds partitions {report['uncovered']}: the estimate leaves them out")
 
-    def _write(self, info: StepInfo) -> None:
+    def _write(self, info: StepInfo, rounds: list[WorkerRound]) -> None:
         self.accounts.seconds = info.seconds
         values: dict[str, Any] = {name: getattr(info, name) for name in StepInfo.__slots__}
-        self.folder.step(values.pop("step"), **values)
+        self.folder.step(values.pop("step"), rounds, **values)
         if self.on_step is not None:
             self.on_step(info)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Protocol
 
+import numpy as np
+
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.driver import RoundResult
 from gcdist.master.noise_estimates import noise_observed, noise_planned
@@ -40,6 +42,7 @@ class StepInfo:
     step_seconds: float  # from the opening to the close of the round
     loss: float | None
     arrived: tuple[int, ...]
+    away: tuple[int, ...]  # not there when the step was opened
     live: int
     bytes_up: int
     bytes_down: int
@@ -79,6 +82,7 @@ def step_info(
         step_seconds=result.seconds,
         loss=sum(loss * share for loss, share in parts.values()) / weight if weight else None,
         arrived=tuple(sorted({int(result.plan.worker_R[c.row]) + 1 for c in result.counted})),
+        away=tuple((np.flatnonzero(~result.live_N) + 1).tolist()),
         live=int(result.live_N.sum()),
         bytes_up=traffic[0],
         bytes_down=traffic[1],

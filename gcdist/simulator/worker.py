@@ -197,8 +197,8 @@ class SimulatedWorker:
         """A small message."""
         peer = Peer(self.slot, self.inc)
         match instruction:
-            case SendCredit(step=step, why=why):
-                self._network.up(self, SMALL, lambda at: Credit(at, peer, step, why))
+            case SendCredit(step=step, why=why, held=held):
+                self._network.up(self, SMALL, lambda at: Credit(at, peer, step, why, held))
             case SendFailed(step=step, partition=partition, text=text):
                 self._network.up(self, SMALL + len(text), lambda at: Failed(at, peer, step, partition, text))
             case SendLeaving():

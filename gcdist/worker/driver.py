@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gcdist.exchange.message import Message
+from gcdist.exchange.sidecar import stamp_held
 from gcdist.model.gradients import UserCodeError
 from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Tick, Wake
 from gcdist.protocol.worker import WorkerMachine
@@ -138,7 +139,10 @@ class WorkerDriver:
             case Encode(step=step, row=row):
                 self._encode(step, row)
             case Send(head=head, body=body):
+                stamp_held(body.sidecar, self._port.now() - self._arrived)
                 self._port.send(head, body)
+            case SendCredit(why="stale" | "failed"):
+                self._port.tell(replace(told, held=self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
             case Load(round=sent, body=body):

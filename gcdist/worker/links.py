@@ -86,8 +86,8 @@ class WorkerLinks:
     def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:
         """Post a small message."""
         match instruction:
-            case SendCredit(step=step, why=why):
-                self._post(Frame(Kind.CREDIT, pack_credit(step, why)))
+            case SendCredit(step=step, why=why, held=held):
+                self._post(Frame(Kind.CREDIT, pack_credit(step, why, held)))
             case SendFailed(step=step, partition=partition, text=text):
                 text = short_text(text)
                 self._post(Frame(Kind.FAILED, pack_failed(step, partition), bytes_of(text)))

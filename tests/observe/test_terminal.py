@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from gcdist.observe import Progress, RunFolder, Summary, Trace, WorkerArrivals, print_summary
+from tests.observe.records import a_round, record
 
 
 def show(progress: Progress, steps: int) -> None:
     for step in range(steps):
-        progress.step(step, 0.5 * step, None if step == 0 else 0.25, 7, 8, 1000, 2000, 0.4)
+        progress.step(record(step))
 
 
 def test_plain_output_is_a_line_every_some_steps() -> None:
@@ -28,15 +29,18 @@ def test_plain_output_is_a_line_every_some_steps() -> None:
     assert lines[-1] == "worker 3 is [lost]"
 
 
-def test_a_terminal_shows_one_live_line_and_keeps_the_notes() -> None:
+def test_a_terminal_shows_a_live_picture_and_keeps_the_notes() -> None:
     out = io.StringIO()
-    with Progress(10, Console(file=out, force_terminal=True, width=150, legacy_windows=False)) as progress:
+    with Progress(10, Console(file=out, force_terminal=True, width=150, height=30, legacy_windows=False)) as progress:
+        progress.evaluation(1, 0.5, {"test_accuracy": 0.5})
         show(progress, 10)
         progress.note("worker 3 is lost")
     text = out.getvalue()
     assert "worker 3 is lost" in text
     assert "step 10/10" in text
-    assert text.count("\n") < 10
+    assert "test accuracy 50.00%" in text
+    assert "██████████  100%" in text  # a bar for who always counted
+    assert "0.2 s" in text  # at the worker
 
 
 class Stuck(io.StringIO):
@@ -129,6 +133,41 @@ def test_the_summary_is_written(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert written["arrivals"][0]["planned"] == 0.98
     assert written["waiting_check"] == [20.0, 20.5]
+
+
+def test_a_trace_tells_the_parts_of_a_round_and_the_marks(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    trace = Trace(path)
+    rounds = [a_round(1, 0), a_round(2, 0, end="lost", held=None)]
+    trace.step(0, 0.0, 0.5, {1: 0.3}, (2,), "deadline", rounds)
+    trace.close()
+    events = json.loads(path.read_text())
+    names = {event["tid"]: event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    mine = {name: track for track, name in names.items()}
+    parts = [event for event in events if event["ph"] == "X" and event["tid"] == mine["worker 1, rounds"]]
+    assert [event["name"] for event in parts] == [
+        "round: counted",
+        "receive",
+        "data",
+        "compute 2 partitions",
+        "encode, delay",
+        "upload",
+    ]
+    assert parts[0]["args"] == {"step": 0, "partitions": 2, "bytes up": 500, "bytes down": 1500}
+    assert [event["dur"] for event in parts] == [300000, 75000, 10000, 100000, 90000, 25000]
+    assert parts[-1]["ts"] + parts[-1]["dur"] == parts[0]["ts"] + parts[0]["dur"]  # they fill the round
+    marks = [(event["name"], event["tid"]) for event in events if event["ph"] == "i"]
+    assert marks == [("deadline", 0), ("worker 2 lost", mine["worker 2, rounds"])]
+
+
+def test_a_trace_of_a_long_run_ends_with_a_line_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    trace = Trace(path, most=20_000)
+    for step in range(1000):
+        trace.step(step, 0.5 * step, 0.5, {1: 0.3}, (), "deadline", [a_round(1, step)])
+    trace.close()
+    assert path.stat().st_size < 25_000
+    assert sum("ends here" in event["name"] for event in json.loads(path.read_text())) == 1
 
 
 def test_the_trace_is_json_when_closed_and_continues(tmp_path: Path) -> None:

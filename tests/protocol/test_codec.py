@@ -81,9 +81,15 @@ def test_heads(head: Head) -> None:
 
 
 @exactly
-@given(int64, st.sampled_from(get_args(CreditWhy)))
-def test_credits(step: int, why: CreditWhy) -> None:
-    assert unpack_credit(pack_credit(step, why)) == (step, why)
+@given(int64, st.sampled_from(get_args(CreditWhy)), st.floats(0, allow_infinity=False))
+def test_credits(step: int, why: CreditWhy, held: float) -> None:
+    assert unpack_credit(pack_credit(step, why, held)) == (step, why, held)
+
+
+@pytest.mark.parametrize("held", [-1.0, float("nan"), float("inf")])
+def test_a_credit_with_impossible_seconds_is_refused(held: float) -> None:
+    with pytest.raises(CodecError, match="seconds, must be 0 or more"):
+        unpack_credit(pack_credit(1, "sent", held))
 
 
 @exactly
@@ -147,7 +153,7 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(CodecError, match="message head: 3 bytes, must be 48"):
         unpack_head(b"abc")
     with pytest.raises(CodecError, match="credit: reason 4, must be below 4"):
-        unpack_credit(pack_step(1) + b"\x04")
+        unpack_credit(pack_step(1) + b"\x04" + bytes(8))
 
 
 def test_kinds_leave_room_for_the_transport() -> None:

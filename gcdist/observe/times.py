@@ -1,0 +1,89 @@
+"""Where each worker's time went: ``workers.jsonl`` in the run's folder, a line a step with the rounds that ended in it.
+
+A round of a worker begins when the master sends it and ends when the worker is free again. Of its ``seconds`` the worker had
+the round for ``held``: computing, waiting for data, encoding, an injected delay. The rest is the link, both ways. The file
+grows slower the longer it is: a step in ten beyond `THIN_BYTES`, one in a hundred beyond twice as much.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from typing import Any, Literal, TypeAlias
+
+from gcdist.observe.files import GrowingFile
+
+VERSION = 1  # of workers.jsonl
+THIN_BYTES = 32 << 20
+End: TypeAlias = Literal["counted", "late", "stale", "failed", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRound:
+    """One round of one worker. Times in seconds, sizes in bytes; None: not known.
+
+    ``end``: counted (its message was in time), late (it was not), stale (the worker dropped the round for a newer step),
+    failed (the user's code raised), lost (the link broke).
+    """
+
+    worker: int  # 1..n
+    step: int  # that the round was for
+    end: End
+    sent: float  # since the run's start
+    seconds: float
+    held: float | None
+    compute: float | None
+    data: float | None
+    load: int  # partitions
+    up: int
+    down: int
+
+    @property
+    def link(self) -> float | None:
+        """Seconds on the link, both ways."""
+        return None if self.held is None else max(0.0, self.seconds - self.held)
+
+
+COLUMNS = tuple(field.name for field in fields(WorkerRound))
+
+
+class TimesFile:
+    """Writes ``workers.jsonl``; an existing file is continued."""
+
+    def __init__(self, file: GrowingFile) -> None:
+        self.file = file
+
+    def step(self, step: int, rounds: Iterable[WorkerRound]) -> None:
+        """The rounds that ended in this step."""
+        size = self.file.size
+        if step % 10 ** min(6, size // THIN_BYTES):
+            return
+        header = b"" if size else _line({"version": VERSION, "columns": COLUMNS})  # also where the file was deleted
+        rows = [[round(value, 6) if isinstance(value, float) else value for value in astuple(each)] for each in rounds]
+        self.file.write(header + _line({"step": step, "rounds": rows}))
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def read_rounds(lines: Iterable[dict[str, Any]]) -> Iterator[WorkerRound]:
+    """The rounds in the lines of a ``workers.jsonl``. Columns that this version does not know are left out.
+
+    Raises:
+        ValueError: a column is missing, or a line has no rounds.
+    """
+    places: list[int] = []
+    for line in lines:
+        if "columns" in line:
+            columns = line["columns"]
+            missing = [name for name in COLUMNS if name not in columns]
+            if missing:
+                raise ValueError(f"workers.jsonl: column {missing[0]!r} is missing (version {line.get('version')})")
+            places = [columns.index(name) for name in COLUMNS]
+        elif not places or "rounds" not in line:
+            raise ValueError("workers.jsonl: a line without rounds, or no columns before it")
+        else:
+            for row in line["rounds"]:
+                yield WorkerRound(*(row[at] for at in places))

@@ -1,0 +1,275 @@
+"""What if: the recorded times of a run's workers, replayed in the simulator with other deadlines, codes and bits.
+
+Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run. Time at the
+worker goes with its partitions as far as it was computing; time on the link goes with the bytes, of which those up go with
+the bits. A round that was dropped unfinished takes as long as a finished one of that worker that was longer, or, where there
+is none, longer by an exponential time (its maximum likelihood under the cut). Lost workers are lost at the same step and for
+as long. Gradients are made up: vectors whose differences between partitions are those that the run's noise tells.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gcdist.config import Config, ConfigError, with_overrides
+from gcdist.observe import RunFolder, WorkerRound
+from gcdist.report.reading import Run, absences
+from gcdist.run.cluster import Cluster
+from gcdist.run.session import Session
+from gcdist.simulator.quiescence import Quiescence
+from gcdist.simulator.world import simulated
+from gcdist.tasks import Task
+from gcdist.types import F64
+
+STEPS = 200  # that a replay has at most; a longer run is thinned
+COORDINATES = 4096  # of the made-up gradients
+LEAST = 20  # steps of a run that can be replayed
+ENOUGH = 3  # longer rounds that a dropped one may stand for
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a replay came to. Times in seconds."""
+
+    seconds: float  # of as many steps as the run has
+    step_seconds: float  # mean
+    counted: float  # mean messages counted a step
+    noise: float  # median of the planned noise
+    bytes_up: float  # of the replay's own messages
+
+
+class Recorded:
+    """The recorded times as a delay model (`types.DelayModel`).
+
+    Args:
+        run: with rounds that tell the link from the work.
+        steps: of the replay.
+        bits: of the replay over those of the run.
+        seed: of what is drawn for rounds that were dropped.
+    """
+
+    def __init__(self, run: Run, steps: int, bits: float, seed: int = 0) -> None:
+        self._steps = steps
+        scale = run.setting("inject.scale_with_load", False) is True
+        floor = run.setting("inject.model", "none") != "none" and not scale
+        rng = np.random.default_rng(seed)
+        self._at: list[F64] = []  # of each worker: place of its rounds in the run, from 0 to 1
+        self._terms: list[F64] = []  # (rounds, 4): seconds a partition, fixed, least at the worker, link
+        first, length = (int(run.step_T[0]), max(1, int(run.step_T[-1] - run.step_T[0]))) if run.steps else (0, 1)
+        every = [each for each in run.rounds if each.held is not None and each.end != "lost"]
+        for worker in range(1, run.workers + 1):
+            mine = [each for each in every if each.worker == worker] or every
+            rounds, held = _finished(mine, rng)
+            rows = []
+            for each, seconds in zip(rounds, held, strict=True):
+                part = (each.compute or 0.0) / each.load if each.load else 0.0
+                rest = max(0.0, seconds - part * each.load)
+                if scale and each.load:
+                    part, rest = seconds / each.load, 0.0
+                size = each.down + each.up
+                link = (each.link or 0.0) * ((each.down + bits * each.up) / size if size else 1.0)
+                rows.append((part, 0.0 if floor else rest, seconds if floor else 0.0, link))
+            self._at.append(np.array([(each.step - first) / length for each in rounds]))
+            self._terms.append(np.array(rows, np.float64).reshape(-1, 4))
+
+    def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
+        """Those of the round recorded at the same part of the run."""
+        at, terms = self._at[worker], self._terms[worker]
+        if not len(at):
+            return 0.0
+        k = int(np.searchsorted(at, step / max(1, self._steps - 1)))
+        if k == len(at) or (
+            k > 0 and step / max(1, self._steps - 1) - at[k - 1] < at[k] - step / max(1, self._steps - 1)
+        ):
+            k -= 1
+        return float(_total(terms[k : k + 1], load)[0])
+
+    def survival(self, worker: int, load: F64, t: float) -> F64:
+        """Share of the recorded rounds that would be longer."""
+        terms = self._terms[worker]
+        if not len(terms):
+            return np.zeros(len(load))
+        return np.array([float((_total(terms, float(each)) > t).mean()) for each in load])
+
+
+def _total(terms: F64, load: float) -> F64:
+    return np.maximum(terms[:, 0] * load + terms[:, 1], terms[:, 2]) + terms[:, 3]
+
+
+def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[list[WorkerRound], list[float]]:
+    """The rounds with a gradient, in order, and their seconds at the worker, guessed for those that were dropped."""
+    most = max((each.up for each in mine), default=0)
+    done = [each for each in mine if each.end in ("counted", "late") and each.up >= most / 4]
+    if not done:
+        done = [each for each in mine if each.end in ("counted", "late")]
+    dropped = [each for each in mine if each.end not in ("counted", "late")]
+    rounds = sorted([*done, *dropped], key=lambda each: (each.step, each.sent))
+    lengths = np.array([each.seconds for each in done])
+    shortest = float(lengths.min()) if len(done) else 0.0
+    excess = sum(max(0.0, each.seconds - shortest) for each in rounds) / max(1, len(done))
+    kept, held = [], []
+    for each in rounds:
+        if each.end in ("counted", "late"):
+            kept.append(each)
+            held.append(each.held or 0.0)
+            continue
+        longer = np.flatnonzero(lengths > each.seconds)
+        if len(longer) >= ENOUGH or (len(longer) and len(done) <= 2 * ENOUGH):
+            other = done[int(rng.choice(longer))]
+            kept.append(replace(other, step=each.step))
+            held.append(other.held or 0.0)
+        else:
+            kept.append(replace(each, compute=each.held))  # what was dropped goes with the load
+            held.append((each.held or 0.0) + float(rng.exponential(excess or each.seconds)))
+    return kept, held
+
+
+class _Vectors:
+    """Samples whose mean is the same vector; each differs from it by ``spread`` times its length."""
+
+    def __init__(self, count: int, spread: float) -> None:
+        self._count, self._spread = count, spread
+        self._mean = np.random.default_rng(1).standard_normal(COORDINATES).astype(np.float32)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:
+        own = np.random.default_rng((2, index)).standard_normal(COORDINATES).astype(np.float32)
+        return torch.from_numpy(self._mean + np.float32(self._spread) * own)
+
+
+class _Weights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(COORDINATES))
+
+
+def _loss(model: nn.Module, batch: Any) -> Tensor:
+    assert isinstance(model, _Weights)
+    product: Tensor = model.w * batch.mean(0)
+    return product.sum()
+
+
+def made_up_task(run: Run, partitions: int) -> Task:
+    """Partitions that differ as the run's noise tells: observed over planned noise is 1 if they agree."""
+    planned, seen = run.series["noise_planned"], run.series["noise_observed"]
+    both = np.isfinite(planned) & np.isfinite(seen) & (planned > 0)
+    times = float(np.median(seen[both] / planned[both])) if both.any() else 1.0
+    load = float(np.mean([each.load for each in run.rounds if each.load] or [1]))
+    spread = math.sqrt(max(0.0, times - 1.0) * load)
+    return Task(_Weights(), _Vectors(4 * partitions, spread), _loss, batch_size=1)
+
+
+def replayable(run: Run) -> str | None:
+    """Why the run cannot be replayed; None: it can."""
+    if not run.split:
+        return "its folder has no workers.jsonl with times at the worker and on the link (an older version)"
+    if run.steps < LEAST:
+        return f"it has {run.steps} steps; {LEAST} are needed at least"
+    if not run.config:
+        return "its settings cannot be read"
+    return None
+
+
+def replay(run: Run, changes: Sequence[str] = (), steps: int = STEPS) -> Outcome:
+    """Replay the run with some settings changed.
+
+    Args:
+        run: see `replayable`.
+        changes: KEY=VALUE each, as ``--set`` takes them.
+        steps: of the replay, at most.
+
+    Raises:
+        ConfigError: settings that do not fit, or a run that cannot be replayed.
+    """
+    why = replayable(run)
+    if why is not None:
+        raise ConfigError(f"{run.name} cannot be replayed: {why}")
+    steps = min(steps, run.steps)
+    config = _settings(run, changes, steps)
+    assert config.code.partitions is not None
+    before = run.setting("quantizer.bits", 4)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        session = Session.build(made_up_task(run, config.code.partitions), config, run.workers)
+        session = replace(session, delays=Recorded(run, steps, config.quantizer.bits / before))
+        driver, network = simulated(session, lambda kind, text: None)
+        folder = RunFolder(Path(place) / "replay")
+        with Cluster(session, driver, folder, standstill=Quiescence(driver, network)) as cluster:
+            infos = [step.backward() for step in cluster.steps(steps)]
+    wall = infos[-1].seconds * run.steps / steps
+    return Outcome(
+        seconds=wall,
+        step_seconds=wall / run.steps,
+        counted=float(np.mean([len(info.arrived) for info in infos])),
+        noise=float(np.median([info.noise_planned for info in infos])),
+        bytes_up=sum(info.bytes_up for info in infos) * run.steps / steps,
+    )
+
+
+def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
+    values = with_overrides(run.config, changes)
+    keys = {change.partition("=")[0].strip() for change in changes}
+    code = dict(values.get("code", {}))
+    if "code.scheme" in keys and not any(key.startswith("code.options") for key in keys):
+        code.pop("options", None)  # they are those of the run's own scheme
+    code.setdefault("partitions", 2 * run.workers)
+    cluster = {key: values.get("cluster", {}).get(key) for key in ("min_workers", "silent_after", "lost_after", "beat")}
+    quantizer = {key: value for key, value in values.get("quantizer", {}).items() if key != "downlink"}
+    straggler = dict(values.get("straggler", {}))
+    data = {"holds": values["data"]["holds"]} if "holds" in values.get("data", {}) else {}
+    gaps = np.diff(run.series["seconds"]) - run.series["step_seconds"][1:]
+    between = max(0.0, float(np.nanmedian(gaps))) if run.steps > 1 else 0.0
+    return Config(
+        seed=values.get("seed", 0),
+        steps=steps,
+        name="replay",
+        data=data,
+        code=code,
+        quantizer=quantizer,
+        straggler=straggler,
+        faults=_faults(run, steps),
+        cluster={"workers": run.workers, **{key: value for key, value in cluster.items() if value is not None}},
+        simulate={"latency": 0.0, "bandwidth": 1e15, "compute_seconds": 0.0, "master_seconds": between},
+        checkpoint={"keep": 0},
+    )
+
+
+def _faults(run: Run, steps: int) -> list[dict[str, Any]]:
+    """The workers' absences, as deaths at the same part of the run."""
+    faults: list[dict[str, Any]] = []
+    share = steps / run.steps
+    for worker in range(run.workers):
+        for first, behind in absences(run.away_TN[:, worker]):
+            fault: dict[str, Any] = {"kind": "kill", "worker": worker + 1, "step": max(0, int(first * share) - 1)}
+            if behind < run.steps:
+                fault["seconds"] = max(1e-3, share * float(run.series["seconds"][behind - 1] - run.opened_T[first]))
+            faults.append(fault)
+    return faults
+
+
+def usual_changes(run: Run) -> list[list[str]]:
+    """Changes that most people ask about: half and twice the deadline, waiting, learning it, other codes and bits."""
+    known = run.series["deadline"][min(5, run.steps // 5) :]
+    known = known[np.isfinite(known) & (known > 0)]
+    middle = float(np.median(known)) if len(known) else math.nan
+    factors = (0.5, 0.75, 1.5, 2.0) if math.isfinite(middle) else ()
+    changes = [[f"straggler.deadline={factor * middle:.3g}"] for factor in factors]
+    scheme, bits = run.setting("code.scheme", "joint"), run.setting("quantizer.bits", 4)
+    if run.setting("straggler.deadline", "auto") != "auto":
+        changes.append(['straggler.deadline="auto"'])
+    changes += [[f'code.scheme="{name}"'] for name in ("joint", "ignore-rescaled") if name != scheme]
+    changes.append(['code.scheme="sync"', 'straggler.deadline="wait"'])
+    if run.setting("quantizer.name", "") not in ("float32", "bfloat16"):
+        changes += [[f"quantizer.bits={width}"] for width in (2, 8) if width != bits]
+    return changes

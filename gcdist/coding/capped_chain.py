@@ -18,8 +18,9 @@ from gcdist.types import F64, I64
 FINEST = 12  # cuts a partition
 _WINDOW = 64  # partitions to either side of the cut that caps on row sums alone would give
 _WORK = 1e7  # sums that one dynamic programme may form ...
-_CALLS = 5e4  # ... in so many array operations
-_CLOSE = 1e-3  # of the noise: a chain this close to its lower bound is good enough
+_CALLS = 2e4  # ... in so many array operations
+_CLOSE, _LARGE_CLOSE = 1e-3, 2e-2  # of the noise: a chain this close to its lower bound is good enough; with many rows
+_LARGE = 200  # rows
 
 
 def chain_under_caps(cost_N: F64, cap_N: F64, mass_K: F64) -> csr_array:
@@ -45,7 +46,7 @@ def chain_under_caps(cost_N: F64, cap_N: F64, mass_K: F64) -> csr_array:
         noise = float(cost_R[order_R] @ Y_R**2)
         if noise < best:
             best, found = noise, (order_R, Y_R)
-        if best <= bound * (1 + _CLOSE):
+        if best <= bound * (1 + (_CLOSE if len(rows) <= _LARGE else _LARGE_CLOSE)):
             break
     assert found is not None
     at = chain(found[1], sorted_K).tocoo()

@@ -20,6 +20,8 @@ from gcdist.coding.supports import dealt
 from gcdist.coding.workers import finish, loads, miss_at, width_at_most
 from gcdist.types import F64, I64, Mask, Plan, Problem
 
+_FALL, _LARGE_FALL = 1e-6, 1e-3  # of the error: what another turn has to gain, and with many workers
+_SOME_STARTS = 64  # workers up to which three numbers of them are tried
 _ALL_STARTS = 8  # workers up to which bits are begun with for every number of them
 
 
@@ -87,13 +89,13 @@ class Joint(Structured):
         """Bits (N,) to begin with: the same for the first m workers by reliability or room, and the best without caps."""
         usable = int(np.sum(p_N < 1))
         few = problem.n <= _ALL_STARTS and (problem.holds_NK is None or problem.n * problem.k <= _ALL_STARTS**2)
-        counts = range(usable, 0, -1) if few else sorted({usable, -(-3 * usable // 4), -(-usable // 2)}, reverse=True)
+        counts = list(range(usable, 0, -1)) if few else [usable, -(-3 * usable // 4), -(-usable // 2)]
         room_N = np.minimum(problem.load_cap_N, problem.k)
         if problem.holds_NK is not None:
             room_N = np.minimum(room_N, np.diff(csr_array(problem.holds_NK).indptr))
         seen = set()
         for order in (np.argsort(p_N, kind="stable"), np.lexsort((p_N, -room_N, p_N >= 1))):
-            for count in counts if few or problem.holds_NK is None else [usable]:
+            for count in counts if few or (problem.holds_NK is None and problem.n <= _SOME_STARTS) else [usable]:
                 width = width_at_most(problem.noise, problem.bits_total / count)
                 bits_N = np.zeros(problem.n, np.int64)
                 for i in order[:count]:
@@ -122,7 +124,7 @@ class Joint(Structured):
             weight_N[used] = square_N[used] / (1 - real_N[used])
             bits_N = bits_for_rows(weight_N, problem)
             error = float(square_N[used] @ row_costs(real_N, problem.noise[bits_N])[used])
-            if plan is not None and not error < best * (1 - 1e-6):
+            if plan is not None and not error < best * (1 - (_FALL if problem.n <= _SOME_STARTS else _LARGE_FALL)):
                 return best, plan
             best, plan = error, finish(problem, plan_id, A_NK, bits_N, real_N, covered_K)
             # a row that has no data now may be taken again at its first width

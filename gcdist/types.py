@@ -325,8 +325,8 @@ class StopRule(Protocol):
         """Take in one outcome."""
         ...
 
-    def late(self, worker: int, load: F64, deadline: float) -> F64:
-        """P(not in by ``deadline``) at each load, for planning."""
+    def p_long_run(self, worker: int, load: F64, deadline: float) -> F64:
+        """P(not in by ``deadline``) at each load, ready or busy, for planning."""
         ...
 
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:

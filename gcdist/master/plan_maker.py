@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.vector_format import Shape
-from gcdist.planning import PlanReport, describe, plan_within_load
+from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
 from gcdist.quantize import noise_table
 from gcdist.straggler import ArrivalRule
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
@@ -47,7 +47,7 @@ class PlanMaker:
         size_K: (K,) shares of the samples.
         bits: packed bits a coordinate, on average over the workers.
         bits_cap_N: (N,) most packed bits of each worker.
-        rule: gives P(late) and its intended deadline.
+        rule: gives ``p_long_run`` and its intended deadline.
         ids: numbers of plans, shared by all that plan for one run.
         load_most: most partitions of a worker, as a multiple of its even share; inf = none.
         exact_p: p is known, not measured: no floor once the rule promises a deadline.
@@ -138,6 +138,11 @@ class PlanMaker:
         """Quantization noise of a message at the average bits, (N,)."""
         return np.full(workers, self.noise[self._bits])
 
+    def most_load(self, live: int) -> float | None:
+        """Partitions that a plan gives one of ``live`` workers, as a rule at most; None: nothing bounds them."""
+        cap = cap_for(len(self._size_K), live, self._load_most)
+        return cap if np.isfinite(cap) else None
+
     def make(self, live_N: Mask, holds: Holds = ALL) -> tuple[Plan, PlanReport]:
         """The plan for the workers that are live, and its figures; what nobody of them holds is left out.
 
@@ -165,7 +170,9 @@ class PlanMaker:
         floor = 0.0 if self._exact_p and not (rule.warming or rule.waits) else P_FLOOR
 
         def late(worker: int, load_m: F64) -> F64:
-            return np.maximum(rule.late(worker, load_m, deadline), floor) if live_N[worker] else np.ones(len(load_m))
+            return (
+                np.maximum(rule.p_long_run(worker, load_m, deadline), floor) if live_N[worker] else np.ones(len(load_m))
+            )
 
         return Problem(
             size_K=self._size_K,

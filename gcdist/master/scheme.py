@@ -35,12 +35,14 @@ class Scheme:
 
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, given who is live and holds what; RunHaltedError if there is none."""
+        self.rule.review()
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
         if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
             if not warming:
-                self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement)
+                most_load = self.maker.most_load(int(live_N.sum()))
+                self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement, most_load)
             try:
                 self.plan, self.report = self.maker.make(live_N, holds)
             except ValueError as error:

@@ -3,7 +3,7 @@
 from gcdist.planning.convergence import Guarantee, advised_step
 from gcdist.planning.decoding import DecodingChoice, best_decoding, predictor_error
 from gcdist.planning.figures import PlanFigures, SchemeFigures, compare, plan_figures
-from gcdist.planning.load_cap import LoadedPlan, load_cap, plan_within_load, straggler_noise
+from gcdist.planning.load_cap import LoadedPlan, cap_for, load_cap, plan_within_load, straggler_noise
 from gcdist.planning.planner import check_plan, check_problem, make_plan
 from gcdist.planning.report import PlanReport, WorkerReport, describe, noise_ratio, planned_noise, row_noise
 from gcdist.planning.schemes import SchemeError, known_error, scheme_error
@@ -19,6 +19,7 @@ __all__ = [
     "WorkerReport",
     "advised_step",
     "best_decoding",
+    "cap_for",
     "check_plan",
     "check_problem",
     "compare",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,9 +31,18 @@ def load_cap(problem: Problem, load_most: float) -> float:
 
     One more, because a chain shares partitions between workers.
     """
+    return cap_for(problem.k, int(np.sum(miss_at(problem, 1.0) < 1)), load_most)
+
+
+def cap_for(k: int, live: int, load_most: float) -> float:
+    """`load_cap` of k partitions for so many workers; inf without a bound.
+
+    >>> cap_for(16, 8, 1.25), cap_for(64, 8, 1.25)
+    (3.0, 10.0)
+    """
     if not np.isfinite(load_most):
-        return np.inf
-    even = problem.k / max(1, int(np.sum(miss_at(problem, 1.0) < 1)))
+        return math.inf
+    even = k / max(1, live)
     return float(max(np.ceil(even) + 1, np.ceil(load_most * even)))
 
 

@@ -21,7 +21,6 @@ from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import GradientCode, Plan
 
 ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
-HEADROOM_MOST = 1.5  # of an automatic deadline over the times seen, for plans that give a worker more than it had
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
 
@@ -87,7 +86,6 @@ class Session(Setup):
                 window=straggler.window,
                 delays=self.delays,
                 noise_most=straggler.noise_most,
-                headroom=min(self.config.code.load_most, HEADROOM_MOST) if self._grows else 1.0,
                 noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
             ),
         )

@@ -1,8 +1,8 @@
 """Delay models, arrival statistics and deadlines; time is an argument, never a clock."""
 
 from gcdist.straggler.arrivals import Arrivals
+from gcdist.straggler.chances import WAIT_P, Chances, make_chances
 from gcdist.straggler.deadline import (
-    WAIT_P,
     ArrivalRule,
     AutoDeadline,
     FixedDeadline,
@@ -18,11 +18,13 @@ __all__ = [
     "ArrivalRule",
     "Arrivals",
     "AutoDeadline",
+    "Chances",
     "FaultSchedule",
     "FixedDeadline",
     "Planned",
     "WaitForAll",
     "load_delays",
+    "make_chances",
     "make_delays",
     "make_stop_rule",
     "pick",

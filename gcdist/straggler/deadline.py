@@ -1,23 +1,27 @@
-"""Stop rules: the deadline of each step and the chances to miss it, from the past alone (math.md section 8)."""
+"""Stop rules: the deadline of each step and the chances to miss it, from the past alone (math.md section 8).
+
+A rule is told outcomes (`observe`: `Seen` in) and promises each step (`terms`: `StepTerms` out). Where its chances come from
+is an object of `gcdist.straggler.chances`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from gcdist.straggler.arrivals import Arrivals
+from gcdist.straggler.chances import WAIT_P, Source, make_chances
+from gcdist.straggler.surprise import Surprise
 from gcdist.types import F64, DelayModel, Mask, Plan, Seen, StepTerms
-
-# p of a worker that is waited for and has never missed: not 0, for a code's weights 1/p
-WAIT_P = 1e-6
 
 _GRID = 64  # candidate deadlines: quantiles of the arrivals seen
 _EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
-_DOUBT = 1e-6  # steps in a row without any arrival that were promised with less than this: the past no longer holds
-_SURPRISE = 2.0  # times the longest arrival that a choice to wait for all was made by: it is made anew
+_LONGER = 2.0  # choose again when an arrival takes this many times as long as the longest one before the choice to wait
+_RELEARN_WAIT = 16.0  # deadlines; a warm-up after a change of the laws waits no longer, for a worker that hangs
+_ROUNDING = 1e-9  # a closing's stamp minus the opening's may fall this much short of the deadline
 _HUGE = 1e12  # noise of a plan that cannot be
 _KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
 
@@ -32,11 +36,11 @@ def _one_over_F(cost_N: F64) -> float:
 
 
 class ArrivalRule:
-    """What all stop rules share: arrival statistics, the warm-up, and where p comes from.
+    """What all stop rules share: arrival statistics, the warm-up, the promise, and noticing that the laws have changed.
 
-    ``p`` is "measured" (`Arrivals`), "model" (``delays.survival`` at the row's load; a worker that is not ready shrinks to
-    it) or one number for each worker, taken as it is. While ``warming``, and for a rule that waits, the deadline is
-    ``max_wait`` and p is `WAIT_P` for every live worker that was never seen to miss it. p of an absent worker is 1.
+    While ``warming``, and for a rule that waits, the deadline is ``max_wait`` and p is `WAIT_P` for every live worker that
+    was never seen to miss it. p of an absent worker is 1. Measured laws that no longer hold (`Surprise`) are forgotten, and
+    the warm-up begins anew; it then waits for at most 16 of the deadlines before.
     """
 
     def __init__(
@@ -44,22 +48,22 @@ class ArrivalRule:
         arrivals: Arrivals,
         max_wait: float,
         warmup_steps: int,
-        p: Literal["measured", "model"] | Sequence[float] = "measured",
+        p: Source = "measured",
         delays: DelayModel | None = None,
     ) -> None:
         if not max_wait > 0:
             raise ValueError(f"max_wait: found {max_wait}; should be seconds above 0")
-        if p == "model" and delays is None:
-            raise ValueError('p: found "model" without a delay model')
         self.arrivals = arrivals
         self.max_wait = max_wait
+        self.chances = make_chances(p, arrivals, delays)
         self._warmup_steps = warmup_steps
-        self._delays = delays if p == "model" else None
-        self._given_N = None if isinstance(p, str) else np.asarray(p, np.float64)
-        if self._given_N is not None and len(self._given_N) != arrivals.workers:
-            raise ValueError(f"p: found a list of {len(self._given_N)} for {arrivals.workers} workers")
         self._steps = 0  # closed steps with an outcome that was not cold
         self._last = -1
+        self._most_load: float | None = None  # of a worker in the plans to come; None: the usual load
+        self._wait = max_wait  # of a step of the warm-up
+        self._surprise = Surprise()
+        self._promised_N: F64 | None = None  # p of the step that is open; None: it waits
+        self._promised_deadline = max_wait
 
     @property
     def deadline(self) -> float:
@@ -83,63 +87,92 @@ class ArrivalRule:
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, for a checkpoint."""
-        return {"arrivals": self.arrivals.state_dict(), "steps": self._steps, "last": self._last}
+        return {
+            "arrivals": self.arrivals.state_dict(),
+            "steps": self._steps,
+            "last": self._last,
+            "wait": self._wait,
+            "most_load": self._most_load,
+            "recent": self._surprise.state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what another rule's `state_dict` gave, of any kind; ValueError as `Arrivals.load_state_dict`."""
         self.arrivals.load_state_dict(state["arrivals"])
         self._steps, self._last = state["steps"], state["last"]
+        self._wait, self._most_load = min(state["wait"], self.max_wait), state["most_load"]
+        self._surprise.load_state(state["recent"])
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome."""
-        self.arrivals.observe(seen)
         if seen.step > self._last and not seen.cold:
             self._last = seen.step
             self._steps += 1
+        self.arrivals.observe(seen)
+        # a step that closed early says nothing of who was still out
+        tells = not seen.censored or seen.seconds >= self._promised_deadline * (1 - _ROUNDING)
+        if self._promised_N is not None and seen.step == self._last and not seen.cold and tells:
+            self._surprise.add(seen.step, float(self._promised_N[seen.worker]), not seen.censored)
 
-    def late(self, worker: int, load: F64, deadline: float) -> F64:
-        """P(not in by ``deadline``) at each load, ready or not; measured and given p are constant in load."""
+    def review(self) -> None:
+        """Before a step opens: forget measured laws that the last steps contradict."""
+        if self.chances.measured and self._surprise.found():
+            self._relearn()
+
+    def _relearn(self) -> None:
+        """The laws have changed: forget the past, and wait for all again to learn the new ones."""
+        self._wait = min(self.max_wait, _RELEARN_WAIT * self._promised_deadline)
+        self.arrivals.forget()
+        self._surprise.forget()
+        self._promised_N = None
+        self._steps = 0
+
+    def p_long_run(self, worker: int, load: F64, deadline: float) -> F64:
+        """P(not in by ``deadline``) at each load, ready or busy, for plans; measured and given p are constant in load."""
         load = np.asarray(load, np.float64)
         if self.waits:
-            return np.full(load.shape, self._waiting_N()[worker])
-        if self._given_N is not None:
-            return np.full(load.shape, self._given_N[worker])
-        if self._delays is not None:
-            return np.clip(self._delays.survival(worker, load, deadline), WAIT_P, 1.0)
-        return np.full(load.shape, self.arrivals.late(worker, deadline))
+            return np.full(load.shape, self._waiting_N(self.max_wait)[worker])
+        return self.chances.p_long_run(worker, load, deadline, self._most_load)
 
-    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None, disagreement: float = 1.0) -> bool:
-        """Choose the deadline anew; True if it changed. Between two calls it stays. Only `AutoDeadline` ever does."""
+    def retune(
+        self,
+        live_N: Mask | None = None,
+        omega_N: F64 | None = None,
+        disagreement: float = 1.0,
+        most_load: float | None = None,
+    ) -> bool:
+        """Choose the deadline anew, for plans that give a worker at most ``most_load`` partitions; True if it changed.
+
+        Between two calls it stays. Only `AutoDeadline` ever changes it.
+        """
+        self._most_load = most_load
         return False
 
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
         """The promise for the next step."""
+        self.review()
+        owner_R = plan.worker_R
         if self.warming or self.waits:
-            deadline, p_R = self.max_wait, self._waiting_N()[plan.worker_R]
+            deadline = self._wait if self.warming else self.max_wait
+            p_N = self._waiting_N(deadline)
+            self.arrivals.promise_nothing()
+            self._promised_N = None
         else:
             deadline = self._deadline_now()
-            p_R = self._p_R(plan, deadline, ready_N)
-        return StepTerms(deadline, np.where(live_N[plan.worker_R], p_R, 1.0))
+            load_N = np.ones(self.arrivals.workers)
+            load_N[owner_R] = np.maximum(np.diff(plan.A_RK.indptr), 1)
+            p_N = self._promised_N = self.chances.p_given_ready(deadline, load_N, ready_N)
+        self._promised_deadline = deadline
+        return StepTerms(deadline, np.where(live_N[owner_R], p_N[owner_R], 1.0))
 
     def _deadline_now(self) -> float:
         return self.deadline
 
-    def _waiting_N(self) -> F64:
-        missed_N = self.arrivals.missed_N(self.max_wait)
-        return np.where(missed_N, self.arrivals.late_N(self.max_wait), WAIT_P)
-
-    def _p_R(self, plan: Plan, deadline: float, ready_N: Mask) -> F64:
-        owner_R = plan.worker_R
-        if self._given_N is not None:
-            return self._given_N[owner_R]
-        if self._delays is None:
-            return self.arrivals.miss(deadline, ready_N)[owner_R]
-        load_R = np.diff(plan.A_RK.indptr).astype(np.float64)
-        p_R = np.array([self.late(int(i), load_R[r : r + 1], deadline)[0] for r, i in enumerate(owner_R)])
-        prior_N = np.ones(self.arrivals.workers)
-        prior_N[owner_R] = p_R
-        busy_N = self.arrivals.miss(deadline, np.zeros(len(prior_N), bool), prior_N)
-        return np.where(ready_N[owner_R], p_R, busy_N[owner_R])
+    def _waiting_N(self, wait: float) -> F64:
+        missed_N = self.arrivals.missed_N(wait)
+        if not missed_N.any():
+            return np.full(self.arrivals.workers, WAIT_P)
+        return np.where(missed_N, self.arrivals.p_waited_N(wait), WAIT_P)
 
 
 class FixedDeadline(ArrivalRule):
@@ -151,7 +184,7 @@ class FixedDeadline(ArrivalRule):
         arrivals: Arrivals,
         max_wait: float,
         warmup_steps: int,
-        p: Literal["measured", "model"] | Sequence[float] = "measured",
+        p: Source = "measured",
         delays: DelayModel | None = None,
     ) -> None:
         if not 0 < deadline <= max_wait:
@@ -187,19 +220,17 @@ class AutoDeadline(ArrivalRule):
 
     That is the wall clock to a given accuracy if the step size follows the noise, with ``F = sum (1-p_i)/(p_i+omega_i)`` and
     independent arrivals. D is how many times larger the noise is than for partitions that agree, as it was observed (ours:
-    with D = 1 the deadline is far too short where partitions differ). A plan may give a worker ``headroom`` times what it
-    had to compute when it was timed: a deadline is that much longer than the quantile that it stands for. Plans bound what
-    a worker has: ``noise`` tells the least noise that they reach, in place of 1/F (ours: few fast workers cannot stand for
-    all). The user's step size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise
-    may become. Candidates are
-    quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only in `retune`, first after the
-    warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so one step in 25 has twice the
-    deadline, with its own p. A rule that waits for all by choice is `surprised`, and to be retuned at once, when an
-    arrival takes twice as long as any before the choice: a slow spell would be waited for until the next plan. When a row of
-    steps without any arrival had, by their promises, a chance below 1e-6, the past is forgotten and the warm-up begins anew.
+    with D = 1 the deadline is far too short where partitions differ). Seconds are those of the largest load that a plan may
+    give, ``most_load`` of `retune`: a deadline that reliable workers miss with the loads that they get would cost them all.
+    Plans bound what a worker has: ``noise`` tells the least noise that they reach, in place of 1/F (ours: few fast workers
+    cannot stand for all). The user's step size is fixed, so ``noise_most`` bounds how much larger than for waiting the noise
+    may become. Candidates are quantiles of the arrivals seen, the present deadline, and waiting for all. It is chosen only
+    in `retune`, first after the warm-up, during which the rule waits for all. Beyond it nothing would be seen any more, so
+    one step in 25 has twice the deadline, with its own p. A rule that waits for all by choice is `surprised`, and to be
+    retuned at once, when an arrival takes twice as long as any before: a slow spell would be waited for until the next plan.
     """
 
-    _LEARNED = ("deadline", "promised", "promised_last", "doubt", "anybody", "longest", "surprised")
+    _LEARNED = ("deadline", "longest", "surprised")
 
     def __init__(
         self,
@@ -209,23 +240,16 @@ class AutoDeadline(ArrivalRule):
         p: Literal["measured", "model"] = "measured",
         delays: DelayModel | None = None,
         noise_most: float = 0.2,
-        headroom: float = 1.0,
         noise: Noise | None = None,
     ) -> None:
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        if not headroom >= 1:
-            raise ValueError(f"headroom: found {headroom}; should be at least 1")
         if not noise_most > 0:
             raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._noise_most = noise_most
-        self._headroom = headroom
         self._noise = noise or _one_over_F
         self._deadline = max_wait
-        # -log P(no arrival): of the terms given last, of the last step seen, of the dry steps in a row before that
-        self._promised = self._promised_last = self._doubt = 0.0
-        self._anybody = True  # arrived in the last step seen
         self._longest = math.inf  # arrival at the last choice
         self._surprised = False
 
@@ -241,7 +265,7 @@ class AutoDeadline(ArrivalRule):
 
     @property
     def surprised(self) -> bool:
-        """Whether it waits for all, and an arrival took `_SURPRISE` times as long as those that this was chosen by."""
+        """Whether it waits for all, and an arrival took `_LONGER` times as long as those that this was chosen by."""
         return self._surprised and self.waits
 
     def state_dict(self) -> dict[str, Any]:
@@ -258,34 +282,33 @@ class AutoDeadline(ArrivalRule):
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome."""
-        if seen.step > self._last and not seen.cold:
-            self._doubt = 0.0 if self._anybody else self._doubt + self._promised_last
-            self._promised_last, self._anybody = self._promised, False
-            if self._doubt > -math.log(_DOUBT):
-                self.arrivals.forget()
-                self._deadline, self._steps, self._doubt = self.max_wait, 0, 0.0
         super().observe(seen)
-        self._anybody |= seen.step == self._last and not seen.censored
-        self._surprised |= not (seen.censored or seen.cold) and seen.seconds > _SURPRISE * self._longest
+        self._surprised |= not (seen.censored or seen.cold) and seen.seconds > _LONGER * self._longest
 
-    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
-        """The promise for the next step."""
-        terms = super().terms(plan, live_N, ready_N)
-        self._promised = -float(np.log(terms.p_R).sum())
-        return terms
+    def _relearn(self) -> None:
+        super()._relearn()
+        self._deadline = self.max_wait
 
-    def retune(self, live_N: Mask | None = None, omega_N: F64 | None = None, disagreement: float = 1.0) -> bool:
+    def retune(
+        self,
+        live_N: Mask | None = None,
+        omega_N: F64 | None = None,
+        disagreement: float = 1.0,
+        most_load: float | None = None,
+    ) -> bool:
         """Choose the deadline anew from the arrivals so far; True if it changed.
 
         ``live_N``: who is there (None: all); ``omega_N``: quantization noise of each worker's messages (None: 0);
-        ``disagreement``: how many times larger the noise is than for partitions that agree.
+        ``disagreement``: how many times larger the noise is than for partitions that agree; ``most_load``: partitions that
+        a plan gives one worker at most (None: what they usually had).
         """
-        arrived = self.arrivals.arrived()
+        super().retune(live_N, omega_N, disagreement, most_load)
+        arrived = self.arrivals.arrived(most_load)
         live = np.ones(self.arrivals.workers, bool) if live_N is None else live_N
         if self.warming or len(arrived) == 0 or not live.any():
             return False
-        self._longest, self._surprised = float(arrived[-1]), False
-        quantiles = self._headroom * np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
+        self._longest, self._surprised = self.arrivals.longest(), False
+        quantiles = np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
         grid = np.unique(np.minimum(np.append(quantiles, self._deadline), self.max_wait))
         grid = np.unique(np.append(grid, self.max_wait))
         cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N, disagreement)
@@ -303,17 +326,17 @@ class AutoDeadline(ArrivalRule):
         inf (without a least delay the formula would take it to 0, where every step is overhead), and so does one whose noise
         is too large.
         """
-        out_NG = self.arrivals.survival(tau_G / self._headroom)
+        out_NG = self.arrivals.survival(tau_G, self._most_load)
         open_G = 1.0 - np.prod(1.0 - out_NG[live_N], axis=0)  # P(somebody is still out)
         # a trapezoid between quantiles; from the last arrival on the curve is level
         steps_G = np.diff(tau_G, prepend=0.0)
         before_G = np.concatenate([[1.0], open_G[:-1]])
-        level_G = tau_G > self._headroom * self.arrivals.arrived()[-1]
+        level_G = tau_G > self.arrivals.arrived(self._most_load)[-1]
         seconds_G = np.cumsum(steps_G * np.where(level_G, before_G, (before_G + open_G) / 2))
-        p_NG = self._p_NG(tau_G, out_NG)[live_N]
-        p_NG[:, tau_G >= self.max_wait] = self._waiting_N()[live_N, None]
+        p_NG = self.chances.p_by_deadline(tau_G, self._most_load)[live_N]
+        p_wait_N = self._waiting_N(self.max_wait)[live_N]
+        p_NG[:, tau_G >= self.max_wait] = p_wait_N[:, None]
         noise_G = disagreement * self._noise_G(p_NG, omega_N[live_N])
-        p_wait_N = self._waiting_N()[live_N]
         noise_wait = disagreement * float(self._noise_G(p_wait_N[:, None], omega_N[live_N])[0])
         allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
         return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
@@ -323,13 +346,6 @@ class AutoDeadline(ArrivalRule):
         with np.errstate(divide="ignore"):
             cost_NG = (p_NG + omega_N[:, None]) / (1 - p_NG)
         return np.minimum([self._noise(cost_N) for cost_N in cost_NG.T], _HUGE)
-
-    def _p_NG(self, tau_G: F64, out_NG: F64) -> F64:
-        if self._delays is None:
-            # no pseudo-arrivals here: they would make a deadline that nobody keeps look possible
-            return np.maximum(out_NG, 0.5 / (self.arrivals.count_N() + 1)[:, None])
-        one = np.ones(1)
-        return np.array([[self.late(i, one, float(t))[0] for t in tau_G] for i in range(self.arrivals.workers)])
 
     def _deadline_now(self) -> float:
         explores = self._steps % _EXPLORE_EVERY == _EXPLORE_EVERY - 1
@@ -341,13 +357,12 @@ def make_stop_rule(
     deadline: float | Literal["auto", "wait"] = "auto",
     max_wait: float = 60.0,
     warmup_steps: int = 5,
-    p: Literal["measured", "model"] | Sequence[float] = "measured",
+    p: Source = "measured",
     prior_p: float = 0.1,
     prior_weight: float = 2.0,
     window: int = 200,
     delays: DelayModel | None = None,
     noise_most: float = 0.2,
-    headroom: float = 1.0,
     noise: Noise | None = None,
 ) -> ArrivalRule:
     """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
@@ -361,5 +376,5 @@ def make_stop_rule(
     if deadline == "auto":
         if not isinstance(p, str):
             raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, headroom, noise)
+        return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, noise)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

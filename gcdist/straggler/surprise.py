@@ -1,0 +1,78 @@
+"""Noticing that promised chances no longer hold: as many arrivals, or as few, as they make next to impossible."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from gcdist.types import F64
+
+Outcomes: TypeAlias = list[tuple[float, bool]]  # promised p, and whether it arrived
+
+# steps judged together -> chance of so few, or so many, arrivals below which the laws have changed. A false alarm costs a
+# warm-up: only two and three steps, which are to notice a slowdown at once, have a large one
+DOUBT = {1: 1e-6, 2: 1e-4, 3: 1e-4, 6: 1e-6, 12: 1e-6}
+_EXACT = 512  # outcomes; beyond, the number of arrivals is taken as normal
+
+
+class Surprise:
+    """The outcomes of the last steps that promised a p, and whether they can still be believed.
+
+    A uniform slowdown shows in the first steps after it: four workers with p = 0.1 of which one arrives have a chance of
+    0.004 in one step, and of 1e-7 in three. p is given readiness, so a slow spell that is known to last is no surprise.
+    """
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[int, Outcomes]] = deque(maxlen=max(DOUBT))
+
+    def add(self, step: int, p: float, arrived: bool) -> None:
+        """One outcome; steps come in order."""
+        if not self._steps or self._steps[-1][0] != step:
+            self._steps.append((step, []))
+        self._steps[-1][1].append((p, arrived))
+
+    def forget(self) -> None:
+        """Begin without outcomes."""
+        self._steps.clear()
+
+    def found(self) -> bool:
+        """Whether the last 1, 2, 3, 6 or 12 steps had, by their promises, a chance below that of `DOUBT`."""
+        recent: Outcomes = []
+        for back, (_, outcomes) in enumerate(reversed(self._steps), start=1):
+            recent += outcomes
+            if back in DOUBT and recent:
+                p_X = np.array([p for p, _ in recent])
+                if tail(p_X, sum(arrived for _, arrived in recent)) < DOUBT[back]:
+                    return True
+        return False
+
+    def state(self) -> list[tuple[int, list[float], list[bool]]]:
+        """For a checkpoint."""
+        return [(step, [p for p, _ in outcomes], [a for _, a in outcomes]) for step, outcomes in self._steps]
+
+    def load_state(self, state: Sequence[tuple[int, list[float], list[bool]]]) -> None:
+        """Take what `state` gave."""
+        self._steps.clear()
+        for step, p, arrived in state:
+            self._steps.append((int(step), list(zip(p, map(bool, arrived), strict=True))))
+
+
+def tail(p_X: F64, arrived: int) -> float:
+    """P(so few arrivals or fewer) or P(so many or more), whichever is smaller, of independent outcomes that miss with p.
+
+    >>> round(tail(np.full(4, 0.1), 1), 6)
+    0.0037
+    """
+    mean, sd = float(np.sum(1 - p_X)), math.sqrt(float(np.sum(p_X * (1 - p_X))))
+    if abs(arrived - mean) <= 2 * sd + 1:
+        return 1.0  # nowhere near
+    if len(p_X) > _EXACT:
+        return 0.5 * math.erfc((abs(arrived - mean) - 0.5) / (sd * math.sqrt(2)))
+    chance = np.ones(1)  # of each number of arrivals
+    for p in p_X:
+        chance = np.convolve(chance, [p, 1 - p])
+    return float(min(chance[: arrived + 1].sum(), chance[arrived:].sum()))

@@ -117,7 +117,7 @@ class Arrivals:
         if found != (self.workers, self.window):
             raise ValueError(f"arrivals of {found[0]} workers and a window of {found[1]}")
         if "expected" not in state:
-            raise ValueError("arrivals without their loads, as gcdist wrote them before 0.3")
+            raise ValueError("arrivals without their loads, as an older gcdist wrote them")
         self._seconds_NW[:], self._in_NW[:] = state["seconds"], state["in"]
         self._out_NW[:], self._ready_NW[:] = state["out"], state["ready"]
         self._load_NW[:], self._kept_NW[:] = state["load"], state["kept"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings, secret_warnings
+from gcdist.exchange.data_look import look
 from gcdist.exchange.kernel_cache import warm_kernels
 from gcdist.exchange.planes import make_plane
 from gcdist.exchange.setup import Setup
@@ -99,6 +100,8 @@ def connect(
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     setup = Setup.of(task, config, world - 1, own=True) if rank > 0 else Session.build(task, config, world - 1)
     warm_kernels(setup.quantizer)
+    seen = look(setup, rank - 1 if rank else None)  # it forks: before there are links and their threads
+    setup.looked.extend(seen.samples)
     cluster_settings = setup.config.cluster
     if cluster_settings.interface:
         os.environ.setdefault(INTERFACE, cluster_settings.interface)
@@ -114,6 +117,8 @@ def connect(
         assert isinstance(setup, Session)
         session = setup
         run, log, found = _open(session, folder, resume, say)
+        if seen.line:
+            log("data", seen.line)
         for kind, text in plane.notes():
             log(kind, text)
         for text in secret_warnings(cluster_settings.secret_file):

@@ -29,11 +29,13 @@ Holds: TypeAlias = Annotated[tuple[tuple[int, ...], ...] | None, BeforeValidator
 class DataConfig(Section):
     """``prefetch``: batches that a process beside each worker reads ahead; 0: the worker reads them itself.
 
+    ``compare``: samples that each process reads before the run begins, so that other data elsewhere are noticed; 0: none.
     ``holds``: the partitions that each worker can read, in the order of the ranks; absent: all of them.
     """
 
     sampling: Literal["independent", "epochs"] = "independent"
     prefetch: Annotated[int, Field(ge=0)] = 0
+    compare: Annotated[int, Field(ge=0, le=64)] = 8
     partition_by: Annotated[str | None, Field(min_length=1)] = None
     holds: Holds = None
 

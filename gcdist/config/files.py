@@ -90,7 +90,8 @@ def shared_settings(config: Config) -> str:
     name, as folders differ.
     """
     shared = config.model_dump(mode="json", include={"seed", "task", "data", "code", "quantizer", "inject", "faults"})
-    del shared["data"]["prefetch"], shared["data"]["holds"]  # of each worker
+    for key in ("prefetch", "holds", "compare"):  # of each worker
+        del shared["data"][key]
     if config.inject.file is not None:
         shared["inject"]["file"] = config.inject.file.name
     return "\n".join(sorted(_flat("", shared)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 
@@ -13,6 +13,7 @@ from gcdist.model.device import CPU, pick_device
 from gcdist.model.gradients import PartitionGradients
 from gcdist.model.state import ModelState
 from gcdist.protocol import PROTOCOL, Hello
+from gcdist.protocol.messages import SampleSketch
 from gcdist.quantize import get_quantizer, noise_table
 from gcdist.straggler import make_delays
 from gcdist.tasks import Task, partition_by
@@ -38,6 +39,7 @@ class Setup:
     gradients: PartitionGradients
     quantizer: Quantizer
     delays: DelayModel
+    looked: list[SampleSketch] = field(default_factory=list, kw_only=True)  # filled where there are several processes
 
     @staticmethod
     def of(task: Task, config: Config, workers: int, own: bool) -> Setup:
@@ -76,7 +78,7 @@ class Setup:
         )
 
     def hello(self, name: str, worker: int | None = None) -> Hello:
-        """What this process says of itself: as the worker of that index, or as the master."""
+        """What this process says of itself: as the worker of that index, or as the master; ``looked`` is in it."""
         return Hello(
             name=name,
             protocol=PROTOCOL,
@@ -85,6 +87,8 @@ class Setup:
             samples=len(self.task.dataset),
             config=shared_settings(self.config),
             holds=tuple(range(len(self.sizes_K))) if worker is None else self.held_by(worker),
+            looked=tuple(self.looked),
+            cut=self.gradients.batches.cut,
         )
 
     def held_by(self, worker: int) -> tuple[int, ...] | None:

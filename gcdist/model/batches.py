@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
+from collections.abc import Iterable
+from functools import cached_property
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from gcdist.model.randomness import DATA, SAMPLING, seed_generators, sequence
+from gcdist.model.randomness import COMPARE, DATA, SAMPLING, seed_generators, sequence
 from gcdist.model.user_traceback import users_traceback
 from gcdist.tasks import Task
 from gcdist.types import F64, I64
 
 Sampling: TypeAlias = Literal["independent", "epochs"]
+DRAWN = 4096  # samples, to find some that are held
 ORDERS_KEPT = 2  # of one partition: a batch may begin in one epoch and end in the next
 
 
@@ -95,6 +99,30 @@ class Batches:
         self._orders: dict[int, dict[int, I64]] = {}
         counts = np.array([len(part) for part in self._parts], np.float64)
         self.sizes_K: F64 = counts / counts.sum()
+
+    @cached_property
+    def cut(self) -> str:
+        """Hash of which samples are in which partition."""
+        hashed = hashlib.sha256()
+        for part in self._parts:
+            hashed.update(b"%d;" % len(part))
+            hashed.update(part.astype("<i8").tobytes())
+        return hashed.hexdigest()[:16]
+
+    def some(self, count: int, held: Iterable[int] | None) -> list[tuple[int, int]]:
+        """Samples to compare between processes, as (sample, partition): ``count`` of the partitions that are held.
+
+        Drawn by the seed from all of them in one order, so that processes that hold the same draw the same. None: all.
+        """
+        parts = sorted(set(range(len(self._parts))).intersection(range(len(self._parts)) if held is None else held))
+        readable = set(parts)
+        total = sum(len(part) for part in self._parts)
+        drawn = np.random.Generator(np.random.Philox(sequence(self.seed, COMPARE, 0, 0))).integers(total, size=DRAWN)
+        ends = np.cumsum([len(part) for part in self._parts])
+        owners = np.searchsorted(ends, drawn, side="right")
+        places = [(j, int(at - ends[j])) for at, j in zip(drawn, owners.tolist(), strict=True) if j in readable]
+        places += [(j, 0) for j in parts[:count]]  # of a small part of the data perhaps nothing was drawn
+        return list(dict.fromkeys((int(self._parts[j][at]), j) for j, at in places))[:count]
 
     @property
     def steps_per_epoch(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.random import mtrand
 
-SAMPLING, DATA, COMPUTE = range(3)  # what the randomness of (seed, step, partition) is for
+SAMPLING, DATA, COMPUTE, COMPARE = range(4)  # what the randomness of (seed, step, partition) is for
 
 
 def sequence(seed: int, purpose: int, step: int, j: int) -> np.random.SeedSequence:

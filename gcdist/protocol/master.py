@@ -162,7 +162,9 @@ class MasterMachine:
             self._out.append(CloseLink(old.peer, "replaced by a newer link of the same worker"))
             self._gone(at, old.peer, f"worker {peer.rank} joined again")
         self._newest[peer.worker] = peer.inc
-        self._peers[peer.worker] = PeerState(peer, hello.holds)
+        mine = {sample.number for sample in self._expected.looked}
+        looked = tuple(sample for sample in hello.looked if sample.number not in mine)
+        self._peers[peer.worker] = PeerState(peer, hello.holds, looked)
         self._out += [Admit(peer), Replan(f"worker {peer.rank} joined")]
         if self._open is not None:
             self._out.append(Announce(peer, self._open.event.step))
@@ -172,8 +174,18 @@ class MasterMachine:
             return f"worker {peer.rank} has no place: this run has workers 1 to {self.workers}"
         if peer.inc <= self._newest.get(peer.worker, -1):
             return f"worker {peer.rank} has a newer link already"
-        difference = self._expected.difference(hello)
+        difference = self._expected.difference(hello) or self._other_data(peer, hello)
         return f"worker {peer.rank} differs in its {difference}" if difference else None
+
+    def _other_data(self, peer: Peer, hello: Hello) -> str | None:
+        """A sample that another worker here has read otherwise; data that the master has not is compared among workers."""
+        theirs = {sample.number: sample for sample in hello.looked}
+        for state in self._peers.values() if theirs else ():
+            for sample in state.looked if state.peer.worker != peer.worker else ():
+                other = theirs.get(sample.number)
+                if other is not None and (off := sample.difference(other, f"worker {state.peer.rank} has")):
+                    return off
+        return None
 
     def _gone(self, at: float, peer: Peer, reason: str) -> None:
         """A peer's link is over: its rows cannot arrive, and its shifts have lost their other end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gcdist.protocol.master_io import OpenStep
-from gcdist.protocol.messages import Peer
+from gcdist.protocol.messages import Peer, SampleSketch
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class PeerState:
 
     peer: Peer
     holds: tuple[int, ...] | None = None  # partitions that it can read; None = all
+    looked: tuple[SampleSketch, ...] = ()  # that the master itself could not read
     credit: bool = False
     silent: bool = False
     cold: bool = True

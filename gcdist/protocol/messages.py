@@ -31,6 +31,61 @@ class Peer(NamedTuple):
         return self.worker + 1
 
 
+FEW = 8  # values of an array that a sketch holds as they are
+RANDOM = "random"  # kind of a value that is another one each time it is read
+
+
+class ValueSketch(NamedTuple):
+    """One value of a sample in short: kind and shape, and some of its numbers, finite.
+
+    Up to `FEW` values: all of them. More: the root of the mean square, then means of blocks and single values.
+    """
+
+    kind: str
+    numbers: tuple[float, ...]
+
+    def difference(self, theirs: ValueSketch) -> tuple[str, str] | None:
+        """What theirs is and what this one is, where they differ; None: they may be of one sample.
+
+        Of many values, two numbers must differ by a tenth of their size: builds of libraries decode a picture differently.
+        """
+        if RANDOM in (self.kind, theirs.kind):
+            return None
+        if self.kind != theirs.kind or len(self.numbers) != len(theirs.numbers):
+            return theirs.kind, self.kind
+        pairs = list(zip(self.numbers, theirs.numbers, strict=True))
+        if len(pairs) <= FEW:
+            off = [(a, b) for a, b in pairs if abs(a - b) > (0.0 if "int" in self.kind else 1e-3 * max(abs(a), abs(b)))]
+            return (f"{off[0][1]:g}", f"{off[0][0]:g}") if off else None
+        size = max(self.numbers[0], theirs.numbers[0])
+        off = [(a, b) for a, b in pairs if abs(a - b) > 0.1 * size]
+        return (f"{off[-1][1]:g} at one place", f"{off[-1][0]:g}") if len(off) > 1 else None
+
+
+class SampleSketch(NamedTuple):
+    """One sample of the data set in short."""
+
+    number: int
+    partition: int
+    values: tuple[ValueSketch, ...]
+
+    def difference(self, theirs: SampleSketch, whose: str) -> str | None:
+        """In what somebody's sample of the same number is another one, in words; ``whose`` has this one.
+
+        >>> mine, other = (SampleSketch(7, 1, (ValueSketch("int ()", (label,)),)) for label in (3, 5))
+        >>> mine.difference(other, "the master has")
+        'sample 7 of the data set (partition 1): value 0 is 5, the master has 3'
+        """
+        where = f"sample {self.number} of the data set (partition {self.partition})"
+        if len(self.values) == len(theirs.values):
+            for i, (mine, other) in enumerate(zip(self.values, theirs.values, strict=True)):
+                if (off := mine.difference(other)) is not None:
+                    return f"{where}: value {i} is {off[0]}, {whose} {off[1]}"
+        elif RANDOM not in (value.kind for value in (*self.values, *theirs.values)):
+            return f"{where}: {len(theirs.values)} values, {whose} {len(self.values)}"
+        return None
+
+
 class Hello(NamedTuple):
     """What a worker says of itself when it joins; the master refuses a mismatch and names the difference."""
 
@@ -42,6 +97,8 @@ class Hello(NamedTuple):
     config: str  # the settings that both ends must share, key=value a line, sorted
     proof: str = ""  # of the shared secret, checked by the transport
     holds: tuple[int, ...] | None = None  # partitions it can read; None = all; the master's: all that there are
+    looked: tuple[SampleSketch, ...] = ()  # some samples that it can read
+    cut: str = ""  # hash of which samples are in which partition
 
     def difference(self, theirs: Hello) -> str | None:
         """The first thing in which a worker's Hello differs from the master's and must not, in words; else None.
@@ -56,6 +113,12 @@ class Hello(NamedTuple):
                 return f"{what}: {', '.join(odd[0]) or 'nothing'}; the master has {', '.join(odd[1]) or 'nothing'}"
             if getattr(self, key) != getattr(theirs, key):
                 return f"{what}: {getattr(theirs, key)!r}, the master has {getattr(self, key)!r}"
+        known = {sample.number: sample for sample in self.looked}
+        for sample in theirs.looked:
+            if sample.number in known and (off := known[sample.number].difference(sample, "the master has")):
+                return off
+        if self.cut != theirs.cut:
+            return "cut of the data set: the same partition holds other samples than the master's"
         if theirs.holds is None:
             return None
         beyond = sorted(set(theirs.holds).difference(self.holds or theirs.holds))

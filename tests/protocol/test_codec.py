@@ -29,7 +29,7 @@ from gcdist.protocol.codec import (
     unpack_round,
     unpack_step,
 )
-from gcdist.protocol.messages import CreditWhy, Fault
+from gcdist.protocol.messages import CreditWhy, Fault, SampleSketch, ValueSketch
 from gcdist.types import Corruption, FaultKind
 
 exactly = settings(derandomize=True, deadline=None, max_examples=200)
@@ -53,7 +53,21 @@ rounds = st.builds(
     st.lists(finite).map(tuple),
     st.none() | assignments,
 )
-hellos = st.builds(Hello, text, int64, text, text, int64, text, text, st.none() | st.lists(int64).map(tuple))
+sketches = st.builds(ValueSketch, text, st.lists(finite, max_size=3).map(tuple))
+samples = st.builds(SampleSketch, int64, int64, st.lists(sketches, max_size=2).map(tuple))
+hellos = st.builds(
+    Hello,
+    text,
+    int64,
+    text,
+    text,
+    int64,
+    text,
+    text,
+    st.none() | st.lists(int64).map(tuple),
+    st.lists(samples, max_size=2).map(tuple),
+    text,
+)
 faults = st.builds(
     Fault,
     st.sampled_from(get_args(FaultKind)),

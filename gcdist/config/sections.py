@@ -127,6 +127,13 @@ class QuantizerConfig(Section):
             raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" takes 1 to 8')
         if wide is not None and self.bits_most is not None:
             raise ValueError(f'bits_most: found {shown(self.bits_most)}; the quantizer "{self.name}" has {wide} bits')
+        most = self.bits_most if isinstance(self.bits_most, tuple) else (self.bits_most,)
+        highest = max((each for each in most if each is not None), default=None)
+        if highest is not None and highest < self.bits:
+            raise ValueError(
+                f"bits_most: found {shown(self.bits_most)}; bits = {self.bits} is the average over the workers: "
+                f"should be at least {self.bits} (or give fewer bits)"
+            )
         return self
 
 

@@ -14,6 +14,9 @@ from gcdist.quantize.lanes import U32
 from gcdist.quantize.packing import BLOCK, check_padding, packed_bytes
 from gcdist.types import F32, U8, Accumulator, Encoded, Key, NonFiniteError
 
+# The largest level that `encode` can send, with room for a grid's longer side: decoded and rotated back (a factor of 64, of
+# 91 where two transforms overlap) it is a finite float32, so that no message that passes `check` decodes to NaN.
+HIGHEST = 2.0**120
 PACKED = (1, 2, 3, 4, 5, 6, 7, 8)
 
 
@@ -144,11 +147,9 @@ def cut(payload: U8, d: int, bits: int, scales: int) -> tuple[F32, U32, U8]:
 
 
 def check_codes(payload: U8, d: int, bits: int, scales: int, levels: float, *, signed: bool) -> None:
-    """ValueError if a scale is not finite, overflows at ``levels`` or is negative (unless ``signed``), or padding is set."""
+    """ValueError if a scale is NaN, beyond `HIGHEST` at ``levels``, negative (unless ``signed``), or padding is set."""
     scale_S, _, tail = cut(payload, d, bits, scales)
-    top = np.finfo(np.float32).max
-    size_S = np.abs(scale_S)
-    right_S = (size_S.astype(np.float64) * levels <= float(top)) & ((scale_S >= 0) | signed)
+    right_S = (np.abs(scale_S).astype(np.float64) * levels <= HIGHEST) & ((scale_S >= 0) | signed)
     if not right_S.all():
         bad = int(np.argmin(right_S))
         raise ValueError(f"corrupt payload: scale {bad} is {scale_S[bad]}")

@@ -10,7 +10,7 @@ from gcdist.quantize.codebook import CELLS, cells, centroids, distortion, thresh
 from gcdist.quantize.counter import stream
 from gcdist.quantize.floats import add_floats
 from gcdist.quantize.grid import measure
-from gcdist.quantize.hadamard import SIZE, block_size, chunks, rotate_rounds, widest
+from gcdist.quantize.hadamard import SIZE, block_size, chunks, rotate, rotate_woven, widest
 from gcdist.quantize.jit import (
     BYTES_IN,
     BYTES_OUT,
@@ -39,10 +39,15 @@ from gcdist.quantize.lanes import (
     total,
 )
 from gcdist.quantize.packing import BLOCK, get, get_tail, packed_bytes, put, put_tail
+from gcdist.quantize.rotated import RotatedDither
 from gcdist.types import F32, U8, Key
 
 _TABLE = types.Array(types.float32, 1, "C")
 _INDEX = types.Array(types.uint32, 1, "C")
+
+
+SMALLEST = 256  # below it the rotated coordinates are too few to be normal: a bias of up to 0.4 |x| at 1 bit
+_SMALL = RotatedDither()
 
 
 class Eden(Direct):
@@ -52,6 +57,7 @@ class Eden(Direct):
     The least noise of all at equal bits. With a Haar rotation it would be unbiased. R is two rounds of signs and Hadamard
     here (one round is biased by up to 0.9 |x| on 2-sparse vectors at 1 bit), so that it is asymptotically unbiased only:
     ``unbiased`` is False. Rows do not share R, for equal codes of equal vectors would add their errors coherently.
+    Vectors below `SMALLEST` coordinates are those of `rotated-dither`, which is unbiased: the same length.
 
     >>> Eden().nbytes(8192, 1)
     1032
@@ -68,48 +74,62 @@ class Eden(Direct):
     def noise(self, bits: int, d: int) -> float:
         """``D/(1-D)``, D the distortion of the codebook on N(0,1): the error is orthogonal to the scaled code."""
         self._allowed(bits)
-        return distortion(bits) / (1 - distortion(bits))
+        return _SMALL.noise(bits, d) if d < SMALLEST else distortion(bits) / (1 - distortion(bits))
 
     def bound(self, bits: int, d: int) -> float:
         """None (inf): a rotated vector can miss the codebook, with a probability that falls with d."""
         self._allowed(bits)
-        return float(np.inf)
+        return _SMALL.bound(bits, d) if d < SMALLEST else float(np.inf)
 
     def _keys(self, key: Key) -> tuple[np.uint64, np.uint64]:
         return stream(key, 2), stream(key, 3)
 
     def _encode(self, x: F32, bits: int, key: Key, out: U8) -> tuple[int, float, float]:
+        if len(x) < SMALLEST:
+            return _SMALL._encode(x, bits, key, out)
         scale_S, words, tail = cut(out, len(x), bits, blocks(len(x), SIZE))
         tables = thresholds(bits), cells(bits), centroids(bits)
         n, energy, error = block_size(len(x)), 0.0, 0.0
         cuts = chunks(len(x), n)
         buffer, scratch = np.empty(widest(cuts) + BLOCK, np.float32), np.empty(8 * LANES, np.float32)
+        (first, second), lanes, spare = self._keys(key), np.empty(LANES, np.float32), np.empty(2 * n, np.float32)
         for lo, hi in cuts:
             bad, _, _ = measure(x[lo:hi])
             if bad >= 0:
                 return lo + bad, 0.0, 0.0
             y = buffer[: blocks(hi - lo) * BLOCK]
             y[: hi - lo], y[hi - lo :] = x[lo:hi], 0
-            rotate_rounds(y[: hi - lo], n, self._keys(key), lo // n, inverse=False)
+            rotate(y[: hi - lo], n, first, lo // n, False, lanes)
+            rotate_woven(y[: hi - lo], n, second, lo // n, False, lanes, spare)
             scales, codes = scale_S[lo // SIZE :], words[lo // BLOCK * LANES * bits :]
             a, b = encode_codebook(y, hi - lo, bits, *tables, scales, codes, tail, scratch)
             energy, error = energy + a, error + b
         return -1, energy, error
 
     def _check(self, payload: U8, d: int, bits: int) -> None:
-        check_codes(payload, d, bits, blocks(d, SIZE), 8.0, signed=False)
+        if d < SMALLEST:
+            _SMALL._check(payload, d, bits)
+        else:
+            check_codes(payload, d, bits, blocks(d, SIZE), 8.0, signed=False)
 
     def add_to(self, out: F32, payload: U8, bits: int, key: Key, weight: float) -> None:
         """See `Direct.add_to`; rotates every message back."""
+        if len(out) < SMALLEST:
+            sums = _SMALL.accumulator(len(out), key)
+            sums.add(payload, bits, key.row, weight)
+            sums.finish(out)
+            return
         scale_S, words, tail = cut(payload, len(out), bits, blocks(len(out), SIZE))
         n = block_size(len(out))
         cuts = chunks(len(out), n)
         buffer, scratch = np.empty(widest(cuts) + BLOCK, np.float32), np.empty(8 * LANES, np.float32)
+        (first, second), lanes, spare = self._keys(key), np.empty(LANES, np.float32), np.empty(2 * n, np.float32)
         for lo, hi in cuts:
             y = buffer[: blocks(hi - lo) * BLOCK]
             scales, codes = scale_S[lo // SIZE :], words[lo // BLOCK * LANES * bits :]
             decode_codebook(scales, codes, tail, bits, centroids(bits), hi - lo, y, scratch)
-            rotate_rounds(y[: hi - lo], n, self._keys(key), lo // n, inverse=True)
+            rotate_woven(y[: hi - lo], n, second, lo // n, True, lanes, spare)
+            rotate(y[: hi - lo], n, first, lo // n, True, lanes)
             add_floats(y[: hi - lo], np.float32(weight), out[lo:hi])
 
 

@@ -8,7 +8,7 @@ from numba import float32, types, uint64
 from gcdist.quantize.base import Direct
 from gcdist.quantize.counter import block_lanes, hashed, stream
 from gcdist.quantize.grid import LIMIT, as_float, find_scale, first_outside, measure
-from gcdist.quantize.jit import ENCODED, FLOATS_IN, FLOATS_OUT, HALVES_IN, HALVES_OUT, kernel
+from gcdist.quantize.jit import ENCODED, FLOATS_IN, FLOATS_OUT, HALVES_IN, HALVES_OUT, inlined, kernel
 from gcdist.quantize.lanes import (
     LANES,
     U16,
@@ -26,6 +26,8 @@ from gcdist.quantize.lanes import (
 )
 from gcdist.quantize.packing import BLOCK
 from gcdist.types import F32, U8, Key
+
+_LIMIT_HALF = int(np.float32(LIMIT).view(np.uint32)) >> 16
 
 
 @kernel(types.void, FLOATS_IN, float32, FLOATS_OUT)
@@ -74,8 +76,8 @@ class Float32(Direct):
         add_floats(payload.view(np.float32), np.float32(weight), out)
 
 
-@kernel(ENCODED, FLOATS_IN, uint64, HALVES_OUT)
-def encode_halves(x: F32, key_bits: np.uint64, half: U16) -> tuple[int, float, float]:
+@inlined
+def halves_of(x: F32, key_bits: np.uint64, half: U16) -> tuple[int, float, float]:
     """Round to upper halves, up in magnitude with probability (lower half)/2^16: exactly unbiased."""
     sixteen = fill_words(np.uint32(16))
     energy, error = 0.0, 0.0
@@ -111,8 +113,20 @@ def encode_halves(x: F32, key_bits: np.uint64, half: U16) -> tuple[int, float, f
     return -1, energy, error
 
 
+@kernel(ENCODED, FLOATS_IN, uint64, HALVES_OUT)
+def encode_halves(x: F32, key_bits: np.uint64, half: U16) -> tuple[int, float, float]:
+    """See `halves_of`."""
+    return halves_of(x, key_bits, half)
+
+
 @kernel(types.void, HALVES_IN, float32, FLOATS_OUT)
 def add_halves(half: U16, weight: np.float32, out: F32) -> None:
+    """``out += weight * x``."""
+    sum_halves(half, weight, out)
+
+
+@inlined
+def sum_halves(half: U16, weight: np.float32, out: F32) -> None:
     """``out += weight * x``."""
     scale, sixteen = fill(weight), fill_words(np.uint32(16))
     even = len(out) // LANES * LANES
@@ -120,6 +134,13 @@ def add_halves(half: U16, weight: np.float32, out: F32) -> None:
         store(out, i, load(out, i) + scale * floats_of(load_halves(half, i) << sixteen))
     for i in range(even, len(out)):
         out[i] += weight * as_float(np.uint32(np.uint32(half[i]) << np.uint32(16)))
+
+
+def check_halves(half: U16) -> None:
+    """ValueError if a bfloat16 is not finite, or beyond `LIMIT`, to which a coordinate just below may be rounded up."""
+    wrong = (half & 0x7FFF) > _LIMIT_HALF
+    if wrong.any():
+        raise ValueError(f"corrupt payload: coordinate {int(np.argmax(wrong))} is not finite")
 
 
 class Bfloat16(Direct):
@@ -154,7 +175,9 @@ class Bfloat16(Direct):
         return encode_halves(x, stream(key), out.view(np.uint16))
 
     def _check(self, payload: U8, d: int, bits: int) -> None:
-        wrong = (payload.view(np.uint16) & 0x7F80) == 0x7F80
+        wrong = (
+            payload.view(np.uint16) & 0x7FFF
+        ) > _LIMIT_HALF  # a coordinate just below `LIMIT` may be rounded up to it
         if wrong.any():
             raise ValueError(f"corrupt payload: coordinate {int(np.argmax(wrong))} is not finite")
 

@@ -139,9 +139,9 @@ def transform_any(y: F32, at: int, n: int, key_bits: np.uint64, number: int, inv
     copy(lanes, 0, y, at, n)
 
 
-@kernel(types.void, FLOATS_OUT, int64, uint64, int64, boolean, SCRATCH)
-def rotate(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes: F32) -> None:
-    """Rotate ``y`` in place, or back; its first block is number ``first`` of the vector, n the vector's `block_size`."""
+@inlined
+def rotate_part(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes: F32) -> None:
+    """See `rotate`."""
     full = len(y) // n
     rest = len(y) - full * n
     if rest > 0 and inverse:
@@ -150,6 +150,57 @@ def rotate(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes
         transform_any(y, block * n, n, key_bits, first + block, inverse, lanes)
     if rest > 0 and not inverse:
         transform_any(y, len(y) - n, n, key_bits, first + full, False, lanes)
+
+
+@kernel(types.void, FLOATS_OUT, int64, uint64, int64, boolean, SCRATCH)
+def rotate(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes: F32) -> None:
+    """Rotate ``y`` in place, or back; its first block is number ``first`` of the vector, n the vector's `block_size`."""
+    rotate_part(y, n, key_bits, first, inverse, lanes)
+
+
+@inlined
+def stride_of(m: int) -> int:
+    """A stride without common divisor with ``m``, near 0.618 m: its multiples modulo m spread evenly over 0..m-1."""
+    stride = int(m * 0.6180339887498949)
+    while True:
+        stride += 1
+        a, b = m, stride
+        while b != 0:
+            a, b = b, a % b
+        if a == 1:
+            return stride
+
+
+@kernel(types.void, FLOATS_OUT, int64, uint64, int64, boolean, SCRATCH, SCRATCH)
+def rotate_woven(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes: F32, spare: F32) -> None:
+    """`rotate`, but where the last two transforms overlap each takes coordinates from all of their range, not its one side.
+
+    After `rotate` the energy per coordinate differs between the two; this evens it out. ``spare`` is scratch of 2 n.
+    """
+    full = len(y) // n
+    rest = len(y) - full * n
+    for block in range(full if rest == 0 else full - 1):
+        transform_any(y, block * n, n, key_bits, first + block, inverse, lanes)
+    if rest == 0:
+        return
+    at, m = (full - 1) * n, n + rest
+    stride = stride_of(m)
+    place = 0
+    for i in range(m):
+        spare[i] = y[at + place]
+        place += stride
+        if place >= m:
+            place -= m
+    if inverse:
+        transform_any(spare, rest, n, key_bits, first + full, True, lanes)
+    transform_any(spare, 0, n, key_bits, first + full - 1, inverse, lanes)
+    if not inverse:
+        transform_any(spare, rest, n, key_bits, first + full, False, lanes)
+    for i in range(m):
+        y[at + place] = spare[i]
+        place += stride
+        if place >= m:
+            place -= m
 
 
 def rotate_rounds(y: F32, n: int, keys: tuple[np.uint64, ...], first: int, *, inverse: bool) -> None:

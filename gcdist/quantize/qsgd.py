@@ -8,7 +8,7 @@ import numpy as np
 
 from gcdist.quantize.base import Direct, check_codes, cut
 from gcdist.quantize.counter import stream
-from gcdist.quantize.grid import add_grid, encode_grid, levels, measure, scratch
+from gcdist.quantize.grid import LIMIT, add_grid, encode_grid, levels, measure, scratch
 from gcdist.quantize.laws import qsgd_noise
 from gcdist.quantize.packing import packed_bytes
 from gcdist.types import F32, U8, Key
@@ -50,13 +50,13 @@ class Qsgd(Direct):
         bad, energy, top = measure(x)
         if bad >= 0:
             return bad, 0.0, 0.0
-        scale_S[:] = np.float32(min(sqrt(energy) / levels(bits), float(np.finfo(np.float32).max) / 2**bits))
+        scale_S[:] = np.float32(min(sqrt(energy) / levels(bits), LIMIT))  # covers every coordinate
         if len(x):  # norms of denormals round down
             scale_S[0] = max(scale_S[0], np.float32(np.ceil(top / levels(bits) / 2.0**-149) * 2.0**-149))
         return encode_grid(x, bits, stream(key), False, False, scale_S, words, tail, scratch())
 
     def _check(self, payload: U8, d: int, bits: int) -> None:
-        check_codes(payload, d, bits, min(d, 1), levels(bits) + 1, signed=False)
+        check_codes(payload, d, bits, min(d, 1), 1.0, signed=False)  # at most 128 steps of it, and no rotation
 
     def add_to(self, out: F32, payload: U8, bits: int, key: Key, weight: float) -> None:
         """See `Direct.add_to`; needs no randomness."""

@@ -80,7 +80,9 @@ class Rotated(Base):
             y[:] = x[lo:hi]
             rotate_rounds(y, n, _shared_rotation(key), lo // n, inverse=False)
             parts = scale_S[first:], words[first * LANES * bits :], tail
-            _, a, b = encode_grid(y, bits, advanced(stream(key), first), self.dithered, True, *parts, scratch())
+            bad, a, b = encode_grid(y, bits, advanced(stream(key), first), self.dithered, True, *parts, scratch())
+            if bad >= 0:  # finite before the rotation, which can make one coordinate 64 times as large
+                return lo + int(np.argmax(np.abs(x[lo:hi]))), 0.0, 0.0
             energy, error = energy + a, error + b
         return -1, energy, error
 

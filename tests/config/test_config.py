@@ -237,3 +237,12 @@ def test_a_trace_is_looked_for_beside_the_config(tmp_path: Path) -> None:
 
 def test_suggest() -> None:
     assert suggest("nothing like it", ["osgc", "sync"]) == "allowed: osgc, sync"
+
+
+@pytest.mark.parametrize("most", [1, [3, 2, 1]])
+def test_bits_most_below_bits_is_refused(most: object) -> None:
+    """It was raised to ``bits`` in silence."""
+    with pytest.raises(ConfigError, match=r"quantizer\.bits_most: found .*; bits = 4 is the average over the workers"):
+        Config(quantizer={"bits": 4, "bits_most": most})
+    assert Config(quantizer={"bits": 1, "bits_most": 1}).quantizer.bits_most == 1
+    assert Config(quantizer={"bits": 4, "bits_most": [0, 8, 2]}).quantizer.bits_most == (0, 8, 2)

@@ -1,6 +1,6 @@
 """What a quantizer costs in steps: five models, SGD and AdamW, against float32 on the same batches.
 
-    python benchmarks/quantizer_steps.py --models transformer --optimizers adamw --seeds 3 --json FILE
+    python benchmarks/quantizer_steps.py --models transformer --optimizers adamw --seeds 0,1,2 --json FILE
     python benchmarks/quantizer_steps.py --table FILE... > table.md
 
 Each run is `gcdist.simulate` with the default code, four workers and nobody late, so that the quantizer is all that differs.
@@ -181,17 +181,17 @@ def smooth(curve: list[float]) -> Any:
     return np.convolve(curve, np.ones(SMOOTH) / SMOOTH, "valid")
 
 
-def measured(model: str, optimizer: str, seeds: int, variants: list[str]) -> list[dict[str, Any]]:
+def measured(model: str, optimizer: str, seeds: list[int], variants: list[str]) -> list[dict[str, Any]]:
     """One entry a variant; float32 is always measured, first."""
     rows: list[dict[str, Any]] = []
     base: dict[int, Any] = {}
     for variant in ["float32", *(v for v in variants if v != "float32")]:
         late: list[list[int | None]] = [[] for _ in MARKS]
         bits = last = 0.0
-        for seed in range(seeds):
+        for seed in seeds:
             raw, bits = losses(model, optimizer, seed, variant)
             curve = smooth(raw)
-            last += float(curve[-1]) / seeds
+            last += float(curve[-1]) / len(seeds)
             base.setdefault(seed, curve)
             for mark, places in zip(MARKS, late, strict=True):
                 at = int(mark * len(curve))
@@ -203,6 +203,22 @@ def measured(model: str, optimizer: str, seeds: int, variants: list[str]) -> lis
                      "marks": [int(mark * len(base[0])) for mark in MARKS]})  # fmt: skip
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a model, optimizer and variant: seeds that were measured apart are put together."""
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["model"], row["optimizer"], row["variant"])
+        if key not in found:
+            found[key] = {**row, "late": [list(late) for late in row["late"]]}
+            continue
+        mine = found[key]
+        old, new = len(mine["late"][0]), len(row["late"][0])
+        mine["loss"] = (mine["loss"] * old + row["loss"] * new) / (old + new)
+        for late, more in zip(mine["late"], row["late"], strict=True):
+            late.extend(more)
+    return list(found.values())
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -217,7 +233,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "last loss",
     ]
     lines = []
-    for row in rows:
+    for row in merged(rows):
         cells = []
         for mark, late in zip(row["marks"], row["late"], strict=True):
             if None in late:
@@ -237,7 +253,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--optimizers", default="sgd,adamw")
     parser.add_argument("--variants", default="rotated-dither, whole;rotated-dither;dither;bucket")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--json", type=Path, help="file to which one line a variant is added")
     parser.add_argument("--table", type=Path, nargs="+", help="print the table of these files and measure nothing")
     args = parser.parse_args()
@@ -247,7 +263,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for model in args.models.split(","):
         for optimizer in args.optimizers.split(","):
-            rows = measured(model, optimizer, args.seeds, args.variants.split(";"))
+            seeds = [int(seed) for seed in args.seeds.split(",")]
+            rows = measured(model, optimizer, seeds, args.variants.split(";"))
             if args.json:
                 with args.json.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -7,7 +7,7 @@ a worker sends several), K partitions, S segments of the flat parameter vector.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -47,19 +47,24 @@ class RunHaltedError(RuntimeError):
     """The run cannot go on; the text says why."""
 
 
+WIDE_SHARE = 64  # of a vector's coordinates at most one in so many is in a wide segment
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """How the flat float32 parameter vector is cut. A payload is its segments' payloads, in order.
+    """How the flat float32 parameter vector is cut.
 
-    ``edges`` (S+1,) are coordinates: a segment is the unit of bits, scales and threads (S = 1: the papers). ``shards``
-    (M+1,) are segment numbers: aggregator m owns segments ``shards[m]:shards[m+1]`` (M = 1 for now). ``fingerprint``
-    hashes names, shapes, dtypes, requires_grad, buffers and edges; it must be equal at both ends.
+    ``edges`` (S+1,) are coordinates: no scale and no rotation of a quantizer crosses one (S = 1: the papers). ``wide_S``
+    (S,): segments that travel as bfloat16 whatever the bits. ``shards`` (M+1,) are segment numbers: aggregator m owns
+    segments ``shards[m]:shards[m+1]`` (M = 1 for now). ``fingerprint`` hashes names, shapes, dtypes, requires_grad and
+    buffers; it must be equal at both ends, which then cut alike.
     """
 
     d: int
     edges: I64
     shards: I64
     fingerprint: str
+    wide_S: Mask
 
     @staticmethod
     def flat(d: int, fingerprint: str = "") -> Layout:
@@ -68,7 +73,31 @@ class Layout:
         >>> Layout.flat(10).edges.tolist()
         [0, 10]
         """
-        return Layout(d, np.array([0, d], np.int64), np.array([0, 1], np.int64), fingerprint)
+        edges, shards = np.array([0, d], np.int64), np.array([0, 1], np.int64)
+        return Layout(d, edges, shards, fingerprint, np.zeros(1, np.bool_))
+
+    @staticmethod
+    def by_parameter(sizes: Sequence[int], fingerprint: str = "") -> Layout:
+        """One segment a parameter; the smallest (norms, biases) are wide, neighbours among them in one segment.
+
+        Wide ones have at most 512 coordinates (or 1/1024 of all) each and 1/`WIDE_SHARE` of all together, so that they
+        cost at most 12/64 bits a coordinate on top of 4; up to 2 coordinates are always wide, as a scale would be longer.
+
+        >>> layout = Layout.by_parameter([6400, 64, 64, 4096, 10])
+        >>> layout.edges.tolist(), layout.wide_S.tolist()
+        ([0, 6400, 6528, 10624, 10634], [False, True, False, True])
+        """
+        ends, d = np.cumsum(sizes), int(np.sum(sizes))
+        left, wide = d // WIDE_SHARE, set()
+        for i in sorted(range(len(sizes)), key=lambda i: sizes[i]):
+            left -= sizes[i]
+            if (left < 0 or sizes[i] > max(512, d // 1024)) and sizes[i] > 2:
+                break
+            wide.add(i)
+        wide = wide if len(wide) < len(sizes) else set()
+        last = [i for i in range(len(sizes)) if not (i in wide and i + 1 in wide)]
+        edges = np.array([0, *(ends[i] for i in last)], np.int64)
+        return Layout(d, edges, np.array([0, len(last)], np.int64), fingerprint, np.array([i in wide for i in last]))
 
     @property
     def segments(self) -> int:

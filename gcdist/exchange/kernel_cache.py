@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from gcdist.quantize import warm
+from gcdist.quantize import warm_segments
 from gcdist.quantize.jit import cache_folder
 from gcdist.types import Quantizer
 
@@ -20,7 +20,7 @@ def _first_alone(name: str) -> Iterator[None]:
     Without a lock (a read-only home) go on.
     """
     folder = cache_folder()
-    done = Path(folder, f"{name}-numba-{version('numba')}.done") if folder else None
+    done = Path(folder, f"{name}-segments-numba-{version('numba')}.done") if folder else None
     try:
         lock = None if done is None or done.exists() else done.with_name("lock").open("w")
     except OSError:
@@ -40,4 +40,4 @@ def _first_alone(name: str) -> Iterator[None]:
 def warm_kernels(quantizer: Quantizer) -> None:
     """Make this process ready to encode and decode."""
     with _first_alone(quantizer.name):
-        warm(quantizer)
+        warm_segments(quantizer)

@@ -5,10 +5,14 @@ Product, then sum, each rounded to float32 by itself: a fused multiply-add at on
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from functools import lru_cache
+from typing import cast
+
 import numpy as np
 
-from gcdist.quantize import decode
-from gcdist.types import F32, U8, Key, Layout, Quantizer
+from gcdist.quantize import Segments, get_segments
+from gcdist.types import F32, U8, Layout, Quantizer
 
 
 def move(h: F32, message: F32, beta: float, scratch: F32) -> None:
@@ -17,29 +21,32 @@ def move(h: F32, message: F32, beta: float, scratch: F32) -> None:
     np.add(h, scratch, out=h)
 
 
+_made = lru_cache(32)(get_segments)
+
+
+def segments_of(quantizer: Quantizer, layout: Layout) -> Segments:
+    """`get_segments`, made once for a quantizer and a layout: ten thousand simulated workers share it."""
+    return _made(cast(Hashable, quantizer), cast(Hashable, layout))
+
+
+def row_bits(bits_S: tuple[int, ...]) -> int:
+    """The packed bits of a row: all of its segments that are not wide have them.
+
+    Raises:
+        ValueError: segments of different bits, which no plan of this version has.
+    """
+    if len(set(bits_S)) != 1:
+        raise ValueError(f"the segments of a row have the same bits, found {bits_S}")
+    return bits_S[0]
+
+
 def payload_nbytes(quantizer: Quantizer, layout: Layout, bits_S: tuple[int, ...]) -> int:
-    """Length of one row's payload: its segments' payloads, in order."""
-    sizes = layout.sizes()
-    return sum(quantizer.nbytes(int(d), b) for d, b in zip(sizes, bits_S, strict=True) if b)
-
-
-def segments(quantizer: Quantizer, layout: Layout, bits_S: tuple[int, ...]) -> list[tuple[int, slice, slice, int]]:
-    """(segment, coordinates, payload bytes, bits) of every segment that carries bits."""
-    out, at = [], 0
-    for s, bits in enumerate(bits_S):
-        lo, hi = int(layout.edges[s]), int(layout.edges[s + 1])
-        size = quantizer.nbytes(hi - lo, bits) if bits else 0
-        if bits:
-            out.append((s, slice(lo, hi), slice(at, at + size), bits))
-        at += size
-    return out
+    """Length of one row's payload."""
+    return segments_of(quantizer, layout).nbytes(row_bits(bits_S))
 
 
 def decode_row(
     quantizer: Quantizer, layout: Layout, payload: U8, bits_S: tuple[int, ...], seed: int, step: int, row: int, out: F32
 ) -> None:
-    """Write Q(x) of one row's payload into ``out`` (d,); coordinates without bits become 0."""
-    out.fill(0.0)
-    for s, coordinates, where, bits in segments(quantizer, layout, bits_S):
-        size = coordinates.stop - coordinates.start
-        decode(quantizer, payload[where], size, bits, Key(seed, step, row, s), out[coordinates])
+    """Write Q(x) of one row's payload into ``out`` (d,); without bits it is 0."""
+    segments_of(quantizer, layout).decode(payload, row_bits(bits_S), seed, step, row, out)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcdist.exchange.message import Message
-from gcdist.exchange.shift import decode_row, move, payload_nbytes, segments
+from gcdist.exchange.shift import decode_row, move, payload_nbytes, row_bits, segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.memory import recycler
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.master_io import Accumulate, Keep
 from gcdist.protocol.messages import Head
-from gcdist.types import F32, F64, Accumulator, Closing, Key, Quantizer, Use
+from gcdist.quantize import Sums
+from gcdist.types import F32, F64, Closing, Quantizer, Use
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +44,7 @@ class Aggregator:
         self.layout = shape.layout
         self._quantizer = quantizer
         self._seed = seed
-        self._accumulators: list[Accumulator] = []
+        self._sums: Sums | None = None  # of the open step
         self._h: dict[int, F32] = {}
         self._H: F64 | None = None
         self._H_open: F64 | None = None
@@ -63,10 +64,7 @@ class Aggregator:
 
     def open(self, step: int) -> None:
         """Begin a step; H is remembered as it is now, so rows that leave with the step must be out."""
-        sizes = self.layout.sizes()
-        self._accumulators = [
-            self._quantizer.accumulator(int(d), Key(self._seed, step, 0, s)) for s, d in enumerate(sizes)
-        ]
+        self._sums = segments_of(self._quantizer, self.layout).sums(self._seed, step)
         self._H_open = None if self._H is None else self._H.copy()
         self._kept.clear()
         self._counted.clear()
@@ -84,8 +82,7 @@ class Aggregator:
             return f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}"
         try:
             sidecar = Sidecar.unpack(body.sidecar)
-            for _, coordinates, where, bits in segments(self._quantizer, shape.layout, body.bits):
-                self._quantizer.check(body.payload[where], coordinates.stop - coordinates.start, bits)
+            segments_of(self._quantizer, shape.layout).check(body.payload, row_bits(body.bits))
         except ValueError as error:
             return f"message of row {head.row}: {error}"
         buffers = sidecar.buffers
@@ -128,8 +125,8 @@ class Aggregator:
             return None
         out = recycler.take(4 * self.layout.d).view(np.float32)
         out.fill(0.0)
-        for s, accumulator in enumerate(self._accumulators):
-            accumulator.finish(out[int(self.layout.edges[s]) : int(self.layout.edges[s + 1])], closing.scale)
+        assert self._sums is not None
+        self._sums.finish(out, closing.scale)
         if self._H_open is not None:
             out += self._H_open.astype(np.float32)
         self._kept.clear()
@@ -151,8 +148,8 @@ class Aggregator:
         return list(self._counted.values())
 
     def _add(self, body: Message, row: int, weight: float) -> None:
-        for s, _, where, bits in segments(self._quantizer, self.layout, body.bits):
-            self._accumulators[s].add(body.payload[where], bits, row, weight)
+        assert self._sums is not None
+        self._sums.add(body.payload, row_bits(body.bits), row, weight)
 
     def _move(self, row: int, step: int, body: Message, beta: float) -> None:
         if beta == 0.0:

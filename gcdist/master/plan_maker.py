@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 from scipy.sparse import csr_array
 
+from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
-from gcdist.quantize import noise_table
 from gcdist.straggler import ArrivalRule
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
 
@@ -43,7 +43,7 @@ class PlanMaker:
     Args:
         code: the gradient code.
         quantizer: gives the noise law.
-        shape: gives the vector as it is now; every segment gets its row's bits.
+        shape: gives the vector as it is now; every segment of it that is not wide gets its row's bits.
         size_K: (K,) shares of the samples.
         bits: packed bits a coordinate, on average over the workers.
         bits_cap_N: (N,) most packed bits of each worker.
@@ -84,7 +84,7 @@ class PlanMaker:
         self._noise_most = noise_most
         self._bits_cap_N = bits_cap_N
         self._quantizer = quantizer
-        self._law = noise_table(quantizer, shape().layout.d)
+        self._law = segments_of(quantizer, shape().layout).noise()
         self._error = self._expected = 0.0
         self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
 
@@ -150,14 +150,11 @@ class PlanMaker:
             ValueError: nobody is live, or the code has no solution for them.
         """
         shape = self.shape
-        self._law = noise_table(self._quantizer, shape.layout.d)
+        self._law = segments_of(self._quantizer, shape.layout).noise()
         problem = self._problem(live_N, holds)
         found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
         plan = _with_probes(found.plan, live_N, holds)
-        bits_RS = plan.bits_RS
-        if bits_RS.shape[1] != shape.layout.segments:
-            bits_RS = np.repeat(bits_RS[:, :1], shape.layout.segments, axis=1)
-        plan = replace(plan, bits_RS=bits_RS, trained=shape.trained)
+        plan = replace(plan, trained=shape.trained)
         return plan, describe(plan, problem, found.notices)
 
     def try_all(self, holds: Holds = ALL) -> None:

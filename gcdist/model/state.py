@@ -73,7 +73,7 @@ class ModelState:
         self.parameters: list[Tensor] = [each.tensor for each in chosen]
         self._sizes = [p.numel() for p in self.parameters]
         self._ends = np.cumsum(self._sizes)
-        layout = Layout.flat(int(self._ends[-1]), self.fingerprint)
+        layout = Layout.by_parameter(self._sizes, self.fingerprint)
         buffers = self._buffers
         told = None if trained == self._start else trained
         self.shape = Shape(layout, told, len(chosen), buffers.float_sizes, buffers.kinds)

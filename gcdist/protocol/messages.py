@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 4  # raised when a message changes; peers of another number are refused
+PROTOCOL = 5  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
@@ -146,7 +146,7 @@ class Assignment(NamedTuple):
 
     rows: tuple[int, ...]
     parts: tuple[tuple[tuple[int, float], ...], ...]  # per row: (partition, coefficient)
-    bits: tuple[tuple[int, ...], ...]  # per row: packed bits per segment; all zero = probe
+    bits: tuple[tuple[int, ...], ...]  # per row: packed bits of its segments (one number: all alike); zero = probe
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the Hello
 
 

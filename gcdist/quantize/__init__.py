@@ -2,5 +2,18 @@
 
 from gcdist.quantize.base import Base
 from gcdist.quantize.registry import bits_allowed, decode, get_quantizer, noise_table, quantizer_names, warm
+from gcdist.quantize.segments import Segments, Sums, get_segments, warm_segments
 
-__all__ = ["Base", "bits_allowed", "decode", "get_quantizer", "noise_table", "quantizer_names", "warm"]
+__all__ = [
+    "Base",
+    "Segments",
+    "Sums",
+    "bits_allowed",
+    "decode",
+    "get_quantizer",
+    "get_segments",
+    "noise_table",
+    "quantizer_names",
+    "warm",
+    "warm_segments",
+]

@@ -43,6 +43,29 @@ def stream(key: Key, purpose: int = 0, *, shared: bool = False) -> np.uint64:
     return np.uint64(z)
 
 
+def prefix(seed: int, step: int, purpose: int = 0) -> np.uint64:
+    """What `stream` of all segments and rows of a step has in common; `stream_of` makes the stream of it in a kernel."""
+    z = _mix(seed & _MASK)
+    for word in (purpose, step):
+        z = _mix(z ^ (word & _MASK))
+    return np.uint64(z)
+
+
+@inlined
+def mixed(z: np.uint64) -> np.uint64:
+    """`_mix` in kernels."""
+    z = z + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _MIX_A
+    z = (z ^ (z >> np.uint64(27))) * _MIX_B
+    return z ^ (z >> np.uint64(31))
+
+
+@inlined
+def stream_of(start: np.uint64, segment: int, row: int) -> np.uint64:
+    """`stream` of one segment and row; ``row`` -1: shared by all."""
+    return mixed(mixed(start ^ np.uint64(segment)) ^ np.uint64(row))
+
+
 def advanced(bits: np.uint64, blocks: int) -> np.uint64:
     """The stream from block number ``blocks`` on."""
     return np.uint64((int(bits) + blocks * int(_GOLDEN)) & _MASK)

@@ -195,15 +195,20 @@ def encode_odd(
     return energy / square, error / square
 
 
-@kernel(ENCODED, FLOATS_IN, int64, uint64, boolean, boolean, FLOATS_OUT, WORDS_OUT, BYTES_OUT, SCRATCH)
-def encode_grid(
-    x: F32, bits: int, key_bits: np.uint64, dithered: bool, fit: bool, scale_S: F32, words: U32, tail: U8, scratch: F32
+@inlined
+def encode_part(
+    x: F32,
+    begin: int,
+    bits: int,
+    key_bits: np.uint64,
+    dithered: bool,
+    fit: bool,
+    scale_S: F32,
+    words: U32,
+    tail: U8,
+    scratch: F32,
 ) -> tuple[int, float, float]:
-    """Quantize ``x`` with a scale fitted to each bucket of 512, or (``fit`` False) with ``scale_S[0]`` for all.
-
-    Returns the first coordinate that is not finite (or -1), ``|x|^2``, ``|Q(x)-x|^2``. Rounding probabilities are multiples
-    of 2^-23; a coordinate on a level of stochastic rounding stays there.
-    """
+    """`encode_grid` of a vector whose first block is number ``begin`` of its stream."""
     energy, error = 0.0, 0.0
     size = LANES * bits
     for block in range((len(x) + BLOCK - 1) // BLOCK):
@@ -219,9 +224,9 @@ def encode_grid(
         if np.isnan(scale):
             return start + first_outside(x[start:]), 0.0, 0.0
         if count == BLOCK and (scale == 0 or abs(scale) >= _SMALL):
-            a, b = encode_block(x, start, scale, bits, dithered, key_bits, block, words, block * size)
+            a, b = encode_block(x, start, scale, bits, dithered, key_bits, begin + block, words, block * size)
         else:
-            a, b = encode_odd(x[start:], count, scale, bits, dithered, key_bits, block, scratch)
+            a, b = encode_odd(x[start:], count, scale, bits, dithered, key_bits, begin + block, scratch)
             packed = scratch[2 * BLOCK :].view(np.uint32)
             if count == BLOCK:
                 copy(packed, 0, words, block * size, size)
@@ -230,6 +235,18 @@ def encode_grid(
         energy += a
         error += b
     return -1, energy, error
+
+
+@kernel(ENCODED, FLOATS_IN, int64, uint64, boolean, boolean, FLOATS_OUT, WORDS_OUT, BYTES_OUT, SCRATCH)
+def encode_grid(
+    x: F32, bits: int, key_bits: np.uint64, dithered: bool, fit: bool, scale_S: F32, words: U32, tail: U8, scratch: F32
+) -> tuple[int, float, float]:
+    """Quantize ``x`` with a scale fitted to each bucket of 512, or (``fit`` False) with ``scale_S[0]`` for all.
+
+    Returns the first coordinate that is not finite (or -1), ``|x|^2``, ``|Q(x)-x|^2``. Rounding probabilities are multiples
+    of 2^-23; a coordinate on a level of stochastic rounding stays there.
+    """
+    return encode_part(x, 0, bits, key_bits, dithered, fit, scale_S, words, tail, scratch)
 
 
 @inlined
@@ -265,6 +282,35 @@ def measure(x: F32) -> tuple[int, float, float]:
     return -1, energy, np.float64(largest)
 
 
+@inlined
+def add_part(
+    scale_S: F32,
+    begin: int,
+    fit: bool,
+    words: U32,
+    tail: U8,
+    bits: int,
+    dithered: bool,
+    key_bits: np.uint64,
+    weight: np.float32,
+    out: F32,
+    scratch: F32,
+) -> None:
+    """`add_grid` of a vector whose first block is number ``begin`` of its stream."""
+    full = len(out) // BLOCK
+    for block in range(full):
+        factor = weight * scale_S[block if fit else 0]
+        add_block(factor, words, block * LANES * bits, bits, dithered, key_bits, begin + block, out, block * BLOCK)
+    count = len(out) - full * BLOCK
+    if count > 0:
+        padded, packed = scratch[:BLOCK], scratch[2 * BLOCK :].view(np.uint32)
+        copy(out, full * BLOCK, padded, 0, count)
+        get_tail(tail, bits, count, packed)
+        factor = weight * scale_S[full if fit else 0]
+        add_block(factor, packed, 0, bits, dithered, key_bits, begin + full, padded, 0)
+        copy(padded, 0, out, full * BLOCK, count)
+
+
 @kernel(types.void, FLOATS_IN, boolean, WORDS_IN, BYTES_IN, int64, boolean, uint64, float32, FLOATS_OUT, SCRATCH)
 def add_grid(
     scale_S: F32,
@@ -279,14 +325,4 @@ def add_grid(
     scratch: F32,
 ) -> None:
     """``out += weight * Q(x)``."""
-    full = len(out) // BLOCK
-    for block in range(full):
-        factor = weight * scale_S[block if fit else 0]
-        add_block(factor, words, block * LANES * bits, bits, dithered, key_bits, block, out, block * BLOCK)
-    count = len(out) - full * BLOCK
-    if count > 0:
-        padded, packed = scratch[:BLOCK], scratch[2 * BLOCK :].view(np.uint32)
-        copy(out, full * BLOCK, padded, 0, count)
-        get_tail(tail, bits, count, packed)
-        add_block(weight * scale_S[full if fit else 0], packed, 0, bits, dithered, key_bits, full, padded, 0)
-        copy(padded, 0, out, full * BLOCK, count)
+    add_part(scale_S, 0, fit, words, tail, bits, dithered, key_bits, weight, out, scratch)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gcdist.exchange.shift import segments_of
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.coverage import Coverage
 from gcdist.master.data_account import DataAccount
@@ -16,6 +17,7 @@ from gcdist.master.scheme import Scheme
 from gcdist.master.wait_for_all import WaitForAllClock
 from gcdist.observe import Summary
 from gcdist.run.session import Session
+from gcdist.types import Layout, Quantizer
 
 
 class Accounts:
@@ -84,7 +86,7 @@ class Accounts:
         total = self.waiting.total() if known else None
         return Summary(
             scheme=session.code.name,
-            quantizer=f"{session.quantizer.name}, {session.config.quantizer.bits} bits",
+            quantizer=bits_line(session.quantizer, session.state.layout, session.config.quantizer.bits),
             workers=session.workers,
             steps=self.trained,
             metrics=dict(metrics or {}),
@@ -137,3 +139,10 @@ class Accounts:
         except ValueError as error:
             return str(error)
         return None
+
+
+def bits_line(quantizer: Quantizer, layout: Layout, bits: int) -> str:
+    """The quantizer and its bits; in brackets what a message holds for each coordinate, if that is another number."""
+    sent = 8 * segments_of(quantizer, layout).nbytes(bits) / layout.d
+    more = f" ({sent:.2f} with scales and small parameters)" if sent > bits else ""
+    return f"{quantizer.name}, {bits} bits{more}"

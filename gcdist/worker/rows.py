@@ -9,14 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from gcdist.exchange.message import Message
-from gcdist.exchange.shift import decode_row, move, payload_nbytes, segments
+from gcdist.exchange.shift import decode_row, move, row_bits, segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.memory import recycler
 from gcdist.model.buffer_updates import BufferUpdate, merged, no_update
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.messages import Round
-from gcdist.types import F32, U8, Key, Layout, Mask, NonFiniteError, Quantizer
+from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
 
 
 class Gradients(Protocol):
@@ -119,21 +119,18 @@ class RowMaker:
         h = self._h.get(row)
         if h is not None:
             np.subtract(made.y, h, out=made.y)
-        payload = recycler.take(payload_nbytes(self._quantizer, self._layout, bits_S))
-        energy = error = 0.0
-        for s, coordinates, where, bits in segments(self._quantizer, self._layout, bits_S):
-            key = Key(self._seed, step, row, s)
+        segments, bits = segments_of(self._quantizer, self._layout), row_bits(bits_S)
+        payload = recycler.take(segments.nbytes(bits))
+        done = Encoded(0.0, 0.0)
+        if bits:
             try:
-                done = self._quantizer.encode(made.y[coordinates], bits, key, payload[where])
+                done = segments.encode(made.y, bits, self._seed, step, row, payload)
             except NonFiniteError as fault:
-                at = coordinates.start + fault.index
-                raise ValueError(f"the coded gradient is not finite in {name_of(at)}") from None
-            energy += done.energy
-            error += done.error
+                raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
         sidecar = Sidecar(
             np.array(made.losses, np.float64).reshape(-1, 3),
-            energy,
-            error,
+            done.energy,
+            done.error,
             made.compute_seconds,
             made.data_seconds,
             made.cpu_seconds,

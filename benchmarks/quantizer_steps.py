@@ -177,9 +177,9 @@ def losses(model: str, optimizer: str, seed: int, variant: str) -> tuple[list[fl
     return found, 32 - 8 * saved / sum(p.numel() for p in task.model.parameters())
 
 
-def lag(base: list[float], other: list[float], mark: float) -> tuple[float, float]:
-    """(step, steps that ``other`` is behind ``base`` there): its mean log loss over 21 steps above that of ``base`` on the same
-    batches, over the slope of ``base``'s log loss by least squares over 41 steps.
+def lag(base: list[float], other: list[float], mark: float) -> tuple[int, float]:
+    """(step, steps that ``other`` is behind ``base`` there): how far its log loss is above that of ``base`` on the same
+    batches, mean of 21 steps, over the slope of ``base``'s log loss by least squares over 41 steps.
 
     Crossing a target would be luck: a batch's loss varies more from step to step than it falls.
     """
@@ -242,9 +242,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines = []
     for row in merged(rows):
-        cells = []
-        for late in row["late"]:
-            cells.append(f"{np.mean(late):+.1f} ({min(late):+.1f} to {max(late):+.1f})")
+        cells = [f"{np.mean(late):+.1f} ({min(late):+.1f} to {max(late):+.1f})" for late in row["late"]]
         if row["variant"] == "float32":
             cells = [f"(at step {mark})" for mark in row["marks"]]
         lines.append(

@@ -15,12 +15,13 @@ from gcdist.report.figures import PARTS, WorkerFigures, asked
 from gcdist.report.reading import Run
 from gcdist.report.thin import CELLS, POINTS, bins, heat_row, highs, lows, means, short, shortened
 from gcdist.report.verdict import Verdict, rate_text, seconds_text
+from gcdist.report.whatif import WhatIf
 
 EVENTS = 400  # that a page shows: the first and the last half of them
 HIDDEN = ("name", "out")  # settings that say where a run is, not what
 
 
-def run_content(run: Run, verdict: Verdict, whatif: list[dict[str, Any]]) -> dict[str, Any]:
+def run_content(run: Run, verdict: Verdict, whatif: list[WhatIf]) -> dict[str, Any]:
     """One run, for the page's script."""
     cut = bins(run.steps, POINTS)
     series = run.series
@@ -56,7 +57,7 @@ def run_content(run: Run, verdict: Verdict, whatif: list[dict[str, Any]]) -> dic
         "bits": bits(run),
         "troubled": {each.worker: each.kind for each in verdict.troubles},
         "events": events(run),
-        "whatif": whatif,
+        "whatif": [{"own": not each.changes, "setting": each.setting, "cells": each.cells()} for each in whatif],
     }
 
 

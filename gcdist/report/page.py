@@ -8,12 +8,12 @@ import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from gcdist.observe import plain
 from gcdist.report.content import WORKER_HEADINGS, bits, figures, run_content, settings, worker_row
 from gcdist.report.reading import Run
 from gcdist.report.verdict import Verdict
+from gcdist.report.whatif import WhatIf
 
 PICTURES = (
     (
@@ -51,7 +51,7 @@ OF_A_RUN = (
 )
 
 
-def write_report(runs: Sequence[tuple[Run, Verdict, list[dict[str, Any]]]], out: Path) -> None:
+def write_report(runs: Sequence[tuple[Run, Verdict, list[WhatIf]]], out: Path) -> None:
     """Write the page of these runs to ``out``; it appears whole or not at all.
 
     Raises:
@@ -63,7 +63,7 @@ def write_report(runs: Sequence[tuple[Run, Verdict, list[dict[str, Any]]]], out:
     os.replace(half, out)
 
 
-def page(runs: Sequence[tuple[Run, Verdict, list[dict[str, Any]]]]) -> str:
+def page(runs: Sequence[tuple[Run, Verdict, list[WhatIf]]]) -> str:
     """The page's text."""
     assets = files("gcdist.report") / "assets"
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
@@ -121,7 +121,7 @@ def _verdict(run: Run, verdict: Verdict, many: bool) -> str:
     )
 
 
-def _compared(runs: Sequence[tuple[Run, Verdict, list[dict[str, Any]]]]) -> str:
+def _compared(runs: Sequence[tuple[Run, Verdict, list[WhatIf]]]) -> str:
     columns = [dict(figures(run)) for run, _, _ in runs]
     if len(runs) == 1:
         tiles = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(text)}</dd></div>" for name, text in columns[0].items())

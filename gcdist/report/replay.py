@@ -21,17 +21,23 @@ import torch
 from torch import Tensor, nn
 
 from gcdist.config import Config, ConfigError, with_overrides
+from gcdist.exchange.setup import Setup
+from gcdist.master.driver import MasterDriver
 from gcdist.observe import RunFolder, WorkerRound
+from gcdist.protocol import Peer, Round
 from gcdist.report.reading import Run, absences
 from gcdist.run.cluster import Cluster
 from gcdist.run.session import Session
+from gcdist.simulator.clock import Clock
+from gcdist.simulator.network import SMALL, Network
 from gcdist.simulator.quiescence import Quiescence
-from gcdist.simulator.world import simulated
+from gcdist.simulator.shared_gradients import SharedGradients
+from gcdist.simulator.worker import SimulatedWorker
 from gcdist.tasks import Task
-from gcdist.types import F64
+from gcdist.types import F64, U8
 
 STEPS = 200  # that a replay has at most; a longer run is thinned
-COORDINATES = 4096  # of the made-up gradients
+COORDINATES = 4096  # of the made-up gradients; a plan that says fewer has fewer
 LEAST = 20  # steps of a run that can be replayed
 ENOUGH = 3  # longer rounds that a dropped one may stand for
 
@@ -48,7 +54,7 @@ class Outcome:
 
 
 class Recorded:
-    """The recorded times as a delay model (`types.DelayModel`).
+    """The recorded times at the worker as a delay model (`types.DelayModel`), and those on the link.
 
     Args:
         run: with rounds that tell the link from the work.
@@ -64,6 +70,7 @@ class Recorded:
         rng = np.random.default_rng(seed)
         self._at: list[F64] = []  # of each worker: place of its rounds in the run, from 0 to 1
         self._terms: list[F64] = []  # (rounds, 4): seconds a partition, fixed, least at the worker, link
+        self.credit_N: list[float] = []
         first, length = (int(run.step_T[0]), max(1, int(run.step_T[-1] - run.step_T[0]))) if run.steps else (0, 1)
         every = [each for each in run.rounds if each.held is not None and each.end != "lost"]
         for worker in range(1, run.workers + 1):
@@ -78,31 +85,69 @@ class Recorded:
                 size = each.down + each.up
                 link = (each.link or 0.0) * ((each.down + bits * each.up) / size if size else 1.0)
                 rows.append((part, 0.0 if floor else rest, seconds if floor else 0.0, link))
+            # a round that was dropped has only its credit to send
+            credits = [each.link for each in mine if each.end == "stale" and each.link is not None]
+            self.credit_N.append(float(np.median(credits)) if credits else 0.0)
             self._at.append(np.array([(each.step - first) / length for each in rounds]))
             self._terms.append(np.array(rows, np.float64).reshape(-1, 4))
 
     def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
-        """Those of the round recorded at the same part of the run."""
-        at, terms = self._at[worker], self._terms[worker]
-        if not len(at):
-            return 0.0
-        k = int(np.searchsorted(at, step / max(1, self._steps - 1)))
-        if k == len(at) or (
-            k > 0 and step / max(1, self._steps - 1) - at[k - 1] < at[k] - step / max(1, self._steps - 1)
-        ):
+        """At the worker, in the round recorded at the same part of the run."""
+        terms = self._round(worker, step)
+        return float(_held(terms, load)[0]) if len(terms) else 0.0
+
+    def link(self, worker: int, step: int) -> float:
+        """On the link, both ways, in the same round."""
+        terms = self._round(worker, step)
+        return float(terms[0, 3]) if len(terms) else 0.0
+
+    def _round(self, worker: int, step: int) -> F64:
+        """The terms (1, 4) of the round nearest to the step's place in the run; (0, 4) if there is none."""
+        at, place = self._at[worker], step / max(1, self._steps - 1)
+        k = int(np.searchsorted(at, place))
+        if k == len(at) or (k > 0 and place - at[k - 1] < at[k] - place):
             k -= 1
-        return float(_total(terms[k : k + 1], load)[0])
+        return self._terms[worker][max(0, k) : max(0, k) + 1]
 
     def survival(self, worker: int, load: F64, t: float) -> F64:
         """Share of the recorded rounds that would be longer."""
         terms = self._terms[worker]
         if not len(terms):
             return np.zeros(len(load))
-        return np.array([float((_total(terms, float(each)) > t).mean()) for each in load])
+        return np.array([float((_held(terms, float(each)) + terms[:, 3] > t).mean()) for each in load])
 
 
-def _total(terms: F64, load: float) -> F64:
-    return np.maximum(terms[:, 0] * load + terms[:, 1], terms[:, 2]) + terms[:, 3]
+def _held(terms: F64, load: float) -> F64:
+    return np.maximum(terms[:, 0] * load + terms[:, 1], terms[:, 2])
+
+
+class _Links(Network):
+    """Links that take a worker's message as long as its recorded round was on the link, and a credit as those alone took."""
+
+    def __init__(self, setup: Setup, clock: Clock, recorded: Recorded) -> None:
+        super().__init__(setup, clock)
+        self._recorded = recorded
+        self._steps: dict[int, int] = {}  # of the newest round of each worker
+
+    def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
+        self._steps[peer.worker] = sent.step
+        super().send_round(peer, sent, state)
+
+    def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
+        if not up:
+            return 0.0  # the link's time is taken on the way up, both ways together
+        has_body = nbytes > SMALL
+        return self._recorded.link(slot, self._steps.get(slot, 0)) if has_body else self._recorded.credit_N[slot]
+
+
+def _world(setup: Setup, recorded: Recorded) -> tuple[MasterDriver, Network]:
+    """As `simulator.world.simulated`, with the recorded links."""
+    network = _Links(setup, Clock(), recorded)
+    shared = SharedGradients(setup)
+    for slot in range(setup.workers):
+        network.workers[slot] = worker = SimulatedWorker(slot, setup, network, shared)
+        network.join(worker, 0.0)
+    return MasterDriver.of(setup, network, lambda kind, text: None), network
 
 
 def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[list[WorkerRound], list[float]]:
@@ -136,22 +181,22 @@ def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[li
 class _Vectors:
     """Samples whose mean is the same vector; each differs from it by ``spread`` times its length."""
 
-    def __init__(self, count: int, spread: float) -> None:
-        self._count, self._spread = count, spread
-        self._mean = np.random.default_rng(1).standard_normal(COORDINATES).astype(np.float32)
+    def __init__(self, count: int, spread: float, d: int) -> None:
+        self._count, self._spread, self._d = count, spread, d
+        self._mean = np.random.default_rng(1).standard_normal(d).astype(np.float32)
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Tensor:
-        own = np.random.default_rng((2, index)).standard_normal(COORDINATES).astype(np.float32)
+        own = np.random.default_rng((2, index)).standard_normal(self._d).astype(np.float32)
         return torch.from_numpy(self._mean + np.float32(self._spread) * own)
 
 
 class _Weights(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, d: int) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.zeros(COORDINATES))
+        self.w = nn.Parameter(torch.zeros(d))
 
 
 def _loss(model: nn.Module, batch: Any) -> Tensor:
@@ -161,13 +206,19 @@ def _loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def made_up_task(run: Run, partitions: int) -> Task:
-    """Partitions that differ as the run's noise tells: observed over planned noise is 1 if they agree."""
+    """Partitions that differ as the run's plans tell; of an older run, as its noise does: observed over planned is 1 if
+    they agree.
+    """
+    learned = [plan["disagreement"] for plan in run.plans.values() if isinstance(plan.get("disagreement"), float)]
+    sizes = [plan["coordinates"] for plan in run.plans.values() if isinstance(plan.get("coordinates"), int)]
     planned, seen = run.series["noise_planned"], run.series["noise_observed"]
     both = np.isfinite(planned) & np.isfinite(seen) & (planned > 0)
     times = float(np.median(seen[both] / planned[both])) if both.any() else 1.0
+    times = float(np.median(learned)) if learned else times
+    d = min(COORDINATES, max(sizes, default=COORDINATES))
     load = float(np.mean([each.load for each in run.rounds if each.load] or [1]))
     spread = math.sqrt(max(0.0, times - 1.0) * load)
-    return Task(_Weights(), _Vectors(4 * partitions, spread), _loss, batch_size=1)
+    return Task(_Weights(d), _Vectors(4 * partitions, spread, d), _loss, batch_size=1)
 
 
 def replayable(run: Run) -> str | None:
@@ -202,8 +253,9 @@ def replay(run: Run, changes: Sequence[str] = (), steps: int = STEPS) -> Outcome
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         session = Session.build(made_up_task(run, config.code.partitions), config, run.workers)
-        session = replace(session, delays=Recorded(run, steps, config.quantizer.bits / before))
-        driver, network = simulated(session, lambda kind, text: None)
+        recorded = Recorded(run, steps, config.quantizer.bits / before)
+        session = replace(session, delays=recorded)
+        driver, network = _world(session, recorded)
         folder = RunFolder(Path(place) / "replay")
         with Cluster(session, driver, folder, standstill=Quiescence(driver, network)) as cluster:
             infos = [step.backward() for step in cluster.steps(steps)]
@@ -256,20 +308,3 @@ def _faults(run: Run, steps: int) -> list[dict[str, Any]]:
                 fault["seconds"] = max(1e-3, share * float(run.series["seconds"][behind - 1] - run.opened_T[first]))
             faults.append(fault)
     return faults
-
-
-def usual_changes(run: Run) -> list[list[str]]:
-    """Changes that most people ask about: half and twice the deadline, waiting, learning it, other codes and bits."""
-    known = run.series["deadline"][min(5, run.steps // 5) :]
-    known = known[np.isfinite(known) & (known > 0)]
-    middle = float(np.median(known)) if len(known) else math.nan
-    factors = (0.5, 0.75, 1.5, 2.0) if math.isfinite(middle) else ()
-    changes = [[f"straggler.deadline={factor * middle:.3g}"] for factor in factors]
-    scheme, bits = run.setting("code.scheme", "joint"), run.setting("quantizer.bits", 4)
-    if run.setting("straggler.deadline", "auto") != "auto":
-        changes.append(['straggler.deadline="auto"'])
-    changes += [[f'code.scheme="{name}"'] for name in ("joint", "ignore-rescaled") if name != scheme]
-    changes.append(['code.scheme="sync"', 'straggler.deadline="wait"'])
-    if run.setting("quantizer.name", "") not in ("float32", "bfloat16"):
-        changes += [[f"quantizer.bits={width}"] for width in (2, 8) if width != bits]
-    return changes

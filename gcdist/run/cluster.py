@@ -349,7 +349,8 @@ class Cluster:
         return self.session.state.snapshot()
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
-        self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next)
+        learned = {"coordinates": self.session.state.layout.d, "disagreement": self._scheme.maker.disagreement}
+        self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next, **learned)
         if deadline != self._deadline:
             was = "" if self._deadline is None else f" (was {self._deadline:.3g} s)"
             self._deadline = deadline

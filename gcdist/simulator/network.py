@@ -243,12 +243,15 @@ class Network:
             worker.inc = -1
             worker.take(lambda at: LinkLost(at, reason))
 
+    def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
+        """How long a link is taken by so many bytes."""
+        return nbytes / ((self.trouble.rate(slot) if up else None) or self._setup.config.simulate.bandwidth)
+
     def _carry(self, worker: WorkerProcess, up: bool, nbytes: int, hand: Callable[[], None]) -> None:
         """Hand something over after the link's time, in order, if the link still stands then; a cut holds it up."""
         simulate, slot = self._setup.config.simulate, worker.slot
-        rate = (self.trouble.rate(slot) if up else None) or simulate.bandwidth
         begin = max(self.clock.now, self._free.get((slot, up), 0.0))
-        self._free[slot, up] = begin + nbytes / rate
+        self._free[slot, up] = begin + self._transfer_seconds(slot, up, nbytes)
         wire = self._wires.setdefault((slot, up), deque())
         wire.append((worker.inc, hand))
 

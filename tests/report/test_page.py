@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gcdist.report import judge, read_run, write_report
+from gcdist.report.whatif import WhatIf
 from tests.report.made_runs import made_run
 
 MOST_BYTES = 5_000_000
@@ -26,9 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         read_run(made_run(folder / "first <b>run", 400, 8, slow_link=4, slow=6)),
         read_run(made_run(folder / "second", 50, 3, seed=1)),
     ]
-    whatif = [
-        {"own": False, "setting": "straggler.deadline=0.2", "cells": ["10 s", "0.2 s", "0.5 times", "5", "0.1", "1 MB"]}
-    ]
+    whatif = [WhatIf(("straggler.deadline=0.2",), 10.0, 0.2, 0.5, 5.0, 0.1, 1e6)]
     write_report([(run, judge(run), whatif) for run in runs], folder / "report.html")
     return folder / "report.html"
 

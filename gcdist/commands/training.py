@@ -14,9 +14,11 @@ from rich.console import Console
 
 from gcdist.api import connect, simulate
 from gcdist.commands.tables import workers_table
-from gcdist.config import Config, load_config
+from gcdist.config import Config, ConfigError, load_config
 from gcdist.master.driver import RunStoppedError, Say
 from gcdist.observe import Progress, Summary, plain, print_summary
+from gcdist.report import judge, read_run
+from gcdist.report.verdict import WORDS
 from gcdist.run.cluster import Cluster
 from gcdist.run.session import load_user_task
 from gcdist.tasks import Task
@@ -113,6 +115,18 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
             console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}", first=1))
             console.print()
         print_summary(summary, console)
+        for line in worth_knowing(cluster.folder.path):
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def worth_knowing(folder: Path) -> list[str]:
+    """The two or three things that somebody should know of a finished run, and the command that shows more."""
+    try:
+        verdict = judge(read_run(folder))
+    except ConfigError:  # the folder was lost meanwhile; the run was not
+        return []
+    lines = [each.text for each in verdict.troubles] or [verdict.headline.rsplit(". ", 1)[-1]]
+    return [*lines[:WORDS], f"more: gcdist report {folder}"]
 
 
 def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) -> Summary:

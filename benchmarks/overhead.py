@@ -216,15 +216,18 @@ def ddp_rank(rank: int, port: int, d: int, orders: Connection) -> None:
     dist.destroy_process_group()
 
 
-def gcdist_rank(rank: int, port: int, d: int, way: str, folder: str, orders: Connection) -> None:
+def gcdist_rank(
+    rank: int, port: int, d: int, way: str, folder: str, orders: Connection, transport: str = "gloo"
+) -> None:
     """The master takes orders (steps) and answers with seconds a step; at the end all tell where their time went."""
     place(rank, WORKERS + 1, port)
     probe = Probe()
     probe.watch(MASTER if rank == 0 else WORKER)
     readings = worker_readings(probe) if rank > 0 else []
     task = gcdist.Task(network(d), samples(), loss_of, batch_size=BATCH)
+    cluster_settings = {"threads": 1, "transport": transport}
     config = gcdist.Config.model_validate(
-        {"code": {"scheme": "sync", "partitions": WORKERS}, "quantizer": WAYS[way], "cluster": {"threads": 1}}
+        {"code": {"scheme": "sync", "partitions": WORKERS}, "quantizer": WAYS[way], "cluster": cluster_settings}
     )
     with gcdist.connect(task, config, folder=folder, say=lambda *_: None, on_worker="return") as cluster:
         if rank == 0:

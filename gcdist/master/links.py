@@ -83,7 +83,9 @@ class MasterLinks:
         self._most_queued = round(max(LEAST_STEPS_QUEUED, a_step) * settings.max_bytes)
         self._refused: Counter[str] = Counter()
         self._tell_refused = refused
-        self._door = plane.open(self._joined, self._emit, settings, on_refused=self._count_refused)
+        self._door = plane.open(
+            self._joined, self._emit, settings, on_refused=self._count_refused, on_notice=refused or (lambda text: None)
+        )
 
     # --- the driver's port ---
 

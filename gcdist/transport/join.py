@@ -15,6 +15,7 @@ from typing import Any
 
 from gcdist.transport.base import BaseLink, LinkSettings
 from gcdist.transport.channel import Channel, ChannelError, listening_address, one_line
+from gcdist.transport.descriptors import DescriptorGauge, raise_limit
 from gcdist.transport.events import Emit
 from gcdist.transport.framing import INLINE_BYTES, FrameError
 from gcdist.transport.handshake import RefusedError, greet, receive_hello
@@ -27,6 +28,7 @@ POLL_SECONDS = 0.05
 # links being built at one time: with 64, torch 2.13 spent 10 s looking up the address of some store clients
 MOST_AT_ONCE = 8
 MOST_WAITING = 256  # tickets that are remembered while their taker does not come
+GAUGE_SECONDS = 5.0  # between two looks at how many descriptors are in use
 PATIENCE = 3.0  # connect timeouts a worker waits for its turn
 
 OnJoin = Callable[[BaseLink, int, bytes], None]
@@ -118,7 +120,7 @@ class Acceptor:
 
     ``on_join(link, ticket, hello)`` is called from that thread after the proof was checked; the link's events flow through
     ``emit`` only after it has returned (frames posted meanwhile are kept). To refuse, post the reason and close the link.
-    ``on_refused(ticket, reason)``: somebody came who does not know the secret.
+    ``on_refused(ticket, reason)``: somebody came who does not know the secret. ``on_notice(text)``: descriptors run out.
     Opening it makes this process the run's master: workers with tickets of an earlier master join anew.
     """
 
@@ -132,6 +134,7 @@ class Acceptor:
         *,
         allocate: Callable[[int], U8] | None = None,
         on_refused: Callable[[int, str], None] = lambda ticket, reason: None,
+        on_notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._source = source
         self._on_join = on_join
@@ -140,12 +143,14 @@ class Acceptor:
         self._secret = secret
         self._allocate = allocate
         self._on_refused = on_refused
+        self._on_notice = on_notice
         self._keys = f"gcdist/{source.run_id}/"
         try:
             self._address = listening_address(source.host, source.port)
         except ChannelError as error:
             raise JoinError(str(error)) from None
         self._closed = threading.Event()
+        raise_limit()
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
         store = source.client()
         try:
@@ -174,7 +179,12 @@ class Acceptor:
 
     def _accept(self, store: Any) -> None:
         waiting: dict[int, float] = {}  # tickets not yet served, newest first, and until when their taker may come
+        gauge, read_at = DescriptorGauge(), 0.0
         while not self._closed.wait(POLL_SECONDS):
+            if time.monotonic() > read_at:
+                read_at = time.monotonic() + GAUGE_SECONDS
+                if (notice := gauge.read()) is not None:
+                    self._on_notice(notice)
             try:
                 if store is None:
                     store = self._source.client(timeout=1.0)

@@ -17,6 +17,7 @@ from gcdist.transport.tls_join import tls_join
 from gcdist.types import U8
 
 Allocate = Callable[[int], U8]
+OnNotice = Callable[[str], None]  # one line for the log
 
 
 class Door(Protocol):
@@ -43,6 +44,7 @@ class Plane(Protocol):
         *,
         allocate: Allocate | None = None,
         on_refused: OnRefused = lambda who, reason: None,
+        on_notice: OnNotice = lambda text: None,
     ) -> Door:
         """Be the master: see `Acceptor` and `TlsDoor`. JoinError."""
         ...
@@ -88,6 +90,7 @@ class GlooPlane:
         *,
         allocate: Allocate | None = None,
         on_refused: OnRefused = lambda who, reason: None,
+        on_notice: OnNotice = lambda text: None,
     ) -> Acceptor:
         """Be the master. JoinError."""
         return Acceptor(
@@ -98,6 +101,7 @@ class GlooPlane:
             self.secret,
             allocate=allocate,
             on_refused=lambda ticket, reason: on_refused(f"ticket {ticket}", reason),
+            on_notice=on_notice,
         )
 
     def join(
@@ -150,6 +154,7 @@ class TlsPlane:
         *,
         allocate: Allocate | None = None,
         on_refused: OnRefused = lambda who, reason: None,
+        on_notice: OnNotice = lambda text: None,
     ) -> TlsDoor:
         """Be the master. JoinError."""
         return TlsDoor(

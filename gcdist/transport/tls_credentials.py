@@ -92,10 +92,11 @@ class Credentials:
 
         CredentialsError names the file that cannot be read, does not fit, has expired, or is for the other role.
         """
-        checked = {name: _read(name, path) for name, path in (("certificate", certificate), ("authority", authority))}
-        _read("key", key)
+        pem, *_ = (
+            _read(name, path) for name, path in (("certificate", certificate), ("key", key), ("authority", authority))
+        )
         try:
-            mine = read_certificate(checked["certificate"])
+            mine = read_certificate(pem)
         except ValueError:
             raise CredentialsError(f"cluster.certificate: {certificate} holds no certificate in PEM") from None
         now = datetime.now(UTC)
@@ -112,7 +113,6 @@ class Credentials:
         warnings = []
         if key.stat().st_mode & OTHERS_MAY_READ:
             warnings.append(f"cluster.key: other users of this machine may read {key}; chmod 600 {key}")
-        revoked = b"BEGIN X509 CRL" in checked["authority"]
 
         def load(context: ssl.SSLContext) -> None:
             try:
@@ -125,7 +125,7 @@ class Credentials:
                 context.load_verify_locations(cafile=authority)
             except (ssl.SSLError, OSError) as error:
                 raise CredentialsError(f"cluster.authority: {authority} cannot be used: {_reason(error)}") from None
-            if revoked:
+            if b"BEGIN X509 CRL" in _read("authority", authority):  # OpenSSL insists on a list once it looks for one
                 context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
         def changed() -> object:

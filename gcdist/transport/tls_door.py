@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import resource
 import selectors
 import socket
 import threading
@@ -16,6 +15,7 @@ import numpy as np
 
 from gcdist.transport.base import LinkSettings
 from gcdist.transport.channel import ChannelError, one_line
+from gcdist.transport.descriptors import raise_limit
 from gcdist.transport.events import Emit
 from gcdist.transport.framing import WELCOME, Frame, encode
 from gcdist.transport.join import OnJoin
@@ -61,7 +61,7 @@ class TlsDoor:
         self._on_refused = on_refused
         self._tickets = itertools.count(1)
         self._closed = threading.Event()
-        raise_descriptor_limit()
+        raise_limit()
         self._listener = listen(host, port)
         self.port = int(self._listener.getsockname()[1])
         self._ear, self._bell = socket.socketpair()  # wakes the thread at the end
@@ -220,11 +220,3 @@ def listen(host: str, port: int) -> socket.socket:
             listener.close()
         raise JoinError(f"cannot listen on {host}:{port}: {error.strerror or one_line(error)}") from None
     return listener
-
-
-def raise_descriptor_limit() -> None:
-    """Let this process have as many descriptors as the system allows it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -37,10 +37,11 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.closed: list[str] = []
+        self.posted: list[Frame] = []
         self.hindered: list[tuple[float, float | None]] = []
 
     def post(self, frame: Frame, **more: object) -> None:
-        """Nobody is there."""
+        self.posted.append(frame)
 
     def close(self, reason: str, drain_seconds: float = 0.0) -> None:
         self.closed.append(reason)

@@ -145,16 +145,21 @@ class TlsDoor:
                 self._drop(out, "there are too many callers at one time")
 
     def _hear(self, stranger: Stranger, now: float) -> None:
-        if stranger.begun or stranger.leaving or self._callers.may_begin(stranger, now):
+        try:
+            stranger.pull()
+        except BlockingIOError:
+            return
+        except OSError:
+            self._drop(stranger, None if stranger.leaving else f"it {stranger.doing} and went")
+            return
+        if not stranger.asks or self._callers.may_begin(stranger, now):
             self._serve(stranger)
         else:
             self._selector.unregister(stranger.connection)  # until it is its turn
 
     def _serve(self, stranger: Stranger) -> None:
         try:
-            hello = stranger.take(self._credentials)
-        except BlockingIOError:
-            return
+            hello = stranger.answer(self._credentials)
         except StrangerError as error:
             self._on_refused(stranger.address, str(error))
             self._see_off(stranger)

@@ -2,8 +2,9 @@
 
 A caller may hold one descriptor, `STRANGER_BYTES` of input and a few seconds; all of them together `MOST_STRANGERS`
 descriptors, `HANDSHAKES_A_SECOND` of processor time and `CALLS_A_SECOND` accepts. Where there are too many, the address with
-the most callers loses its oldest one, and handshakes go to the address that has had the fewest: a flood from one address
-keeps nobody else out. All of it happens in one thread without blocking; this module has neither the thread nor the clock.
+the most callers loses its oldest one, and handshakes go to the address that has had the fewest, there to the newest caller:
+a flood from one address keeps no other address out, and from behind one's own NAT it lets some through. All of it happens in
+one thread without blocking; this module has neither the thread nor the clock.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MOST_STRANGERS = 256
 STRANGER_BYTES = 64 << 10  # certificates and a hello take 20 KiB at most
 HANDSHAKES_A_SECOND = 50.0  # about 1 ms of processor time each
 HANDSHAKES_AT_ONCE = 256.0
-CALLS_A_SECOND = 500.0
+CALLS_A_SECOND = 200.0
 CALLS_AT_ONCE = 1000.0
 TAKE_BYTES = 16 << 10
 _OTHER_LANGUAGES = {  # OpenSSL's reasons
@@ -88,54 +89,74 @@ class Stranger:
         self.address = address
         self.until = until
         self.leaving = False  # it has been told why; only its own end is waited for
-        self._tls: ssl.SSLObject | None = None  # made with its first bytes
+        self._first = bytearray()  # until its client hello is whole: only then is there anything to compute
+        self._tls: ssl.SSLObject | None = None
         self._taken = 0
         self._hello = bytearray()
         self._proven = False
 
     @property
-    def begun(self) -> bool:
-        """Whether its handshake has begun, which is what costs processor time."""
-        return self._tls is not None
+    def asks(self) -> bool:
+        """Whether its client hello is in and was not answered: to answer is what costs processor time."""
+        return self._tls is None and self._is_hello and len(self._first) >= self._hello_bytes
+
+    @property
+    def _is_hello(self) -> bool:
+        return self._first[:1] == b"\x16"
+
+    @property
+    def _hello_bytes(self) -> int:
+        """Of the first record; at most a record's most."""
+        return 5 + min(int.from_bytes(self._first[3:5]), 1 << 14) if len(self._first) >= 5 else 5
 
     @property
     def doing(self) -> str:
         """What it has got to, for the log."""
         if self._proven:
             return "proved itself and said nothing"
-        return "did not finish its handshake" if self.begun else "said nothing"
+        return "did not finish its handshake" if self._taken else "said nothing"
 
-    def take(self, credentials: Credentials) -> bytes | None:
-        """Read what it has sent and answer; its hello, once it is in.
-
-        StrangerError if it is to go (it has been told why, if it speaks TLS), OSError if it has gone.
-        """
+    def pull(self) -> None:
+        """Read what it has sent; OSError if it has gone."""
         came = self.connection.recv(TAKE_BYTES)
         if not came:
             raise ConnectionResetError
         self._taken += len(came)
+        if self.leaving and self._taken > STRANGER_BYTES:
+            raise ConnectionResetError
+        if self._tls is None:
+            self._first += came
+        else:
+            self._incoming.write(came)
+
+    def answer(self, credentials: Credentials) -> bytes | None:
+        """Answer what has come so far; its hello, once it is in.
+
+        StrangerError if it is to go (it has been told why, if it speaks TLS), OSError if it has gone.
+        """
         if self.leaving:
-            if self._taken > STRANGER_BYTES:
-                raise ConnectionResetError
             return None
         if self._tls is None:
+            if self._is_hello and not self.asks:
+                return None
             self._tls, self._incoming, self._outgoing = credentials.wrap()
-        self._incoming.write(came)
+            self._incoming.write(bytes(self._first))
+            self._first.clear()
         try:
             hello = self._advance(self._tls)
         except ssl.SSLError as error:
-            self._answer()  # the alert
+            self._send_answer()  # the alert
             if not self._proven and error.reason in _OTHER_LANGUAGES:
                 raise StrangerError("it does not speak TLS 1.3") from None
             raise StrangerError(credentials.explain(error)) from None
         except FrameError as error:
             raise StrangerError(f"its hello cannot be read: {error}") from None
-        self._answer()
+        self._send_answer()
         if hello is None and self._taken > STRANGER_BYTES:
             raise StrangerError(f"it sent more than {STRANGER_BYTES} bytes before its hello was in")
         return hello
 
-    def _answer(self) -> None:
+    def _send_answer(self) -> None:
         if self._outgoing.pending:
             answer = self._outgoing.read()
             if self.connection.send(answer) != len(answer):
@@ -210,10 +231,13 @@ class Callers:
         return False
 
     def turns(self, now: float) -> list[Stranger]:
-        """Whose handshake may begin now: of the address that has begun the fewest."""
+        """Whose handshake may begin now: the newest of the address that has begun the fewest.
+
+        The oldest may be about to go: under a flood from its own address it would never get anywhere.
+        """
         found = []
         while self._waiting and self.handshakes.take(now):
-            key = min(self._waiting, key=lambda one: self._begun[self._waiting[one].address])
+            key = min(reversed(self._waiting), key=lambda one: self._begun[self._waiting[one].address])
             found.append(self._waiting.pop(key))
             self._count(found[-1], now)
         return found

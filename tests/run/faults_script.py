@@ -37,6 +37,7 @@ def config(out: Path, faults: list[dict[str, Any]]) -> gcdist.Config:
             "lost_after": 3.0,
             "retry_first": 0.1,
             "retry_most": 0.5,
+            "transport": os.environ["TRANSPORT"],
         },
     )
 

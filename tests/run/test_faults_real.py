@@ -9,10 +9,13 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Cluster, Start
 from tests.run.faults_script import CORRUPT, EACH
 
 SCRIPT = str(Path(__file__).with_name("faults_script.py"))
+both_planes = pytest.mark.parametrize("transport", ["gloo", "tls"])
 LIMIT = 150.0  # seconds, on a machine that is busy with something else; 10 to 15 on a free one
 
 
@@ -44,8 +47,15 @@ def lines_of(found: dict[str, Any], kind: str, about: str) -> list[str]:
     return [text for each, text in found["lines"] if each == kind and about in text]
 
 
-def test_every_corrupt_message_closes_one_link_and_is_told_in_one_line(tmp_path: Path, start: Start) -> None:
-    cluster = start([SCRIPT, str(tmp_path), "corrupt"], ranks=4)
+def on_plane(transport: str) -> dict[str, str]:
+    return {"TRANSPORT": transport, "GCDIST_SECRET": "the secret of this test alone"}
+
+
+@both_planes
+def test_every_corrupt_message_closes_one_link_and_is_told_in_one_line(
+    transport: str, tmp_path: Path, start: Start
+) -> None:
+    cluster = start([SCRIPT, str(tmp_path), "corrupt"], ranks=4, env=on_plane(transport))
     before = [process.pid for process in cluster.processes]
     assert cluster.wait(LIMIT) == [0] * 4, cluster.output(0)
     assert [process.pid for process in cluster.processes] == before
@@ -72,8 +82,9 @@ def test_every_corrupt_message_closes_one_link_and_is_told_in_one_line(tmp_path:
     assert len(lost) == len(CORRUPT), lost  # each time that link alone
 
 
-def test_killed_stopped_cut_and_late_workers_take_part_again(tmp_path: Path, start: Start) -> None:
-    cluster = start([SCRIPT, str(tmp_path), "processes"], ranks=5)
+@both_planes
+def test_killed_stopped_cut_and_late_workers_take_part_again(transport: str, tmp_path: Path, start: Start) -> None:
+    cluster = start([SCRIPT, str(tmp_path), "processes"], ranks=5, env=on_plane(transport))
     before = {rank: cluster.processes[rank].pid for rank in (0, 1, 3, 4)}
     assert cluster.processes[2].wait(LIMIT) == -signal.SIGKILL, cluster.output(0)
     cluster.begin(2)

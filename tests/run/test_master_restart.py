@@ -7,10 +7,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from gcdist.observe import read_lines, read_metrics
 from tests.conftest import Start
 
 LIMIT = 120.0
+SECRET = {"GCDIST_SECRET": "the secret of this test alone"}
 STEPS = 60
 CONFIG = f"""
 steps = {STEPS}
@@ -34,10 +37,11 @@ retry_most = 1.0
 """
 
 
-def test_the_workers_of_a_killed_master_go_on_with_the_next_one(tmp_path: Path, start: Start) -> None:
-    (tmp_path / "config.toml").write_text(CONFIG)
+@pytest.mark.parametrize("transport", ["gloo", "tls"])
+def test_the_workers_of_a_killed_master_go_on_with_the_next_one(transport: str, tmp_path: Path, start: Start) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG + f'transport = "{transport}"\n')
     run = tmp_path / "runs" / "run"
-    cluster = start(["-m", "gcdist", "train", "config.toml", "--resume", "runs/run"], ranks=4)
+    cluster = start(["-m", "gcdist", "train", "config.toml", "--resume", "runs/run"], ranks=4, env=SECRET)
     workers = [process.pid for process in cluster.processes[1:]]
     give_up = time.monotonic() + LIMIT
     while not (run / "checkpoints" / "step-00000010").exists():

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 from gcdist.observe.files import GrowingFile
@@ -46,6 +47,7 @@ class WorkerRound:
 
 
 COLUMNS = tuple(field.name for field in fields(WorkerRound))
+_values = attrgetter(*COLUMNS)
 
 
 class TimesFile:
@@ -60,7 +62,7 @@ class TimesFile:
         if step % 10 ** min(6, size // THIN_BYTES):
             return
         header = b"" if size else _line({"version": VERSION, "columns": COLUMNS})  # also where the file was deleted
-        rows = [[round(value, 6) if isinstance(value, float) else value for value in astuple(each)] for each in rounds]
+        rows = [[round(value, 6) if type(value) is float else value for value in _values(each)] for each in rounds]
         self.file.write(header + _line({"step": step, "rounds": rows}))
 
 

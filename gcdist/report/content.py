@@ -192,5 +192,5 @@ def worker_row(each: WorkerFigures, kind: str, width: int | None) -> list[str]:
 
 WORKER_HEADINGS = (
     "worker", "is", "counted", "promised", "a round takes", "at the worker", "on the link", "link speed", "partitions",
-    "bits", "away", "waited for it, a step",
+    "bits", "away", "waited for",
 )  # fmt: skip

@@ -27,8 +27,8 @@ OF_A_RUN = (
     (
         "heat",
         "Who counted",
-        "A row a worker, steps from left to right. Dark: its message counted; light: it did not; a thin line: the plan only "
-        "timed it; hatched: away.",
+        "A row a worker, steps from left to right. Filled: its message counted; faint: it did not; a thin line: the plan "
+        "only timed it; hatched: away.",
     ),
     (
         "parts",

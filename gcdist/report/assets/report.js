@@ -305,17 +305,31 @@
   const shares = { most: 1, ticks: [0, 0.25, 0.5, 0.75, 1], label: percent };
   const WORDS = { computing: "computing", data: "waiting for data", other: "encoding, injected delay, dropped work", link: "link", idle: "idle", away: "away" };
 
+  // what grey would not tell apart is hatched: in the bars by patterns, in their legend by gradients
+  const HATCHED = {
+    link: "repeating-linear-gradient(45deg, var(--parts-link) 0 3px, var(--card) 3px 5px)",
+    away: "repeating-linear-gradient(-45deg, var(--parts-away) 0 1px, var(--card) 1px 4px)",
+  };
+  const hatches = (box, of) => {
+    const defs = svg("defs", {}, box);
+    for (const [name, size, thick, turn] of [["link", 5, 3, 45], ["away", 4, 1.2, -45]]) {
+      const pattern = svg("pattern", { id: `${of}-${name}`, width: size, height: size, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${turn})` }, defs);
+      svg("rect", { width: size, height: size, fill: "var(--card)" }, pattern);
+      svg("rect", { width: thick, height: size, fill: `var(--parts-${name})` }, pattern);
+    }
+  };
   const parts = (figure, run) => {
     const plot = figure.querySelector(".plot");
     plot.replaceChildren();
     if (!run.parts) { html("p", plot, "Nothing is recorded of it."); return; }
     const names = run.parts.names;
-    keys(plot, names.map((name) => [WORDS[name], `var(--parts-${name})`]));
+    keys(plot, names.map((name) => [WORDS[name], HATCHED[name] ?? `var(--parts-${name})`]));
     rowsOf(figure, run, (box, r, px, y, cell) => {
+      if (r === 0) hatches(box, figure.id);
       let from = 0;
       names.forEach((name, k) => {
         const share = run.parts.rows[r][k];
-        if (share > 0) svg("rect", { x: px(from), y: y + 1.5, width: Math.max(0.5, px(from + share) - px(from) - 0.8), height: cell - 3, fill: `var(--parts-${name})` }, box);
+        if (share > 0) svg("rect", { x: px(from), y: y + 1.5, width: Math.max(0.5, px(from + share) - px(from) - 0.8), height: cell - 3, fill: HATCHED[name] ? `url(#${figure.id}-${name})` : `var(--parts-${name})` }, box);
         from += share;
       });
     }, (r) => names.map((name, k) => [name, run.parts.rows[r][k]]).filter(([, share]) => share >= 0.005).map(([name, share]) => `${WORDS[name]} ${percent(share)}`).join(", "), shares);

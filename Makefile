@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ bench-links: $(VENV)/dev $(VENV)/gcdist ## throughput and round trip of a link a
 
 bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against DistributedDataParallel's, ten minutes (ARGS=--quick: two)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)
 
 bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")
 	$(BIN)/python benchmarks/planner.py $(ARGS)

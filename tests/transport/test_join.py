@@ -16,6 +16,7 @@ from gcdist.transport import (
     StoreSource,
     TlsPlane,
     join,
+    master_place,
     open_store,
 )
 from tests.transport.conftest import SHARED, WAIT, End, House, Kind, descriptors, eventually, ours
@@ -169,6 +170,19 @@ def test_the_environment_says_who_serves() -> None:
     served = StoreSource.from_env(env | {"RANK": "0", "TORCHELASTIC_RUN_ID": "job 7"})
     assert (served.run_id, served._server is None) == ("job 7", False)
     assert served.client().add("x", 2) == 2
+
+
+def test_the_port_of_the_tls_plane() -> None:
+    env = {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "29500", "RANK": "1"}
+    assert master_place(env) == ("192.0.2.1", 29500)
+    assert master_place(env, 443) == ("192.0.2.1", 443)
+    under_torchrun = env | {"TORCHELASTIC_USE_AGENT_STORE": "True"}  # its own store is at MASTER_PORT
+    assert master_place(under_torchrun) == ("192.0.2.1", 29501)
+    with pytest.raises(JoinError, match=r"MASTER_ADDR 192\.0\.2\.1: cannot be listened on"):
+        master_place(env | {"RANK": "0"})
+    assert master_place(env | {"RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}) == ("127.0.0.1", 29500)
+    with pytest.raises(JoinError, match="MASTER_PORT not set"):
+        master_place({"MASTER_ADDR": "h", "RANK": "1"})
 
 
 @pytest.mark.parametrize(

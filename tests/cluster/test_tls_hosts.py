@@ -12,7 +12,7 @@ from gcdist.bench.network import run
 from tests.cluster.hosts import PORT, Hosts, why_not
 from tests.run.listeners import listens_on
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 MASTER, AGAIN, STRANGER, WRONG, GATEWAY = 0, 2, 3, 4, 5
 WORKERS, STEPS = 2, 400
 INSIDE, GATE = "192.168.77.2", "192.168.77.1"
@@ -79,17 +79,17 @@ def test_a_run_through_one_open_port_beside_a_stranger(tmp_path: Path) -> None:
         hosts.start(MASTER, train, WORKERS + 1, SECRET | {"MASTER_ADDR": INSIDE})
         for rank in range(1, WORKERS + 1):
             hosts.start(rank, train, WORKERS + 1, SECRET | {"MASTER_ADDR": outside})
-        hosts.wait_until(lambda: len(seconds(folder)) >= 10, "steps", 240.0)
+        hosts.wait_until(lambda: len(seconds(folder)) >= 10, "steps", 480.0)
         listens = [listens_on(hosts.processes[rank].pid) for rank in range(WORKERS + 1)]
         wrong = {"MASTER_ADDR": outside, "RANK": "2", "GCDIST_SECRET": "the secret of somebody else"}
         hosts.start(WRONG, train, WORKERS + 1, wrong)
-        refused = hosts.processes[WRONG].wait(120.0)
+        refused = hosts.processes[WRONG].wait(240.0)
         hosts.start(STRANGER, [stranger, outside, str(PORT)], 1)
-        hosts.wait_until(lambda: "there are too many callers" in (folder / "events.jsonl").read_text(), "flood", 120.0)
+        hosts.wait_until(lambda: "there are too many callers" in (folder / "events.jsonl").read_text(), "flood", 240.0)
         hosts.processes[AGAIN].send_signal(signal.SIGKILL)
         hosts.processes[AGAIN].wait()
         hosts.start(AGAIN, train, WORKERS + 1, SECRET | {"MASTER_ADDR": outside})  # comes back through the flood
-        codes = [hosts.processes[rank].wait(300.0) for rank in range(WORKERS + 1)]
+        codes = [hosts.processes[rank].wait(480.0) for rank in range(WORKERS + 1)]
         output = {rank: hosts.output(rank) for rank in range(6)}
     assert codes == [0, 0, 0], output[MASTER]
     assert listens == [{INSIDE}, set(), set()]

@@ -12,7 +12,6 @@ with ``c_i = p_i/(1-p_i)`` and row sums ``Y_i`` (a partition j has the weight 1 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ import numpy as np
 from gcdist.coding import get_code
 from gcdist.config import CodeConfig, StragglerConfig
 from gcdist.doctor.finding import Finding
-from gcdist.planning.planner import make_plan
+from gcdist.planning.load_cap import plan_within_load
 from gcdist.straggler.delays import read_trace
 from gcdist.types import F64, Plan, Problem
 
@@ -138,10 +137,10 @@ def _coded(seconds_TN: F64, tau: float) -> Cost | None:
         np.array([np.inf, 0.0]),  # one width without noise: stragglers alone are compared
         float(workers),
         np.ones(workers, np.int64),
-        np.full(workers, max(FINER + 1, math.ceil(LOAD_MOST * FINER))),  # as the run's planner rounds it
+        np.full(workers, np.inf),
     )
     try:
-        plan = make_plan(get_code("joint", allocation="chain"), problem, 0)
+        plan = plan_within_load(get_code("joint", allocation="chain"), problem, 0, LOAD_MOST, NOISE_MOST).plan
     except ValueError:
         return None
     return _cost(seconds_TN, plan, tau, k) if plan.covered_K.all() else None

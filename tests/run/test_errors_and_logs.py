@@ -39,7 +39,7 @@ def test_a_script_ends_with_the_worker_s_error_and_the_user_s_own_line(tmp_path:
     assert [(Path(path).name, name) for path, name in raised] == [
         (SCRIPT.name, "<module>"),
         (SCRIPT.name, "fails"),
-        ("stepinfo.py", "backward"),
+        ("step.py", "backward"),
     ]
     assert "RunHaltedError: partition 2 failed 3 times in a row: worker " in halt
     assert "in bad_loss" in halt

@@ -164,7 +164,7 @@ def test_the_summary_says_what_waiting_for_all_would_have_taken(tmp_path: Path) 
     [
         ({"code": {"scheme": "ogsc"}}, "code: .*ogsc.*osgc"),
         ({"quantizer": {"name": "buket"}}, "quantizer: .*buket.*bucket"),
-        ({"code": {"partitions": 5000}}, "task: .*5000"),
+        ({"code": {"partitions": 5000}}, r"code\.partitions: found 5000"),
         ({"inject": {"model": "shifted-exponential", "shift": (0.1, 0.2)}}, "inject.shift"),
     ],
 )

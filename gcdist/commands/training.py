@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -48,6 +48,27 @@ def make_optimizer(config: Config, task: Task) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, wanted.lr, momentum=wanted.momentum, weight_decay=wanted.weight_decay)
     kind = torch.optim.Adam if wanted.name == "adam" else torch.optim.AdamW
     return kind(parameters, wanted.lr, weight_decay=wanted.weight_decay)
+
+
+class Configured:
+    """An optimizer as a checkpoint keeps it: its state is the run's, its settings are always those of the config."""
+
+    begins_anew = True  # where the checkpoint has one of another kind
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self.kind = type(optimizer).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's."""
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The optimizer's state, without the settings in it."""
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(state_dict)
+        for group, own in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(own)
 
 
 class _Relay:
@@ -133,7 +154,7 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
     """Train for ``config.steps`` steps, evaluate, check the wait-for-all estimate; write the summary."""
     config = cluster.config
     optimizer = make_optimizer(config, task)
-    cluster.track(optimizer=optimizer)
+    cluster.track(optimizer=Configured(optimizer))
     with Progress(config.steps, console) as progress:
         relay.show(progress.note)
         cluster.observe(progress)

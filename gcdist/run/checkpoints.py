@@ -13,8 +13,9 @@ from gcdist.master.driver import MasterDriver
 from gcdist.master.scheme import Scheme
 from gcdist.run.accounts import Accounts
 from gcdist.run.checkpoint import Checkpoint, good_checkpoints, write_checkpoint
+from gcdist.run.resume import data_state
 from gcdist.run.session import Session
-from gcdist.run.user_state import Parts, generators_now, load_model, model_state
+from gcdist.run.user_state import Parts, check_model, generators_now, load_model, model_state
 from gcdist.simulator.quiescence import Quiescence
 
 COST_MOST = 0.01  # of the run's time, for checkpoints that come by the clock
@@ -70,7 +71,10 @@ class Checkpoints:
         self._took = 0.0  # seconds that it took
         self.newest: Path | None = None
         self.resumed = None if found is None else self._restored(found)
-        self.parts = Parts(None if self.resumed is None else self.resumed.state["parts"])
+        if self._settings.keep:  # what cannot be kept is said now, not at the first checkpoint
+            checked("task", lambda: check_model(session.task.model))
+        told = None if self.resumed is None else self.resumed.state
+        self.parts = Parts() if told is None else Parts(told["parts"], told.get("kinds"))
 
     @property
     def behind(self) -> bool:
@@ -158,7 +162,10 @@ class Checkpoints:
             "scheme": session.code.name,
             "names": list(session.state.names),
             "plan_id": session.plan_ids.next,
+            "data": data_state(session),
+            "quantizer": _quantizer(session),
             "parts": self.parts.state_dict(),
+            "kinds": self.parts.kinds,
             "rule": scheme.rule.state_dict(),
             "maker": scheme.maker.state_dict(),
             "accounts": self._accounts.state_dict(),
@@ -190,7 +197,12 @@ class Checkpoints:
         checked("resume", lambda: load_model(model, found.model, besides, frozenset(names)))
         session.state.grow(names)
         session.plan_ids.next = int(state["plan_id"])
-        scheme.maker.load_state_dict(state["maker"])
+        learned = dict(state["maker"])
+        if state.get("quantizer", _quantizer(session)) != _quantizer(
+            session
+        ):  # what its errors came to, is not this one's
+            learned = {name: value for name, value in learned.items() if name not in ("error", "expected")}
+        scheme.maker.load_state_dict(learned)
         anew = self._accounts.load_state_dict(found.step, state["accounts"])
         self._saved = self._accounts.trained
         if state["scheme"] == session.code.name:
@@ -203,3 +215,8 @@ class Checkpoints:
             anew = str(error)
         if anew is not None:
             self._driver.say("settings", f"arrivals are learned anew: the checkpoint has {anew}")
+
+
+def _quantizer(session: Session) -> list[Any]:
+    """Of which quantizer the noise was measured."""
+    return [session.quantizer.name, {key: str(value) for key, value in session.config.quantizer.options.items()}]

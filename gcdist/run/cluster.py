@@ -20,6 +20,7 @@ from gcdist.planning import PlanReport
 from gcdist.run.accounts import Accounts
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.checkpoints import Checkpoints
+from gcdist.run.model_watch import ModelWatch
 from gcdist.run.observing import configured
 from gcdist.run.session import Session
 from gcdist.run.step import Step as Step
@@ -69,6 +70,7 @@ class Cluster:
         self.checkpoints = Checkpoints(
             session, driver, self._scheme, self.accounts, folder.path, standstill, resumed, folder.event
         )
+        self._watch = ModelWatch(session.task.model)
         self._on_close = on_close
         self._already = self.accounts.trained  # steps in the checkpoint, not yet asked for again
         self._body_generators: dict[str, Any] | None = None  # when the open step's loop body began
@@ -156,17 +158,15 @@ class Cluster:
         """Keep these in every checkpoint: ``cluster.track(optimizer=opt, scheduler=sched, mine=obj)``.
 
         A part has ``state_dict`` and ``load_state_dict``, or is a dict, which is updated in place. If the run is resumed,
-        its state is loaded in this call. State is tensors, numpy arrays, numbers, text, booleans, None, and lists, tuples
-        and dictionaries of them; it is never pickled.
+        its state is loaded in this call. State is tensors, numpy arrays, numbers, text, bytes, booleans, None, and lists,
+        tuples and dictionaries of them; it is never pickled.
 
         Raises:
             ValueError: not a part, a name in use, state of another type, or state that does not fit.
         """
         self._must_be_open("track")
         for name, part in parts.items():
-            line = self.checkpoints.parts.add(name, part)
-            if line is not None:
-                self.driver.say("warning", line)
+            self._warn(self.checkpoints.parts.add(name, part))
 
     def save(self) -> Path:
         """Write a checkpoint now, ``checkpoints/step-...`` in the run's folder; to be called at the end of a loop body.
@@ -201,8 +201,10 @@ class Cluster:
             raise ValueError("evaluate: the task has no evaluate function; give one")
         accounts, port = self.accounts, self.driver.port
         at, begun = accounts.ledger.seconds, port.now()
+        self._warn(self._watch.changed())
         with accounts.ledger.pause("evaluation"):
             accounts.evaluation = evaluated(self.session.task.model, fn)
+            self._watch.accept()
             spent = port.now() - begun
         accounts.evaluated_at = accounts.next
         self.folder.evaluation(accounts.next, at, spent, accounts.evaluation)
@@ -222,8 +224,10 @@ class Cluster:
         state, accounts = self.session.state, self.accounts
         if number != accounts.next:
             raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {accounts.next}")
+        self._warn(self._watch.changed())
         try:
             if not accounts.ledger.running:
+                self._warn(self._watch.standing())
                 self._begin()
             self.checkpoints.at_rest = False
             result = self.driver.run_round(number, self._snapshot(), self._scheme)
@@ -343,6 +347,10 @@ class Cluster:
                 self.accounts.evaluated_at, self.accounts.evaluation = line["step"], dict(line["metrics"])
                 paused = self.accounts.ledger.paused
                 paused["evaluation"] = paused.get("evaluation", 0.0) + line["evaluation_seconds"]
+
+    def _warn(self, line: str | None) -> None:
+        if line is not None:
+            self.driver.say("warning", line)
 
     def _snapshot(self) -> U8:
         self.session.state.grow()  # parameters that were unfrozen since the last step

@@ -6,6 +6,7 @@ key that begins with ``%``: tuples, other dictionaries, tensors and arrays (by t
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def pack(value: Any, name: str = "state") -> tuple[Any, Tensors]:
     dictionary as a ``dict`` (or a ``Counter``), keys are text or integers.
 
     Args:
-        value: nested dictionaries, lists and tuples of tensors, numpy arrays and numbers, numbers, text, booleans, None.
+        value: nested dictionaries, lists and tuples of tensors, numpy arrays and numbers, numbers, text, bytes,
+            ``io.BytesIO``, booleans, None.
         name: what it is, for errors and for the tensors' names.
 
     Raises:
@@ -76,6 +78,9 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
             return Counter({key: unpack(inner, tensors) for key, inner in held})
         case "%float":
             return float(held)
+        case "%bytes" | "%bytearray" | "%BytesIO" if held in tensors:
+            raw = tensors[held].numpy().tobytes()
+            return raw if tag == "%bytes" else bytearray(raw) if tag == "%bytearray" else io.BytesIO(raw)
         case "%tensor" | "%array" | "%number" if held in tensors:
             tensor = tensors[held]
             return tensor if tag == "%tensor" else tensor.numpy() if tag == "%array" else tensor.numpy()[()]
@@ -92,6 +97,9 @@ def _pack(value: Any, name: str, tensors: Tensors) -> Any:
         if value.layout != torch.strided or value.is_quantized:
             raise StateError(f"{name} is a tensor of layout {value.layout}: it cannot be kept in a checkpoint")
         return {"%tensor": _add(tensors, name, value.detach().cpu().clone(memory_format=torch.contiguous_format))}
+    if kind in (bytes, bytearray, io.BytesIO):
+        raw = np.frombuffer(bytes(value.getbuffer() if kind is io.BytesIO else value), np.uint8).copy()
+        return {f"%{kind.__name__}": _add(tensors, name, torch.from_numpy(raw))}
     if isinstance(value, (np.ndarray, np.generic)):
         try:
             tensor = torch.from_numpy(np.array(value, order="C"))
@@ -106,7 +114,7 @@ def _pack(value: Any, name: str, tensors: Tensors) -> Any:
         return _dictionary(value, name, tensors)
     raise StateError(
         f"{name} is of type {kind.__name__}: it cannot be kept in a checkpoint (tensors, numpy arrays, numbers, text, "
-        "booleans, None, and lists, tuples and dictionaries of them can)"
+        "bytes, booleans, None, and lists, tuples and dictionaries of them can)"
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from gcdist.config import Config, ConfigError, dump_config, load_config, setting_lines, shared_settings
 from gcdist.master.driver import Say
 from gcdist.observe import RunFolder
+from gcdist.protocol.messages import SampleSketch, ValueSketch
 from gcdist.run.checkpoint import Checkpoint, newest_checkpoint
 from gcdist.run.session import Session
 
+KEPT = ("name", "out")  # where the run is: it stays in its folder
 FIXED = ("seed", "task.", "code.partitions", "data.")  # settings that a resumed run cannot change: what step t computes
 
 
@@ -36,7 +39,7 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
     Settings that differ from the run's are one line. Nothing is changed before `take_up`.
 
     Raises:
-        ConfigError: a setting that cannot change differs, or the length of the data set.
+        ConfigError: a setting that cannot change differs, or the data set.
     """
     found = newest_checkpoint(path / "checkpoints", lambda line: say("warning", line))
     _compare(session.config, path, found is not None, say)
@@ -46,6 +49,8 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
             raise ConfigError(
                 f"task: the data set has {samples} samples; the run in {path} has {found.state['samples']}"
             )
+        if (off := _other_data(session, found.state.get("data"))) is not None:
+            raise ConfigError(f"task: other data than those of the run in {path}: {off}")
     run = RunFolder(path, resume=True)
     if found is None:
         say("checkpoint", f"there is no checkpoint in {path}: the run begins at step 0")
@@ -73,9 +78,31 @@ def _compare(config: Config, path: Path, bound: bool, say: Say) -> None:
                 f"{key}: found {now.get(key, 'nothing')}; the run in {path} has {was.get(key, 'nothing')}, and a resumed "
                 "run cannot change it"
             )
-    if changed:
-        told = (f"{key} = {now.get(key, 'nothing')} (was {was.get(key, 'nothing')})" for key in changed)
+    if kept := [key for key in changed if key in KEPT]:
+        say("settings", f"the run stays in {path}: {', '.join(kept)} would only say where a new one is written")
+    if used := [key for key in changed if key not in KEPT]:
+        told = (f"{key} = {now.get(key, 'nothing')} (was {was.get(key, 'nothing')})" for key in used)
         say("settings", f"other than in the run so far: {', '.join(told)}")
+
+
+def data_state(session: Session) -> dict[str, Any]:
+    """What a checkpoint says of the data: how they are cut, and sketches of some samples."""
+    return {
+        "cut": session.gradients.batches.cut,
+        "looked": [[s.number, s.partition, [[v.kind, list(v.numbers)] for v in s.values]] for s in session.looked],
+    }
+
+
+def _other_data(session: Session, state: Any) -> str | None:
+    """In what these data differ from the checkpoint's; None: in nothing, or an older version has not said."""
+    if state is None:
+        return None
+    now = {sample.number: sample for sample in session.looked}
+    for number, partition, values in state["looked"]:
+        then = SampleSketch(number, partition, tuple(ValueSketch(kind, tuple(numbers)) for kind, numbers in values))
+        if number in now and (off := then.difference(now[number], "the run has")) is not None:
+            return off
+    return None if state["cut"] == session.gradients.batches.cut else "the same partition holds other samples"
 
 
 def _is_shared(key: str, *configs: Config) -> bool:

@@ -50,6 +50,13 @@ def model_state(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
     }
 
 
+def check_model(model: nn.Module) -> None:
+    """Whether a checkpoint can keep the model's own extra state; ValueError: one line that names the module's."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            pack(value, name.replace(COMPILED, ""))
+
+
 def load_model(model: nn.Module, tensors: Tensors, besides: Mapping[str, Any], travels: frozenset[str]) -> None:
     """Put what `model_state` gave back into the model, in place.
 
@@ -96,15 +103,23 @@ def load_model(model: nn.Module, tensors: Tensors, besides: Mapping[str, Any], t
 
 
 class Parts:
-    """The user's tracked parts, by name; ``resumed``: their states in the checkpoint that the run goes on from."""
+    """The user's tracked parts, by name.
 
-    def __init__(self, resumed: Mapping[str, Any] | None = None) -> None:
+    Args:
+        resumed: their states in the checkpoint that the run goes on from.
+        kinds: their types there, by name; a checkpoint of an older version does not say.
+    """
+
+    def __init__(self, resumed: Mapping[str, Any] | None = None, kinds: Mapping[str, str] | None = None) -> None:
         self._parts: dict[str, Stateful | dict[Any, Any]] = {}
         self._waiting = dict(resumed or {})
+        self._kinds = dict(kinds or {})
         self._resumed = resumed is not None
 
     def add(self, name: str, part: Stateful | dict[Any, Any]) -> str | None:
-        """Track a part; load its state if the run is resumed. Returns a line for the log if it has none there.
+        """Track a part; load its state if the run is resumed. Returns a line for the log if something is not as expected.
+
+        A part of another type than in the checkpoint is refused; if it has a true attribute ``begins_anew``, it does.
 
         Raises:
             ValueError: not a part, a name in use, state that cannot be kept, or that does not fit.
@@ -112,6 +127,11 @@ class Parts:
         if not isinstance(part, dict | Stateful):
             raise ValueError(
                 f"track: {name} is of type {type(part).__name__}; should have state_dict and load_state_dict, or be a dict"
+            )
+        if isinstance(part, torch.optim.SparseAdam):
+            raise ValueError(
+                f"track: {name} is of type SparseAdam, which takes sparse gradients only; those of sparse embeddings come "
+                "back dense: take Adam, Adagrad or SGD"
             )
         if self._parts.get(name, part) is not part:
             raise ValueError(f"track: there is another {name!r} already")
@@ -122,15 +142,40 @@ class Parts:
         if name not in self._waiting:
             return f"{name} is not in the checkpoint: it begins anew"
         state = self._waiting.pop(name)
+        other = self._other_kind(name, part, state)
+        if other is not None and getattr(part, "begins_anew", False):
+            return f"{name} is {_kind(part)}, the checkpoint has one of {other}: it begins anew"
+        if other is not None:
+            raise ValueError(
+                f"track: {name} is of type {_kind(part)}, the checkpoint has one of {other}: give the same, or track it "
+                "under another name, and it begins anew"
+            )
         if isinstance(part, dict):
             part.clear()
             part.update(state)
             return None
+        before = _settings(part)
         try:
             part.load_state_dict(state)
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"track: {name}'s state in the checkpoint does not fit: {error}") from error
+        return _stays(name, before, _settings(part))
+
+    def _other_kind(self, name: str, part: Stateful | dict[Any, Any], state: Any) -> str | None:
+        """The type of the checkpoint's part, if it is another one."""
+        was = self._kinds.get(name)
+        if was is not None:
+            return None if was == _kind(part) else was
+        if not isinstance(part, dict) and isinstance(state, dict):
+            groups = zip(part.state_dict().get("param_groups", ()), state.get("param_groups", ()), strict=False)
+            if any(mine.keys() - theirs.keys() - {"initial_lr"} for mine, theirs in groups):
+                return "another type"
         return None
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The types of the parts, by name."""
+        return {**self._kinds, **{name: _kind(part) for name, part in self._parts.items()}}
 
     @property
     def forgotten(self) -> list[str]:
@@ -145,6 +190,32 @@ class Parts:
     def state_dict(self) -> dict[str, Any]:
         """The parts' states now; those that nobody has asked for stay as they were."""
         return {**self._waiting, **{name: _state_of(part) for name, part in self._parts.items()}}
+
+
+def _kind(part: Stateful | dict[Any, Any]) -> str:
+    """The name of its type; a part may name another."""
+    found: str = getattr(part, "kind", type(part).__name__) if not isinstance(part, dict) else "dict"
+    return found
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """What an optimizer was built with: the settings of its first group."""
+    groups = part.param_groups if isinstance(part, torch.optim.Optimizer) else []
+    return {key: value for key, value in groups[0].items() if key != "params"} if groups else {}
+
+
+def _stays(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """A line for settings that the checkpoint has put in the place of the script's, but for what a schedule moves."""
+    moved = {"lr", "momentum", "betas"} if "initial_lr" in before else set()
+    changed = [
+        f"{key} = {now[key]} (the script: {before[key]})"
+        for key in before.keys() & now.keys() - moved
+        if isinstance(before[key], (int, float, tuple)) and before[key] != now[key]
+    ]
+    if not changed:
+        return None
+    told = ", ".join(sorted(changed))
+    return f"{name} goes on as in the checkpoint: {told}; set its param_groups after track to change it"
 
 
 def _state_of(part: Stateful | dict[Any, Any]) -> Any:

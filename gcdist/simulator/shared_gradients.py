@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from gcdist.config import checked
 from gcdist.exchange.setup import Setup
+from gcdist.model.copying import copied
 from gcdist.model.device import pick_device
 from gcdist.model.gradients import PartitionGradients, PartitionResult
 from gcdist.model.state import ModelState
@@ -21,7 +21,7 @@ class SharedGradients:
         # a copy: the master's model belongs to the optimizer, and a stale row may need older parameters
         config = setup.config
         device = checked("compute", lambda: pick_device(config.compute.device))
-        task = replace(setup.task, model=copy.deepcopy(setup.task.model).to(device))
+        task = replace(setup.task, model=checked("task", lambda: copied(setup.task.model)).to(device))
         self._state = ModelState(task.model, True, config.quantizer.downlink, device)
         self._gradients = PartitionGradients(task, self._state, len(setup.sizes_K), config.seed, config.data.sampling)
         self._seconds = config.simulate.compute_seconds

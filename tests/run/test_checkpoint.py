@@ -207,7 +207,7 @@ def test_tracked_parts() -> None:
     parts = Parts({"optimizer": optimizer.state_dict(), "mine": {"a": 1}, "gone": 3})
     fresh = torch.optim.SGD([nn.Parameter(torch.zeros(2))], lr=0.1)
     mine = {"b": 2}
-    assert parts.add("optimizer", fresh) is None
+    assert "lr = 0.5 (the script: 0.1)" in str(parts.add("optimizer", fresh))
     assert parts.add("mine", mine) is None
     assert mine == {"a": 1}
     assert fresh.param_groups[0]["lr"] == 0.5

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 
 import gcdist
 from gcdist.master.coverage import Coverage
-from gcdist.observe import Progress, print_summary
+from gcdist.observe import Progress, StepRecord, print_summary
 from gcdist.tasks import digits
 from gcdist.types import Plan
 
@@ -101,8 +101,8 @@ def test_a_run_says_what_it_leaves_out(tmp_path: Path) -> None:
 def test_the_printed_loss_says_which_part_of_the_data_it_is_of() -> None:
     out = io.StringIO()
     with Progress(2, Console(file=out, width=200), every=1) as progress:
-        progress.step(0, 1.0, 0.5, 2, 3, 1, 1, 1.0, None, 0.667)
-        progress.step(1, 2.0, 0.5, 3, 3, 1, 1, 1.0, None, 1.0)
+        progress.step(StepRecord(0, 1.0, 1.0, 0.5, (1, 2), (), 3, 1, 1, 1.0, "deadline", None, None, 0.667))
+        progress.step(StepRecord(1, 2.0, 1.0, 0.5, (1, 2, 3), (), 3, 1, 1, 1.0, "complete", None, None, 1.0))
     first, second = out.getvalue().splitlines()
     assert "loss 0.5000 of 67% of the data  arrived 2/3" in first
     assert "loss 0.5000  arrived 3/3" in second

@@ -102,21 +102,26 @@ WIDE = {"float32": 32, "bfloat16": 16}  # quantizers of one width; the others pa
 class QuantizerConfig(Section):
     """Packed bits a coordinate, sign included: ``bits`` on average over the workers, ``bits_most`` for any of them.
 
-    ``downlink``: how the parameters travel to the workers; "bfloat16" is rounded to nearest, once for all of them.
+    ``downlink``: how the parameters travel to the workers. "differences": what has changed, quantized with ``downlink_bits``
+    once a step (math section 11); "float32": as they are; "bfloat16": rounded to nearest. Absent: "differences", but
+    "float32" with the quantizers "float32" (nothing is lost then) and "qsgd" (its noise grows with the model).
     """
 
     name: str = "rotated-dither"
     bits: int = 4
     bits_most: BitsMost = None
-    downlink: Literal["float32", "bfloat16"] = "float32"
+    downlink: Literal["differences", "float32", "bfloat16"] = "differences"
+    downlink_bits: int = 4
     options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
     def _one_width(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data.get("name") in WIDE:
-            return {"bits": WIDE[data["name"]], **data}
-        return data
+        if not isinstance(data, Mapping):
+            return data
+        name = data.get("name")
+        width = {"bits": WIDE[name], "downlink_bits": WIDE[name]} if name in WIDE else {}
+        return {**width, **({"downlink": "float32"} if name in ("float32", "qsgd") else {}), **data}
 
     @model_validator(mode="after")
     def _check(self) -> QuantizerConfig:
@@ -125,6 +130,10 @@ class QuantizerConfig(Section):
             raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" has {wide}')
         if wide is None and not 1 <= self.bits <= 8:
             raise ValueError(f'bits: found {self.bits}; the quantizer "{self.name}" takes 1 to 8')
+        down = self.downlink_bits
+        if self.downlink == "differences" and (down != wide if wide is not None else not 1 <= down <= 8):
+            allowed = "takes 1 to 8" if wide is None else f"has {wide}"
+            raise ValueError(f'downlink_bits: found {down}; the quantizer "{self.name}" {allowed}')
         if wide is not None and self.bits_most is not None:
             raise ValueError(f'bits_most: found {shown(self.bits_most)}; the quantizer "{self.name}" has {wide} bits')
         most = self.bits_most if isinstance(self.bits_most, tuple) else (self.bits_most,)

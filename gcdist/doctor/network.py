@@ -101,9 +101,9 @@ def bandwidth(up: float, down: float) -> Finding:
     text = f"{_bits(up)} to the master, {_bits(down)} from it"
     if min(up, down) >= SLOW:
         return Finding("bandwidth", "ok", text)
-    sent, got = PARAMETERS * 4 / 8 / up, PARAMETERS * 4 / down
-    text += f": a step of 1 million parameters takes {sent:.2g} s up (4 bits) and {got:.2g} s down"
-    fix = 'quantizer.bits = 2 and quantizer.downlink = "bfloat16" send less; or ethtool DEV, a cable in place of Wi-Fi'
+    sent, got = PARAMETERS * 4 / 8 / up, PARAMETERS * 4 / 8 / down
+    text += f": a step of 1 million parameters takes {sent:.2g} s up and {got:.2g} s down (4 bits)"
+    fix = "quantizer.bits = 2 and quantizer.downlink_bits = 2 send less; or ethtool DEV, a cable in place of Wi-Fi"
     return Finding("bandwidth", "warn", text, fix)
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 import numpy as np
 
 from gcdist.config import Config, ConfigError, checked, shared_settings
+from gcdist.exchange.replica import DifferenceCoder
 from gcdist.model.device import CPU, pick_device
 from gcdist.model.gradients import PartitionGradients
 from gcdist.model.state import ModelState
@@ -64,8 +65,13 @@ class Setup:
             task.model.to(device)
         state = checked("task", lambda: ModelState(task.model, own, config.quantizer.downlink, device))
         quantizer = checked("quantizer", lambda: get_quantizer(config.quantizer.name, **config.quantizer.options))
-        if not np.isfinite(noise_table(quantizer, state.layout.d)[config.quantizer.bits]):
-            raise ConfigError(f"quantizer.bits: {quantizer.name!r} does not take {config.quantizer.bits} bits")
+        law, chosen = noise_table(quantizer, state.layout.d), config.quantizer
+        wanted = {"bits": chosen.bits, "downlink_bits": chosen.downlink_bits}
+        if chosen.downlink != "differences":
+            del wanted["downlink_bits"]
+        for key, bits in wanted.items():
+            if not np.isfinite(law[bits]):
+                raise ConfigError(f"quantizer.{key}: {quantizer.name!r} does not take {bits} bits")
         gradients = checked("task", lambda: PartitionGradients(task, state, k, config.seed, config.data.sampling))
         return Setup(
             task,
@@ -76,6 +82,14 @@ class Setup:
             quantizer,
             checked("inject", lambda: make_delays(config.inject.model, workers, **config.inject.params())),
         )
+
+    @property
+    def coder(self) -> DifferenceCoder | None:
+        """What encodes the differences on the way down; None: parameters travel whole."""
+        chosen = self.config.quantizer
+        if chosen.downlink != "differences":
+            return None
+        return DifferenceCoder(self.quantizer, chosen.downlink_bits, self.config.seed)
 
     def hello(self, name: str, worker: int | None = None) -> Hello:
         """What this process says of itself: as the worker of that index, or as the master; ``looked`` is in it."""

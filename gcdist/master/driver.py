@@ -16,6 +16,7 @@ from gcdist.exchange.injected_faults import described, schedule_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
 from gcdist.master.aggregator import Aggregator, Counted
+from gcdist.master.downlink import Downlink, Outgoing, make_downlink
 from gcdist.master.round_times import RoundTimes
 from gcdist.master.scheme import Scheme
 from gcdist.model.vector_format import Shape
@@ -126,6 +127,7 @@ class RoundResult:
     seen: tuple[Seen, ...]  # outcomes observed since the last step was closed, of older steps too
     messages: int  # with a gradient, that arrived since the last step was closed, late and dropped ones too
     payload_bytes: int  # of these
+    down_saved: int  # bytes less than with float32 parameters, in the rounds sent
     promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
 
 
@@ -138,6 +140,7 @@ class _Step:
     seen: list[Seen] = field(default_factory=list)
     messages: int = 0
     payload_bytes: int = 0
+    down_saved: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +150,8 @@ class MasterDriver:
     Args:
         machine: the protocol.
         port: events in, messages out.
-        aggregator: the arithmetic.
+        aggregator: the arithmetic of what comes up.
+        downlink: makes what goes down.
         say: takes log lines.
         min_workers: no step opens below.
         start_workers: the first step waits for so many, for ``start_timeout`` seconds once ``min_workers`` are here.
@@ -160,6 +164,7 @@ class MasterDriver:
     machine: MasterMachine
     port: MasterPort
     aggregator: Aggregator
+    downlink: Downlink
     say: Say
     min_workers: int
     start_workers: int
@@ -171,7 +176,7 @@ class MasterDriver:
     _began: float | None = None
     _step: int = -1
     _load: tuple[int, F64] | None = None  # plan's number, and partitions (N,) of each worker in it
-    _state: U8 = field(default_factory=lambda: np.zeros(0, np.uint8))
+    _state: Outgoing | None = None
     _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
     _wake: float | None = None
     _scheme: Scheme | None = None
@@ -190,6 +195,7 @@ class MasterDriver:
             MasterMachine(setup.workers, setup.hello("master")),
             port,
             Aggregator(setup.state.shape, setup.quantizer, setup.config.seed),
+            make_downlink(setup),
             say,
             cluster.min_workers or 1,
             setup.workers,
@@ -199,14 +205,15 @@ class MasterDriver:
             schedule_of(setup.config),
         )
 
-    def run_round(self, step: int, state: U8, scheme: Scheme) -> RoundResult:
-        """One coded round: opens ``step`` with the state's bytes, returns when it is closed.
+    def run_round(self, step: int, scheme: Scheme) -> RoundResult:
+        """One coded round: opens ``step`` with the model's parameters as they are, returns when it is closed.
 
         Raises:
             RunHaltedError: too few workers for too long, or a user's error that keeps coming back.
             RunStoppedError: Stop was among the events.
         """
-        self._scheme, self._state, self._step = scheme, state, step
+        self._scheme, self._step = scheme, step
+        state = self._state = self.downlink.next(step)
         self.port.between_rounds()
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
@@ -217,7 +224,7 @@ class MasterDriver:
         self.aggregator.reshape(scheme.maker.shape)
         self._inject_due(step)
         opened = self.port.now()
-        self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms)))
+        self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms), state.since))
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
@@ -236,6 +243,7 @@ class MasterDriver:
             tuple(self._current.seen),
             self._current.messages,
             self._current.payload_bytes,
+            self._current.down_saved,
             promised,
         )
 
@@ -394,9 +402,12 @@ class MasterDriver:
                 self.aggregator.accumulate(told)
             case SendRound(peer=peer, round=sent):
                 assert self._plan is not None
+                assert self._state is not None
                 self._sent[peer] = self._plan, self.aggregator.shape
-                self.times.sent(peer, sent.step, self.port.now(), self._load_of(peer), len(self._state))
-                self.port.send_round(peer, sent, self._state)
+                body = self._state.body(sent.base)
+                self._current.down_saved += self._state.float32_nbytes - len(body)
+                self.times.sent(peer, sent.step, self.port.now(), self._load_of(peer), len(body))
+                self.port.send_round(peer, sent, body)
             case Observe(seen=seen):
                 self._current.seen.append(seen)
                 if self._scheme is not None:

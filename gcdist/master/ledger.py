@@ -18,6 +18,7 @@ class Ledger:
         self.bytes_up = 0  # in the steps, without the check of waiting
         self.bytes_down = 0
         self.saved_bytes = 0  # float32 payloads minus the packed ones
+        self.saved_down = 0  # the same of the parameters on their way down
         self._port = port
         self._began: float | None = None  # on the port's clock
         self._resting = False
@@ -85,4 +86,4 @@ class Ledger:
         self.paused = dict(state["paused"])
         self._resumed = state
 
-    _SUMS = ("step_seconds", "bytes_up", "bytes_down", "saved_bytes")
+    _SUMS = ("step_seconds", "bytes_up", "bytes_down", "saved_bytes", "saved_down")

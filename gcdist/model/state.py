@@ -17,9 +17,9 @@ from gcdist.model.device import CPU
 from gcdist.model.vector_format import Shape
 from gcdist.types import F32, U8, Layout, Mask
 
-Downlink = Literal["float32", "bfloat16"]
+Downlink = Literal["differences", "float32", "bfloat16"]
 TRAINABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-WIRE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WIRE = {"differences": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ModelState:
@@ -38,7 +38,7 @@ class ModelState:
         model: the module; it stays the user's. Names are told without the ``_orig_mod.`` of `torch.compile`.
         own: worker: where all of the vector is float32 on the CPU, make the parameters views of one flat tensor, so that
             `load` is one copy. The master leaves this off: there, optimizers find ordinary parameters.
-        downlink: how the vector travels in a snapshot.
+        downlink: how the vector travels in a snapshot; differences are made elsewhere, from `read_vector`.
         device: worker: where the model is.
 
     Raises:
@@ -161,7 +161,31 @@ class ModelState:
 
     def load(self, raw: U8) -> None:
         """Take a snapshot into the model; its buffers are the ones that `restore_buffers` goes back to."""
-        vector, floats, ints = self._sections(raw)
+        self._load(*self._sections(raw))
+
+    def load_values(self, vector: F32, floats: F32, ints: U8) -> None:
+        """The same from the vector (d,) and the buffers as `read_buffers` gives them.
+
+        Raises:
+            ValueError: of another size.
+        """
+        expected = (self.layout.d, self.shape.floats, self.shape.int_nbytes)
+        found = (len(vector), len(floats), len(ints))
+        if found != expected:
+            raise ValueError(f"this model has (coordinates, float buffers, integer bytes) {expected}, found {found}")
+        self._load(torch.from_numpy(vector), floats, ints)
+
+    def read_vector(self, out: F32) -> F32:
+        """Copy the parameters into ``out`` (d,), and return it."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.split(torch.from_numpy(out)), self.parameters)
+        return out
+
+    def read_buffers(self) -> tuple[F32, U8]:
+        """Float buffers as float32, then integer and bool ones as bytes, as new arrays; ModelChangedError."""
+        return self._buffers.read()
+
+    def _load(self, vector: Tensor, floats: F32, ints: U8) -> None:
         with torch.no_grad():
             if self._flat is not None:
                 self._flat.copy_(vector)

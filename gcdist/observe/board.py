@@ -58,7 +58,7 @@ class Board:
     def __init__(self, steps: int | None) -> None:
         self.steps = steps
         self.metrics: dict[str, float] = {}  # of the newest evaluation
-        self.bytes_up = self.bytes_down = 0
+        self.bytes_up = self.bytes_down = self.bytes_down_float32 = 0
         self._last: deque[StepRecord] = deque(maxlen=WINDOW)
         self._rounds: dict[int, deque[WorkerRound]] = {}
 
@@ -72,6 +72,7 @@ class Board:
         self._last.append(record)
         self.bytes_up += record.bytes_up
         self.bytes_down += record.bytes_down
+        self.bytes_down_float32 += record.bytes_down_float32
         for each in record.rounds:
             self._rounds.setdefault(each.worker, deque(maxlen=WINDOW)).append(each)
 
@@ -95,10 +96,11 @@ class Board:
         of = f"/{self.steps}" if self.steps is not None else ""
         told = "".join(f"  {metric_text(name, value)}" for name, value in last.metrics.items())
         part = "" if last.loss is None or last.loss_share > WHOLE else f" of {last.loss_share:.0%} of the data"
+        whole = f" (float32 {bytes_text(self.bytes_down_float32)})" if self.bytes_down_float32 else ""
         text = (
             f"step {last.step + 1}{of}  loss {'-' if last.loss is None else format(last.loss, '.4f')}{part}{told}"
             f"  arrived {len(last.arrived)}/{last.live}"
-            f"  up {bytes_text(self.bytes_up)}  down {bytes_text(self.bytes_down)}"
+            f"  up {bytes_text(self.bytes_up)}  down {bytes_text(self.bytes_down)}{whole}"
             f"  {last.seconds:.1f} s  deadline {_deadline(last)}"
         )
         return text + "".join(f"  {metric_text(name, value)}" for name, value in self.metrics.items())

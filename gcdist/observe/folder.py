@@ -109,9 +109,9 @@ class RunFolder:
     def step(self, step: int, rounds: Sequence[WorkerRound] = (), **values: Any) -> None:
         """A line of ``metrics.jsonl``, and one of ``workers.jsonl`` with the rounds of workers that have ended.
 
-        Keys in use: seconds (since the start), loss, arrived and away (ranks), live, bytes_up, bytes_down, noise_planned,
-        noise_observed, deadline, why, step_seconds, plan_id, data_seconds, compute_seconds, cpu_seconds, loss_share,
-        metrics (by name).
+        Keys in use: seconds (since the start), loss, arrived and away (ranks), live, bytes_up, bytes_down,
+        bytes_down_float32, noise_planned, noise_observed, deadline, why, step_seconds, plan_id, data_seconds,
+        compute_seconds, cpu_seconds, loss_share, metrics (by name).
         """
         self._look()
         if rounds:

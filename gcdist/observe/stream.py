@@ -36,6 +36,7 @@ class StepRecord:
     why: str  # complete, deadline, count
     noise_planned: float | None
     noise_observed: float | None
+    bytes_down_float32: int = 0  # with float32 parameters; 0: not known (a run of an older version)
     loss_share: float = 1.0  # of the samples, those in partitions that the loss is of
     metrics: Mapping[str, float] = field(default_factory=dict)  # that the loss function gave
     rounds: tuple[WorkerRound, ...] = ()  # that ended since the last step had ended

@@ -54,6 +54,7 @@ class Summary:
     bytes_up: int
     bytes_up_float32: int  # the same messages with float32 payloads
     bytes_down: int
+    bytes_down_float32: int  # the same with float32 parameters
     folder: Path
     evaluation_seconds: float = 0.0  # apart from the wall clock, as the next one
     checkpoint_seconds: float = 0.0
@@ -113,11 +114,12 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         measured, estimated = summary.waiting_check
         off = f", off by {abs(estimated / measured - 1):.1%}" if measured > 0 else ""
         facts.append(("its check", f"real sync steps took {measured:.2f} s, estimated {estimated:.2f} s{off}"))
-    less = f" ({summary.bytes_up_float32 / summary.bytes_up:.1f} times)" if summary.bytes_up else ""
-    facts.append(
-        ("bytes up", f"{bytes_text(summary.bytes_up)}, in float32 {bytes_text(summary.bytes_up_float32)}{less}")
-    )
-    facts.append(("bytes down", bytes_text(summary.bytes_down)))
+    for name, sent, whole in (
+        ("bytes up", summary.bytes_up, summary.bytes_up_float32),
+        ("bytes down", summary.bytes_down, summary.bytes_down_float32),
+    ):
+        less = f" ({whole / sent:.1f} times)" if sent else ""
+        facts.append((name, f"{bytes_text(sent)}, in float32 {bytes_text(whole)}{less}"))
     if summary.partitions_missed or summary.steps_without_gradient:
         without = f"{summary.steps_without_gradient} steps without a gradient"
         facts.append(("data counted", f"{summary.samples_counted:.1%} of the samples a step; {without}"))

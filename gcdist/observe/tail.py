@@ -113,6 +113,7 @@ def step_record(line: Mapping[str, Any], workers: int, rounds: tuple[WorkerRound
         why=str(line.get("why", "")),
         noise_planned=line.get("noise_planned"),
         noise_observed=line.get("noise_observed"),
+        bytes_down_float32=int(line.get("bytes_down_float32") or 0),
         loss_share=1.0 if line.get("loss_share") is None else float(line["loss_share"]),
         metrics=_numbers(line.get("metrics")),
         rounds=rounds,

@@ -43,6 +43,7 @@ from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shi
 from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, CloseWhy, Hello, Peer, Round, Tick, Wake
 from gcdist.types import Decoder, Mask, Plan, Seen, Use
 
+ASTRAY = "its parameters are not the master's: it gets all of them with its next round"
 FAILURES_TO_HALT = 3  # of one partition, with no arrival of it in between
 
 
@@ -221,7 +222,9 @@ class MasterMachine:
     def _settled(self, event: Settle) -> None:
         if self._open is not None:
             raise ValueError(f"settled for step {event.step} while step {self._open.event.step} is open")
-        self._out += [Announce(state.peer, event.step) for state in self._peers.values()]
+        for state in self._peers.values():
+            state.params = None  # a run that goes on from here has no earlier differences
+            self._out.append(Announce(state.peer, event.step))
 
     def _break(self, at: float, peer: Peer, step: int, reason: str) -> None:
         """A peer broke the protocol: drop what it sent, close its link alone."""
@@ -300,7 +303,7 @@ class MasterMachine:
             step=opened.event.step,
             plan_id=plan_id,
             params=opened.event.params,
-            base=None,
+            base=self._base(state),
             shift=tuple(s.version if s else 0 for s in shifts),
             beta=tuple(s.beta if s else 0.0 for s in shifts),
             assignment=None if state.plan_sent == plan_id else assignment,
@@ -316,8 +319,13 @@ class MasterMachine:
             cold=state.cold,
         )
         state.credit, state.cold = False, False
-        state.plan_sent, state.last_step = plan_id, sent.step
+        state.plan_sent, state.last_step, state.params = plan_id, sent.step, sent.params
         self._out.append(SendRound(state.peer, sent))
+
+    def _base(self, state: PeerState) -> int | None:
+        """The version that a peer gets differences to: the link is ordered, so it has what its last round brought."""
+        since = None if self._open is None else self._open.event.since
+        return state.params if since is not None and state.params is not None and state.params >= since else None
 
     def _credited(self, event: Credit) -> None:
         state = self._known(event.peer)
@@ -331,8 +339,10 @@ class MasterMachine:
             self._break(event.at, event.peer, event.step, f"credit 'sent' with rows {sorted(owed.shift)} not sent")
             return
         state.outstanding, state.credit = None, True
+        if event.why == "astray":
+            state.params = None
         if owed is not None and owed.shift:
-            self._out.append(Drop(event.peer, owed.step, event.why))
+            self._out.append(Drop(event.peer, owed.step, ASTRAY if event.why == "astray" else event.why))
             if self._open is not None and owed.step == self._open.event.step:
                 self._write_off(event.at, tuple(owed.shift))
         self._send(state)

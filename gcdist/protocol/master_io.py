@@ -100,6 +100,7 @@ class OpenStep:
     plan: Plan
     terms: StepTerms
     decoder: Decoder
+    since: int | None = None  # a worker that has these parameters or later ones gets differences; None: nobody does
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class PeerState:
     cold: bool = True
     plan_sent: int = -1
     last_step: int = -1
+    params: int | None = None  # version that its last round brought it to; None: none, or it lost it
     outstanding: Outstanding | None = None
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 5  # raised when a message changes; peers of another number are refused
+PROTOCOL = 6  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
 Body: TypeAlias = Any
-CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed"]
+CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed", "astray"]
 CloseWhy: TypeAlias = Literal["complete", "deadline", "count", "stop"]
 
 
@@ -156,7 +156,7 @@ class Round(NamedTuple):
     step: int
     plan_id: int
     params: int  # version carried
-    base: int | None  # version it is a difference to; None = whole
+    base: int | None  # version that its differences begin at; None: it has all parameters
     shift: tuple[int, ...]  # per row of this worker: the master's version of h_row; 0 = set h_row to zero
     beta: tuple[float, ...]  # per row: what the master applied to the pending message, where shift is the worker's + 1
     assignment: Assignment | None  # exactly when this incarnation has not been sent plan_id

@@ -17,6 +17,7 @@ from gcdist.protocol.worker_io import (
     Abort,
     Aborted,
     Announced,
+    Astray,
     Commit,
     Compute,
     Connect,
@@ -38,6 +39,7 @@ from gcdist.protocol.worker_io import (
     SendLeaving,
     SentRow,
     Sigterm,
+    Take,
     UserError,
     WorkerEvent,
     WorkerInstruction,
@@ -125,6 +127,10 @@ class WorkerMachine:
                 self._sent(event)
             case UserError():
                 self._user_error(event)
+            case Astray(step=step):
+                if self._current(step, "computing"):
+                    self._out.append(Abort(step))
+                    self._drop("astray")
             case Sigterm():
                 self._sigterm(event)
             case Released():
@@ -204,6 +210,7 @@ class WorkerMachine:
             dict(zip(work.rows, new.shift, strict=True)),
         )
         if self._stale():
+            self._out.append(Take(new._replace(assignment=work), event.body))
             self._drop("stale")
             return
         # with the assignment always: the round that brought it may have been dropped as stale
@@ -273,7 +280,7 @@ class WorkerMachine:
         self._out.append(SendFailed(event.step, event.partition, event.text))
         self._drop("failed")
 
-    def _drop(self, why: Literal["stale", "failed"]) -> None:
+    def _drop(self, why: Literal["stale", "failed", "astray"]) -> None:
         assert self._work is not None
         step = self._work.round.step
         self._work = None

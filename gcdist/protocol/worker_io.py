@@ -55,6 +55,14 @@ class RoundIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Astray:
+    """The parameters of ``step`` do not lead to the master's: its digest is another one, or it does not fit what is here."""
+
+    at: float
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sigterm:
     """This process was asked to end."""
 
@@ -121,6 +129,7 @@ WorkerEvent: TypeAlias = (
     | Refused
     | Announced
     | RoundIn
+    | Astray
     | Sigterm
     | Released
     | Tick
@@ -137,6 +146,14 @@ WorkerEvent: TypeAlias = (
 @dataclass(frozen=True, slots=True)
 class Load:
     """Take the parameters (and buffers) of a round into the model; the round's assignment is always there."""
+
+    round: Round
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """The round's work is dropped before it began; its parameters are taken all the same, as later ones begin there."""
 
     round: Round
     body: Body
@@ -245,6 +262,7 @@ class Exit:
 
 WorkerInstruction: TypeAlias = (
     Load
+    | Take
     | Zero
     | Commit
     | Discard

@@ -208,8 +208,11 @@ def _notes(run: Run, workers: list[WorkerFigures]) -> list[str]:
     up, full = run.summary.get("bytes_up"), run.summary.get("bytes_up_float32")
     down = float(np.nansum(run.series["bytes_down"])) if run.steps else 0.0
     if isinstance(up, int) and isinstance(full, int) and up > 0:
+        whole = run.summary.get("bytes_down_float32")
+        less = f", {whole / down:.2g} times less" if isinstance(whole, int) and down > 0 else ""
         notes.append(
-            f"Workers sent {bytes_text(up)}, {full / up:.2g} times less than in float32; the master sent {bytes_text(down)}."
+            f"Workers sent {bytes_text(up)}, {full / up:.2g} times less than in float32; "
+            f"the master sent {bytes_text(down)}{less}."
         )
     ended = sum(why == "deadline" for why in run.why_T)
     if run.steps:

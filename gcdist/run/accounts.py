@@ -54,6 +54,7 @@ class Accounts:
         self.waiting.add(result)
         self.ledger.step_seconds += result.seconds
         self.count_saved(result.messages, result.payload_bytes)
+        self.ledger.saved_down += result.down_saved
 
     def count_saved(self, messages: int, payload_bytes: int) -> None:
         """Count what float32 payloads of as many messages would have taken."""
@@ -97,6 +98,7 @@ class Accounts:
             bytes_up=ledger.bytes_up,
             bytes_up_float32=ledger.bytes_up + ledger.saved_bytes,
             bytes_down=ledger.bytes_down,
+            bytes_down_float32=ledger.bytes_down + ledger.saved_down,
             folder=folder,
             evaluation_seconds=ledger.paused.get("evaluation", 0.0),
             checkpoint_seconds=ledger.paused.get("checkpoint", 0.0),

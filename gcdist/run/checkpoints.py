@@ -169,6 +169,7 @@ class Checkpoints:
             "rule": scheme.rule.state_dict(),
             "maker": scheme.maker.state_dict(),
             "accounts": self._accounts.state_dict(),
+            "downlink": self._driver.downlink.state_dict(),
             "predictor": self._driver.aggregator.predictor(),
             "standstill": self._standstill.state_dict() if self._standstill is not None and rests else None,
         }
@@ -196,6 +197,7 @@ class Checkpoints:
         names, besides = list(state["names"]), dict(state["model"])
         checked("resume", lambda: load_model(model, found.model, besides, frozenset(names)))
         session.state.grow(names)
+        self._driver.downlink.load_state_dict(state.get("downlink", {}))  # a checkpoint of before has none
         session.plan_ids.next = int(state["plan_id"])
         learned = dict(state["maker"])
         if state.get("quantizer", _quantizer(session)) != _quantizer(

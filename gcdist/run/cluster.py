@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,8 @@ import numpy as np
 from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
 from gcdist.master.arrival_tally import ArrivalTally
-from gcdist.master.driver import MasterDriver, RunStoppedError
+from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
+from gcdist.master.scheme import Scheme
 from gcdist.model.evaluation import evaluated
 from gcdist.observe import Observer, RunFolder, Summary, WorkerRound
 from gcdist.planning import PlanReport
@@ -30,7 +32,7 @@ from gcdist.run.user_state import Stateful, generators_now, set_generators
 from gcdist.simulator.quiescence import Quiescence
 from gcdist.straggler import ArrivalRule, pick
 from gcdist.tasks.task import Evaluate
-from gcdist.types import U8, Plan, RunHaltedError
+from gcdist.types import Plan, RunHaltedError
 
 
 class Cluster:
@@ -230,7 +232,7 @@ class Cluster:
                 self._warn(self._watch.standing())
                 self._begin()
             self.checkpoints.at_rest = False
-            result = self.driver.run_round(number, self._snapshot(), self._scheme)
+            result = self._run_round(number, self._scheme)
             self.checkpoints.at_rest = True
         except (RunStoppedError, RunHaltedError):
             self.checkpoints.save_what_is_new(self._body_generators)
@@ -265,8 +267,7 @@ class Cluster:
             self.driver.say("check", "waiting for all is not checked: not every worker can read every partition")
             return None
         scheme = self.session.wait_for_all(self._planned)
-        run_round = lambda number: self.driver.run_round(number, self._snapshot(), scheme)  # noqa: E731
-        return self.accounts.check_waiting(steps, run_round, on_step)
+        return self.accounts.check_waiting(steps, partial(self._run_round, scheme=scheme), on_step)
 
     def inject(self, fault: FaultConfig | Mapping[str, Any]) -> None:
         """Make a fault happen now, for a drill: a table as in ``[[faults]]``, without ``step`` and ``every``.
@@ -352,9 +353,9 @@ class Cluster:
         if line is not None:
             self.driver.say("warning", line)
 
-    def _snapshot(self) -> U8:
+    def _run_round(self, number: int, scheme: Scheme) -> RoundResult:
         self.session.state.grow()  # parameters that were unfrozen since the last step
-        return self.session.state.snapshot()
+        return self.driver.run_round(number, scheme)
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
         learned = {"coordinates": self.session.state.layout.d, "disagreement": self._scheme.maker.disagreement}

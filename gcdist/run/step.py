@@ -46,6 +46,7 @@ class StepInfo:
     live: int
     bytes_up: int
     bytes_down: int
+    bytes_down_float32: int  # the same with float32 parameters
     deadline: float
     why: str  # complete, deadline, count
     plan_id: int
@@ -86,6 +87,7 @@ def step_info(
         live=int(result.live_N.sum()),
         bytes_up=traffic[0],
         bytes_down=traffic[1],
+        bytes_down_float32=traffic[1] + result.down_saved,
         deadline=result.terms.deadline,
         why=result.why,
         plan_id=result.plan.plan_id,

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from gcdist.config import checked
+from gcdist.exchange.replica import Body, Replica
 from gcdist.exchange.setup import Setup
 from gcdist.model.copying import copied
 from gcdist.model.device import pick_device
 from gcdist.model.gradients import PartitionGradients, PartitionResult
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
+from gcdist.protocol import Round
 from gcdist.types import U8
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
+class Version:
+    """One version of the parameters as workers hold it; the replica stays as it is."""
+
+    replica: Replica
+    body: Body
+
+
+Values: TypeAlias = Version | U8
 
 
 class SharedGradients:
@@ -25,26 +40,59 @@ class SharedGradients:
         self._state = ModelState(task.model, True, config.quantizer.downlink, device)
         self._gradients = PartitionGradients(task, self._state, len(setup.sizes_K), config.seed, config.data.sampling)
         self._seconds = config.simulate.compute_seconds
+        self._coder = setup.coder
+        self._versions: WeakValueDictionary[int, Version] = WeakValueDictionary()  # that some worker holds
+        self._shapes: dict[tuple[int, ...] | None, Shape] = {}  # by the parameters in the vector
         self._loaded = -1
         self._cache: dict[tuple[int, int, int], PartitionResult] = {}
 
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
-        """Take version ``params`` of the parameters, unless it is the one at hand."""
-        if params != self._loaded:
-            self._state.adopt(trained)
-            self._state.load(raw)
-            self._loaded = params
-            self._cache = {k: v for k, v in self._cache.items() if k[0] >= params - 1}
-        return self._state.shape
+    @property
+    def differences(self) -> bool:
+        """Whether rounds carry differences, which all must take."""
+        return self._coder is not None
 
-    def compute(
-        self, raw: U8, params: int, trained: tuple[int, ...] | None, step: int, partition: int
-    ) -> PartitionResult:
-        """The gradient of ``partition`` at ``step`` with the parameters of version ``params``."""
-        key = (params, step, partition)
+    def shape(self, sent: Round) -> Shape:
+        """What the vector of a round's plan holds."""
+        assert sent.assignment is not None
+        trained = sent.assignment.trained
+        if trained not in self._shapes:
+            self._state.adopt(trained)
+            self._shapes[trained] = self._state.shape
+            self._loaded = -1
+        return self._shapes[trained]
+
+    def _load(self, sent: Round, values: Values) -> None:
+        """Take a version of the parameters, unless it is the one at hand."""
+        if sent.params != self._loaded:
+            assert sent.assignment is not None
+            self._state.adopt(sent.assignment.trained)
+            if isinstance(values, Version):
+                self._state.load_values(values.replica.vector, values.body.floats, values.body.ints)
+            else:
+                self._state.load(values)
+            self._loaded = sent.params
+            self._cache = {k: v for k, v in self._cache.items() if k[0] >= sent.params - 1}
+
+    def version(self, held: Version | None, sent: Round, raw: U8) -> Version:
+        """What a worker that holds ``held`` holds after a round: decoded once for all that come to this version.
+
+        Raises:
+            ReplicaError: the round does not fit.
+        """
+        found = self._versions.get(sent.params)
+        if found is None:
+            assert self._coder is not None
+            replica = Replica(self._coder) if held is None or sent.base is None else held.replica.copy()
+            body = replica.take(raw, sent.params, sent.base, self.shape(sent).layout)
+            found = self._versions[sent.params] = Version(replica, body)
+        return found
+
+    def compute(self, sent: Round, values: Values, step: int, partition: int) -> PartitionResult:
+        """The gradient of ``partition`` at ``step`` with the parameters of a round."""
+        key = (sent.params, step, partition)
         found = self._cache.get(key)
         if found is None:
-            self.load(raw, params, trained)
+            self._load(sent, values)
             made = self._gradients.compute(step, partition)
             # virtual seconds too: a simulated run gives the same figures again
             found = replace(
@@ -63,12 +111,20 @@ class SharedView:
 
     def __init__(self, shared: SharedGradients) -> None:
         self._shared = shared
-        self._round: tuple[U8, int, tuple[int, ...] | None] | None = None
+        self._round: tuple[Round, Values] | None = None
+        self.version: Version | None = None  # what this worker holds, where differences travel
 
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
+    def load(self, sent: Round, raw: U8) -> Shape:
+        """See `rows.Gradients`; the model takes it when a partition is needed."""
+        self.take(sent, raw)
+        self._round = sent, raw if self.version is None else self.version
+        return self._shared.shape(sent)
+
+    def take(self, sent: Round, raw: U8) -> None:
         """See `rows.Gradients`."""
-        self._round = raw, params, trained
-        return self._shared.load(raw, params, trained)
+        if self._shared.differences:
+            held, self.version = self.version, None
+            self.version = self._shared.version(held, sent, raw)
 
     def compute(self, step: int, partition: int) -> PartitionResult:
         """See `rows.Gradients`."""

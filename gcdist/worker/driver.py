@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gcdist.exchange.message import Message
+from gcdist.exchange.replica import ReplicaError
 from gcdist.exchange.sidecar import stamp_held
 from gcdist.model.gradients import UserCodeError
-from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Tick, Wake
+from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Round, Tick, Wake
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
     Abort,
+    Astray,
     Commit,
     Compute,
     Connect,
@@ -29,12 +32,13 @@ from gcdist.protocol.worker_io import (
     SendCredit,
     SendFailed,
     SendLeaving,
+    Take,
     UserError,
     WorkerEvent,
     WorkerInstruction,
     Zero,
 )
-from gcdist.types import DelayModel
+from gcdist.types import U8, DelayModel
 from gcdist.worker.rows import RowMaker
 
 
@@ -141,13 +145,16 @@ class WorkerDriver:
             case Send(head=head, body=body):
                 stamp_held(body.sidecar, self._port.now() - self._arrived)
                 self._port.send(head, body)
-            case SendCredit(why="stale" | "failed"):
+            case SendCredit(why="stale" | "failed" | "astray"):
                 self._port.tell(replace(told, held=self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
             case Load(round=sent, body=body):
-                self._rows.load(sent, body)
+                self._take_parameters(sent, body)
                 self._deferred.clear()
+            case Take(round=sent, body=body):
+                with suppress(ReplicaError):  # what comes next does not fit either, and is told
+                    self._rows.take(sent, body)
             case Commit(row=row, beta=beta):
                 self._rows.commit(row, beta)
             case Discard(row=row):
@@ -169,6 +176,12 @@ class WorkerDriver:
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""
         return Tick(at)
+
+    def _take_parameters(self, sent: Round, body: U8) -> None:
+        try:
+            self._rows.load(sent, body)
+        except ReplicaError:
+            self._port.later(self._port.now(), lambda at: Astray(at, sent.step))
 
     def _compute(self, told: Compute) -> None:
         if self._pace.defer:

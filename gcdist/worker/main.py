@@ -8,12 +8,14 @@ import torch
 
 from gcdist.config import checked
 from gcdist.exchange.beat_file import beat_file
+from gcdist.exchange.replica import Body, Replica
 from gcdist.exchange.setup import Setup
 from gcdist.exchange.signals import on_signals
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.loader import Loader
 from gcdist.model.vector_format import Shape
 from gcdist.protocol import WorkerMachine
+from gcdist.protocol.messages import Round
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
 from gcdist.transport import Plane
 from gcdist.types import U8
@@ -78,6 +80,7 @@ class OwnGradients:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self.replica = None if setup.coder is None else Replica(setup.coder)
         self._rounds = self._partitions = 0
         self._compute_seconds = self._data_seconds = 0.0
 
@@ -96,10 +99,22 @@ class OwnGradients:
             f"{self._data_seconds:.1f} s waiting for data"
         )
 
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
-        """Take a round's parameters and buffers."""
+    def load(self, sent: Round, raw: U8) -> Shape:
+        """Take a round's parameters and buffers into the model; ReplicaError."""
         self._rounds += 1
-        state = self._setup.state
-        state.adopt(trained)
-        state.load(raw)
+        state, body = self._setup.state, self._taken(sent, raw)
+        if body is None or self.replica is None:
+            state.load(raw)
+        else:
+            state.load_values(self.replica.vector, body.floats, body.ints)
         return state.shape
+
+    def take(self, sent: Round, raw: U8) -> None:
+        """Take the parameters of a round that nothing will be computed of; ReplicaError."""
+        self._taken(sent, raw)
+
+    def _taken(self, sent: Round, raw: U8) -> Body | None:
+        assert sent.assignment is not None
+        state = self._setup.state
+        state.adopt(sent.assignment.trained)
+        return None if self.replica is None else self.replica.take(raw, sent.params, sent.base, state.layout)

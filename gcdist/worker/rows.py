@@ -22,8 +22,16 @@ from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantiz
 class Gradients(Protocol):
     """Where partition gradients come from: the model in a worker, a shared cache in the simulator."""
 
-    def load(self, raw: U8, params: int, trained: tuple[int, ...] | None) -> Shape:
-        """Take the state of parameter version ``params``, whose vector holds these parameters (`Shape.trained`)."""
+    def load(self, sent: Round, raw: U8) -> Shape:
+        """Take a round's parameters and buffers into the model; ReplicaError if they do not fit what is here.
+
+        Returns:
+            What its vector holds.
+        """
+        ...
+
+    def take(self, sent: Round, raw: U8) -> None:
+        """The same for a round that nothing will be computed of."""
         ...
 
     def compute(self, step: int, partition: int) -> PartitionResult:
@@ -79,11 +87,15 @@ class RowMaker:
         self._bits: dict[int, tuple[int, ...]] = {}
 
     def load(self, sent: Round, raw: U8) -> None:
-        """Take a round: its parameters, and the bits and the vector of its plan."""
+        """Take a round: its parameters, and the bits and the vector of its plan; ReplicaError: only whole ones help."""
         assert sent.assignment is not None
         self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
-        self._shape = self._gradients.load(raw, sent.params, sent.assignment.trained)
         self._row = self._row_id = None
+        self._shape = self._gradients.load(sent, raw)
+
+    def take(self, sent: Round, raw: U8) -> None:
+        """Take the parameters of a round that nothing will be computed of; ReplicaError."""
+        self._gradients.take(sent, raw)
 
     @property
     def _layout(self) -> Layout:

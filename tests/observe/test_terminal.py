@@ -92,6 +92,7 @@ def summary(folder: Path) -> Summary:
         bytes_up=1_000_000,
         bytes_up_float32=7_900_000,
         bytes_down=50_000_000,
+        bytes_down_float32=325_000_000,
         folder=folder,
     )
 

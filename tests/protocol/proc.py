@@ -120,6 +120,8 @@ class Proc:
     def _do(self, told: Any) -> None:
         world, r = self.world, self.world.rng
         match told:
+            case w.Load(round=sent) if r.random() < world.p_astray:
+                world.at(world.now, lambda: self.put(w.Astray(world.now, sent.step)))
             case w.Compute():
                 self._compute(told)
             case w.Encode(step=step, row=row):

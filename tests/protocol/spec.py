@@ -14,7 +14,7 @@ from tests.protocol.book import SEEN, booked, every
 from tests.protocol.plans import HELLO
 from tests.protocol.proc import MASTER, Did
 from tests.protocol.spec_master import check_1, check_2, check_3, check_4, check_5, check_6, check_8
-from tests.protocol.spec_worker import check_7, check_9, check_10
+from tests.protocol.spec_worker import check_7, check_9, check_10, check_12
 from tests.protocol.world import World, fresh
 
 
@@ -44,6 +44,7 @@ def checks(world: World, trace: list[Did]) -> dict[int, Callable[[], None]]:
         9: lambda: check_9(trace),
         10: lambda: check_10(trace),
         11: lambda: check_11(trace, world.n),
+        12: lambda: check_12(trace),
     }
 
 
@@ -71,7 +72,7 @@ def failures(
     only: int | None = None,
 ) -> dict[int, list[str]]:
     """What breaks in the worlds of ``seeds``, by invariant; 0 is liveness. With ``only``, stop at its first failure."""
-    found: dict[int, list[str]] = {k: [] for k in range(12)}
+    found: dict[int, list[str]] = {k: [] for k in range(13)}
     for seed in seeds:
         world = World(seed, master, worker)
         try:

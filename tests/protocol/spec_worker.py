@@ -162,3 +162,36 @@ def check_10(trace: list[Did]) -> None:
                     mine = assignment[key]
                     parts = mine.parts[mine.rows.index(head.row)]
                     assert [(j, a) for r, j, a in made[key] if r == head.row] == list(parts)
+
+
+def check_12(trace: list[Did]) -> None:
+    """Differences begin at what the worker has, and are kept; every round's parameters are taken, once."""
+    since: int | None = None
+    ends: dict[tuple[int, int], int | None] = {}  # version that a life on its link has
+    kept: dict[tuple[Peer, int], int | None] = {}
+    for did in trace:
+        if did.who == MASTER:
+            since = did.event.since if isinstance(did.event, m.OpenStep) else since
+            kept.update({(told.peer, told.round.step): since for told in did.out if isinstance(told, m.SendRound)})
+            continue
+        end = did.who, did.life
+        taken = [told for told in did.out if isinstance(told, (w.Load, w.Take))]
+        match did.event:
+            case w.LinkLost() | w.Linked():
+                ends[end] = None
+            case w.Astray(step=step) if any(
+                isinstance(told, w.SendCredit) and (told.step, told.why) == (step, "astray") for told in did.out
+            ):
+                ends[end] = None
+                SEEN["astray"] += 1
+            case w.RoundIn(round=sent):
+                assert len(taken) == 1 or any(isinstance(told, w.Exit) for told in did.out)
+                if sent.base is not None:
+                    oldest = kept[Peer(did.who, did.inc), sent.step]
+                    assert sent.base == ends[end], f"differences to {sent.base} for a worker that has {ends[end]}"
+                    assert oldest is not None
+                    assert sent.base >= oldest, f"differences to {sent.base} are not kept"
+                    SEEN["differences over skipped versions"] += sent.base < sent.step - 1
+                ends[end] = sent.params
+                continue
+        assert not taken

@@ -166,8 +166,8 @@ def test_hostile_bytes(unpack: Callable[[bytes], Any], raw: bytes) -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(CodecError, match="message head: 3 bytes, must be 48"):
         unpack_head(b"abc")
-    with pytest.raises(CodecError, match="credit: reason 4, must be below 4"):
-        unpack_credit(pack_step(1) + b"\x04" + bytes(8))
+    with pytest.raises(CodecError, match="credit: reason 5, must be below 5"):
+        unpack_credit(pack_step(1) + b"\x05" + bytes(8))
 
 
 def test_kinds_leave_room_for_the_transport() -> None:

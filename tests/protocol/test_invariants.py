@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 
 from gcdist.protocol import Head, MasterMachine, Peer, Round, WorkerMachine
 from gcdist.protocol import master_io as m
+from gcdist.protocol import worker_io as w
 from gcdist.protocol.master_state import Outstanding
 from gcdist.types import Plan, StepTerms
 from tests.protocol.book import SEEN
@@ -85,6 +86,11 @@ def test_invariant_11_equal_events_give_equal_instructions(found: Found) -> None
     assert not found[0][11], found[0][11][:3]
 
 
+def test_invariant_12_differences_begin_at_what_a_worker_has(found: Found) -> None:
+    """The bits of the replicas themselves: exchange/test_replica_schedules.py."""
+    assert not found[0][12], found[0][12][:3]
+
+
 @pytest.mark.parametrize(
     "situation",
     [
@@ -110,6 +116,9 @@ def test_invariant_11_equal_events_give_equal_instructions(found: Found) -> None
         "Abort",
         "SendFailed",
         "SendLeaving",
+        "Take",
+        "astray",
+        "differences over skipped versions",
     ],
 )
 def test_the_schedules_reach(situation: str, found: Found) -> None:
@@ -247,6 +256,22 @@ class ComputesTwice(WorkerMachine):
             self._work.todo.extendleft(list(self._work.todo)[:1])
 
 
+class DropsStaleParameters(WorkerMachine):
+    def _round(self, event: Any) -> None:
+        super()._round(event)
+        self._out = [told for told in self._out if not isinstance(told, w.Take)]
+
+
+class TrustsTheAstray(MasterMachine):
+    def _credited(self, event: m.Credit) -> None:
+        super()._credited(replace(event, why="failed") if event.why == "astray" else event)
+
+
+class SendsWhatIsNotKept(MasterMachine):
+    def _opened(self, event: m.OpenStep) -> None:
+        super()._opened(event if event.since is None else replace(event, since=-1))
+
+
 class Tosses(MasterMachine):
     def _why_refuse(self, peer: Peer, hello: Any) -> str | None:
         return "no" if random.random() < 0.1 else super()._why_refuse(peer, hello)
@@ -274,6 +299,9 @@ class Tosses(MasterMachine):
         (9, NeverStale),
         (10, ComputesTwice),
         (11, Tosses),
+        (12, DropsStaleParameters),
+        (12, TrustsTheAstray),
+        (12, SendsWhatIsNotKept),
     ],
 )
 def test_a_broken_machine_is_found_out(invariant: int, broken: type[Any]) -> None:

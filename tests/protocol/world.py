@@ -62,6 +62,9 @@ class World:
         self._plans = plans_for(self.n)
         self._plan_at = r.randrange(16)
         self._step = -1
+        self._kept = r.choice((None, 0, 1, 3, 7))  # differences that the master keeps; None: it makes none
+        self._versions: list[int] = []  # of the parameters
+        self.p_astray = r.choice((0.0, 0.0, 0.1))
         self._open = False
         self.calm = 0  # 1, 2: a calm step
         self._want_step = True
@@ -154,7 +157,9 @@ class World:
         keep = frozenset(i for i in range(plan.rows) if self._keeps and r.random() < 0.5)
         decoder = Weighing(weight_R, counted_R, self._beta * np.ones(plan.rows), self._late_beta, keep)
         self._open = True
-        return m.OpenStep(self.now, self._step, self._step, plan, terms, decoder)
+        self._versions.append(self._step)
+        since = None if self._kept is None else self._versions[-1 - min(self._kept, len(self._versions) - 1)]
+        return m.OpenStep(self.now, self._step, self._step, plan, terms, decoder, since)
 
     def _feed(self, event: Any) -> None:
         out = self.machine.handle(event)
@@ -218,7 +223,7 @@ class World:
     # --- misfortunes ---
 
     def _peace(self) -> None:
-        self.p_cheat = self.p_error = self.p_no_answer = self._p_lag = 0.0
+        self.p_cheat = self.p_error = self.p_astray = self.p_no_answer = self._p_lag = 0.0
 
     def _misfortune(self) -> None:
         r = self.rng

@@ -114,7 +114,7 @@ class Run:
 
     def step(self) -> None:
         before = self.network.now()
-        result = self.driver.run_round(self.next, self.session.state.snapshot(), self.scheme)
+        result = self.driver.run_round(self.next, self.scheme)
         assert result.step == self.next
         assert result.seconds <= MAX_WAIT + 1e-6
         # waiting for somebody to be there included: the longest cut, its loss and the way back

@@ -50,7 +50,7 @@ def errors(scheme: str, p: tuple[float, ...]) -> tuple[F64, F64]:
     model = session.task.model
     torch.autograd.backward(loss_fn(model, (DATA.x, DATA.y)))
     g_D = torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None]).double().numpy()
-    rng, state = np.random.default_rng(0), session.state.snapshot()
+    rng = np.random.default_rng(0)
     rows, seen = [], Counter[str]()
     for step in range(ROUNDS):
         driver.drain()
@@ -59,7 +59,7 @@ def errors(scheme: str, p: tuple[float, ...]) -> tuple[F64, F64]:
                 fault = FAULTS[rng.integers(len(FAULTS))]
                 seen[fault.kind] += 1
                 network.clock.at(driver.port.now() + STRIKE, partial(network.inject, peer, step, fault))
-        made = driver.run_round(step, state, scheme_in_use).gradient
+        made = driver.run_round(step, scheme_in_use).gradient
         rows.append(np.zeros(len(g_D)) if made is None else made.astype(np.float64))
     assert min(seen.values()) > 50
     return np.stack(rows) - g_D, g_D

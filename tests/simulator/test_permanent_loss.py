@@ -30,7 +30,7 @@ def test_partitions_and_bits_go_to_those_who_are_here(scheme: str) -> None:
 
     def after(steps: int) -> Plan:
         for _ in range(steps):
-            plan = driver.run_round(next(number), session.state.snapshot(), scheme_in_use).plan
+            plan = driver.run_round(next(number), scheme_in_use).plan
         return plan
 
     def owners(plan: Plan) -> set[int]:

@@ -73,7 +73,8 @@ class MasterLinks:
         self._log = log
         self._bytes_in = 0  # of links that are gone
         self._bytes_out = 0
-        self._digest: tuple[U8, int] | None = None
+        self._digests: dict[int, tuple[U8, int]] = {}  # of a step's bodies, by their id
+        self._digests_of = -1  # the step
         self._unhandled: dict[Peer, int] = {}
         self._admitted: set[Peer] = set()
         self._most_unhandled = max(MOST_UNHANDLED, 2 * len(setup.sizes_K))
@@ -147,12 +148,17 @@ class MasterLinks:
                 link.post(Frame(Kind.RELEASE))  # the worker closes the link, behind its last words
 
     def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
-        """Post a round; the parameters' checksum is taken once for all links."""
-        if self._digest is None or self._digest[0] is not state:
-            self._digest = (state, digest(state))
+        """Post a round; the checksum of a body is taken once for all links."""
+        if sent.step != self._digests_of:
+            self._digests_of = sent.step
+            self._digests.clear()
+        if id(state) not in self._digests:
+            self._digests[id(state)] = state, digest(state)
         link = self._links.get(peer)
         if link is not None:
-            link.post(Frame(Kind.ROUND, meta=bytes_of(pack_round(sent)), data=state, data_digest=self._digest[1]))
+            link.post(
+                Frame(Kind.ROUND, meta=bytes_of(pack_round(sent)), data=state, data_digest=self._digests[id(state)][1])
+            )
 
     def close(self) -> None:
         """Take nobody in any more and wait for the last words to leave."""

@@ -116,8 +116,6 @@ def test_invariant_12_differences_begin_at_what_a_worker_has(found: Found) -> No
         "Abort",
         "SendFailed",
         "SendLeaving",
-        "Take",
-        "astray",
         "differences over skipped versions",
     ],
 )

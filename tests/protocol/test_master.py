@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from gcdist.protocol import Assignment, Head, MasterMachine, Peer, Round
+from gcdist.protocol.master import ASTRAY
 from gcdist.protocol.master_io import (
     Accumulate,
     Admit,
@@ -438,3 +440,36 @@ def test_a_machine_goes_on_with_the_shifts_of_a_checkpoint() -> None:
         assert [(told.round.shift, told.round.beta) for told in sent] == [((1,), (0.5,)), ((0,), (0.0,))]
         [seen] = only(each.handle(arrived(3.5, A, 1, 0, plan=1, shift=1)), Observe)
         assert not seen.seen.cold
+
+
+def test_differences_begin_at_what_a_peer_s_last_round_brought() -> None:
+    machine, plan = master(A, B), make_plan(0, TWO)
+
+    def bases(step: int, since: int | None) -> dict[int, int | None]:
+        out = machine.handle(replace(opening(step, plan, at=10.0 * step), since=since))
+        return {told.peer.worker: told.round.base for told in only(out, SendRound)}
+
+    def free(peer: Peer, step: int, why: Any) -> None:
+        machine.handle(Credit(10.0 * step + 5, peer, step, why))
+
+    assert bases(1, since=1) == {0: None, 1: None}
+    free(A, 1, "stale")
+    assert bases(2, since=1) == {0: 1}
+    free(A, 2, "stale")
+    free(B, 1, "stale")  # it has version 1, whose difference is not kept any more
+    assert bases(3, since=2) == {0: 2, 1: None}
+    free(A, 3, "astray")
+    free(B, 3, "stale")
+    assert bases(4, since=2) == {0: None, 1: 3}
+    free(A, 4, "stale")
+    free(B, 4, "stale")
+    assert bases(5, since=5) == {0: None, 1: None}  # the vector has grown, say
+    free(A, 5, "stale")
+    assert bases(6, since=None) == {0: None}
+
+
+def test_a_peer_that_went_astray_is_told_of_in_one_line() -> None:
+    machine, plan = master(A), make_plan(0, [(0, 4, {0: 1.0})])
+    machine.handle(opening(1, plan))
+    out = machine.handle(Credit(1.1, A, 1, "astray"))
+    assert only(out, Drop) == [Drop(A, 1, ASTRAY)]

@@ -12,6 +12,7 @@ from gcdist.protocol.worker_io import (
     Abort,
     Aborted,
     Announced,
+    Astray,
     Commit,
     Compute,
     Connect,
@@ -33,6 +34,7 @@ from gcdist.protocol.worker_io import (
     SendLeaving,
     SentRow,
     Sigterm,
+    Take,
     UserError,
     Zero,
 )
@@ -90,7 +92,8 @@ def test_a_round_from_load_to_credit() -> None:
 def test_the_assignment_of_a_round_that_was_dropped_as_stale_is_loaded_with_the_next() -> None:
     machine = linked()
     machine.handle(Announced(0.0, 1))  # it took the place of the older announcement, before round 0
-    assert machine.handle(sent(0, assignment=PLAN)) == [SendCredit(0, "stale")]
+    dropped = sent(0, assignment=PLAN)
+    assert machine.handle(dropped) == [Take(dropped.round, "theta"), SendCredit(0, "stale")]
     load = machine.handle(sent(1))[0]
     assert load == Load(sent(1, assignment=PLAN).round, "theta")
 
@@ -136,7 +139,15 @@ def test_what_is_being_sent_is_sent() -> None:
 def test_a_round_that_is_stale_when_it_comes_is_not_begun() -> None:
     machine = linked()
     machine.handle(Announced(0.5, 4))
-    assert machine.handle(sent(3, assignment=PLAN)) == [SendCredit(3, "stale")]
+    late = sent(3, assignment=PLAN)
+    assert machine.handle(late) == [Take(late.round, "theta"), SendCredit(3, "stale")]
+
+
+def test_a_worker_whose_parameters_are_not_the_master_s_drops_the_round_and_says_so() -> None:
+    machine = at_phase("computing", step=3)
+    assert machine.handle(Astray(3.1, 2)) == []  # of a round that is over
+    assert machine.handle(Astray(3.1, 3)) == [Abort(3), SendCredit(3, "astray")]
+    assert machine.handle(PartDone(3.2, 3, 0)) == []
 
 
 def test_older_announcements_change_nothing() -> None:

@@ -31,7 +31,9 @@ def resolves(dotted: str) -> bool:
 
 
 def test_functions_exist() -> None:
-    names = re.findall(r"`((?:coding|planning|straggler)\.[A-Za-z_.]+)(?:\([^`]*)?`", PAGE.read_text(encoding="utf-8"))
+    names = re.findall(
+        r"`((?:coding|exchange|planning|straggler)\.[A-Za-z_.]+)(?:\([^`]*)?`", PAGE.read_text(encoding="utf-8")
+    )
     assert len(names) > 30
     settings = {f"straggler.{name}" for name in StragglerConfig.model_fields}
     assert [name for name in names if name not in settings and not resolves(name)] == []
@@ -41,11 +43,11 @@ def test_tests_exist() -> None:
     text = PAGE.read_text(encoding="utf-8")
     source = "\n".join(
         path.read_text(encoding="utf-8")
-        for room in ("coding", "planning", "straggler")
+        for room in ("coding", "planning", "straggler", "exchange")
         for path in (ROOT / "tests" / room).glob("*.py")
     )
     names = set(re.findall(r"test_[a-z0-9_]+(?=`)", text))
     assert len(names) > 30
     assert [name for name in names if f"def {name}(" not in source] == []
-    for file in set(re.findall(r"`((?:coding|planning|straggler)/test_[a-z_]+\.py)", text)):
+    for file in set(re.findall(r"`((?:coding|planning|straggler|exchange)/test_[a-z_]+\.py)", text)):
         assert (ROOT / "tests" / file).exists(), file

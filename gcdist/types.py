@@ -121,6 +121,10 @@ class Problem:
     load_cap_N: F64  # (N,) most partitions of each worker; inf = none
     holds_NK: csr_array | None = None  # who can read what; None = everybody everything
     energy_N: F64 | None = None  # E|y_i - h_i|^2 seen; None = worst case
+    # of rows that are cut: (worker, loads (L,)) -> E[l^2/m - l | m >= 1] (L,) at the intended deadline, and S^2/|g|^2 of one
+    # partition (math.md section 10); None: rows are whole
+    excess: Callable[[int, F64], F64] | None = None
+    spread: float = 0.0
 
     @property
     def n(self) -> int:
@@ -150,6 +154,7 @@ class Plan:
     p_R: F64  # the design's, for the record: decoding uses StepTerms.p_R
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
+    partial: bool = False  # a row may be cut: its message stands for the partitions that are done (math.md section 10)
 
     @property
     def rows(self) -> int:
@@ -176,6 +181,10 @@ class StepTerms:
     deadline: float  # seconds after OpenStep; inf = until complete
     p_R: F64  # P(row not counted | past, readiness, this deadline, this count)
     count: int | None = None  # first-r; p_R are then the marginals of that rule, never p(deadline)
+    # of partial rows: seconds after OpenStep that all cuts aim at (p_R is the chance of nothing by then), and seconds from a
+    # worker's receipt of its round to its cut, (N,)
+    aim: float | None = None
+    cut_N: F64 | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +242,11 @@ class GradientCode(Protocol):
     @property
     def unbiased(self) -> bool:
         """Whether E ghat = g under the promised arrival probabilities."""
+        ...
+
+    @property
+    def partial(self) -> bool | None:
+        """Whether its rows are cut at the deadline, and what is done counts (math.md section 10); None: on request."""
         ...
 
     @property
@@ -330,6 +344,14 @@ class DelayModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkTimes:
+    """When a row's partitions were done, as its worker measured it: seconds since the receipt of the round."""
+
+    done: tuple[float, ...]  # one entry a partition in the message, ascending
+    row: float  # until the row was complete or cut
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """One outcome of one row: the only food of the arrival statistics.
 
@@ -345,6 +367,8 @@ class Seen:
     censored: bool
     ready: bool  # its credit was in at OpenStep (else the time holds old work)
     cold: bool  # first round of an incarnation
+    work: WorkTimes | None = None  # of a partial row; ``seconds`` is then when one partition alone would have been in
+    overhead: float | None = None  # of it: the round's way down, encoding, and the message's way up, seconds
 
 
 class StopRule(Protocol):

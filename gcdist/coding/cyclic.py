@@ -26,6 +26,7 @@ class Cyclic:
     name: ClassVar[str] = "cyclic"
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
     allow_negative: ClassVar[bool] = True
 
     def design(self, problem: Problem, plan_id: int) -> Plan:

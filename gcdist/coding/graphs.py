@@ -53,6 +53,7 @@ class Expander:
     name: ClassVar[str] = "expander"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """One edge a usable worker; a block of degree D has coefficient 1/D on each of its workers."""
@@ -82,6 +83,7 @@ class Adjacency:
     name: ClassVar[str] = "adjacency"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """The adjacency matrix with columns scaled to 1."""

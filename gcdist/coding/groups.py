@@ -69,6 +69,7 @@ class FractionalRepetition:
     name: ClassVar[str] = "frc"
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """n/(s+1) groups of s + 1 workers."""
@@ -95,6 +96,7 @@ class ErasureHead:
     name: ClassVar[str] = "erasurehead"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """About n/r groups of equal size (within one)."""

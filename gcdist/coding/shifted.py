@@ -59,6 +59,7 @@ class Shifted(Joint):
 
     name: ClassVar[str] = "shifted"
     shifted: ClassVar[bool] = True
+    partial: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

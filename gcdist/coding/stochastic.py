@@ -26,6 +26,7 @@ class Bernoulli:
     name: ClassVar[str] = "bgc"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Independent draws over the usable workers."""
@@ -57,6 +58,7 @@ class Stochastic:
     name: ClassVar[str] = "sgc"
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """r distinct usable workers for each partition."""

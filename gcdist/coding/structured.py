@@ -10,13 +10,14 @@ from scipy.sparse import csr_array
 
 from gcdist.coding import selfnorm
 from gcdist.coding.allocations import allocate, check_allocation, fitted, masses
+from gcdist.coding.cut_loads import cut_plan_loads
 from gcdist.coding.decoders import Predicting, SelfNormalised, Summing, inverse_weights
 from gcdist.coding.flow import held_row_sums
 from gcdist.coding.loads import depends_on_load
 from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs, row_sums
 from gcdist.coding.workers import loads, miss_at, nominal_miss
-from gcdist.types import F64, Decoder, Mask, Plan, Problem, StepTerms
+from gcdist.types import F64, I64, Decoder, Mask, Plan, Problem, StepTerms
 
 DECODINGS = ("inverse", "self-normalised", "predictor")
 
@@ -38,6 +39,7 @@ class Structured:
 
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = True
 
     def __post_init__(self) -> None:
         check_allocation(self.allocation)
@@ -81,6 +83,13 @@ class Structured:
         cost_N = row_costs(p_N, omega_N)
         Y_N = row_sums(cost_N, float(problem.k))
         return allocate(self.allocation, Y_N, cost_N, problem)
+
+    def _cut_loads(self, problem: Problem, omega_N: F64) -> tuple[I64, F64] | None:
+        """(loads, p) of a plan whose rows are cut; None where rows are whole, or loads cannot be chosen freely."""
+        if problem.excess is None or not self._deals_whole(problem):
+            return None
+        p_N = nominal_miss(problem)
+        return cut_plan_loads(problem, p_N, omega_N), p_N
 
     def _uses_loads(self, problem: Problem) -> bool:
         """Whether p is taken at each design's loads."""

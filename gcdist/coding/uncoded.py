@@ -28,6 +28,7 @@ class Sync(_Uncoded):
     name: ClassVar[str] = "sync"
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 each; complete when all weighted rows are in."""
@@ -41,6 +42,7 @@ class Ignore(_Uncoded):
     name: ClassVar[str] = "ignore"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 each."""
@@ -54,6 +56,7 @@ class IgnoreRescaled(_Uncoded):
     name: ClassVar[str] = "ignore-rescaled"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = False
+    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 while streaming, one scale at the close."""
@@ -71,6 +74,7 @@ class Memory(_Uncoded):
     name: ClassVar[str] = "memory"
     unbiased: ClassVar[bool] = False
     shifted: ClassVar[bool] = True
+    partial: ClassVar[bool | None] = None
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1, beta 1; late: weight 0, beta 1."""

@@ -87,12 +87,16 @@ class CodeConfig(Section):
     ``load_most``: with the allocation "chain", no worker computes more than this multiple of its even share; an automatic
     deadline leaves room for it. Each worker but the last shares a partition with the next: where computing is what takes
     long, 4 to 8 partitions a worker make that cheap.
+
+    ``partial``: at its deadline a worker sends what it has done of its row, and that counts. Absent: as the scheme does
+    (`joint`, `osgc` and `self-normalised` do; `shifted` and `memory` on request; false: the papers' form).
     """
 
     scheme: str = "joint"
     allocation: str = "chain"
     partitions: Count | None = None
     load_most: Annotated[float, Field(ge=1)] = 1.25
+    partial: bool | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
 

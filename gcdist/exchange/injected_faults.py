@@ -138,4 +138,4 @@ def _corrupted(what: Corruption, head: Head, body: Message) -> Iterable[Outgoing
 
 
 def _with(body: Message, payload: U8) -> Message:
-    return Message(payload, body.sidecar, body.bits)
+    return Message(payload, body.sidecar)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.types import U8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """The body of one row's message, at either end: packed payload and its sidecar.
+    """The body of one row's message as it travels: packed payload and its sidecar."""
+
+    payload: U8
+    sidecar: U8
+
+    @property
+    def nbytes(self) -> int:
+        """Both parts, in bytes."""
+        return len(self.payload) + len(self.sidecar)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CheckedMessage:
+    """A message as the master counts it: its bytes fit the plan of its sender, so that nothing of it can fail.
 
     ``bits`` are the packed bits per segment that the row was asked for: they belong to the plan of the round, which need
     not be today's.
     """
 
     payload: U8
-    sidecar: U8
+    sidecar: Sidecar
     bits: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Both parts, in bytes."""
-        return len(self.payload) + len(self.sidecar)

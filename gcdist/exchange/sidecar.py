@@ -10,11 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcdist.model.buffer_updates import BufferUpdate
-from gcdist.types import F64, METRICS_MOST, U8, Mask, check_metric_name
+from gcdist.types import F64, METRICS_MOST, U8, Mask, WorkTimes, check_metric_name
 
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
-_FIXED = struct.Struct("<IIIIIIIdddddd")
+_FIXED = struct.Struct("<IIIIIIIddddddddd")
 _HELD = struct.Struct("<d")  # the last of them
+_NUMBERS = (
+    "energy",
+    "error",
+    "parts_energy",
+    "sum_energy",
+    "row_seconds",
+    "compute_seconds",
+    "data_seconds",
+    "cpu_seconds",
+    "held_seconds",
+)
 
 
 def _no_buffers() -> BufferUpdate:
@@ -27,15 +38,21 @@ def _no_parameters() -> Mask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sidecar:
-    """Of one row of one step. ``loss_P3`` has one line a partition: (partition, batch-mean loss, share N_j/N).
+    """Of one row of one step.
 
     A share of 0: the batch had nothing to train on, its loss does not count. ``metrics_P`` are the numbers that the loss
-    function gave beside the loss, by name, for each line of ``loss_P3``; () stands for none anywhere.
+    function gave beside the loss, by name, for each line of ``parts_P4``; () stands for none anywhere.
+
+    ``parts_P4`` has one line a partition that is in the message, in the order of computing: (partition, batch-mean loss,
+    share N_j/N, seconds from the round's receipt until it was done).
     """
 
-    loss_P3: F64
+    parts_P4: F64
     energy: float = 0.0  # |y - h|^2
     error: float = 0.0  # |Q(y - h) - (y - h)|^2
+    parts_energy: float = 0.0  # sum over the partitions of |a_j g_j|^2
+    sum_energy: float = 0.0  # |sum of a_j g_j|^2, before it is scaled to the whole row
+    row_seconds: float = 0.0  # from the round's receipt until the row was complete or cut
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -50,7 +67,7 @@ class Sidecar:
         table = "\n".join(names).encode()
         values = np.array([[metrics.get(name, np.nan) for name in names] for metrics in self.metrics_P], "<f8")
         fixed = _FIXED.pack(
-            len(self.loss_P3),
+            len(self.parts_P4),
             len(self.buffers.shares_B),
             len(self.buffers.floats),
             len(self.buffers.ints),
@@ -59,13 +76,16 @@ class Sidecar:
             len(table),
             self.energy,
             self.error,
+            self.parts_energy,
+            self.sum_energy,
+            self.row_seconds,
             self.compute_seconds,
             self.data_seconds,
             self.cpu_seconds,
             self.held_seconds,
         )
         parts = (
-            self.loss_P3.astype("<f8"),
+            self.parts_P4.astype("<f8"),
             values,
             self.buffers.shares_B.astype("<f8"),
             self.buffers.floats.astype("<f4"),
@@ -87,7 +107,7 @@ class Sidecar:
         parts, buffers, floats, ints, masks, metrics, text, *numbers = _FIXED.unpack(raw[: _FIXED.size].tobytes())
         if metrics > METRICS_MOST:
             raise ValueError(f"sidecar: {metrics} metrics, at most {METRICS_MOST} are allowed")
-        need = _FIXED.size + 8 * (3 * parts + metrics * parts + buffers) + 4 * floats + ints + masks + text
+        need = _FIXED.size + 8 * (4 * parts + metrics * parts + buffers) + 4 * floats + ints + masks + text
         if len(raw) != need:
             raise ValueError(f"sidecar: {len(raw)} bytes, its counts ask for {need}")
         rest, at = raw[_FIXED.size :].tobytes(), 0
@@ -97,25 +117,36 @@ class Sidecar:
             begin, at = at, at + np.dtype(dtype).itemsize * count
             return np.frombuffer(rest, dtype, count, begin)
 
-        loss_P3 = take("<f8", 3 * parts).reshape(parts, 3)
+        parts_P4 = take("<f8", 4 * parts).reshape(parts, 4)
         values_PM = take("<f8", metrics * parts).reshape(parts, metrics)
         shares_B = take("<f8", buffers)
         update = BufferUpdate(shares_B, take("<f4", floats), take("u1", ints))
         used = take("u1", masks) != 0
-        if not np.isfinite(numbers).all() or not np.isfinite(loss_P3).all() or not np.isfinite(shares_B).all():
+        if not np.isfinite(numbers).all() or not np.isfinite(parts_P4).all() or not np.isfinite(shares_B).all():
             raise ValueError("sidecar: a number is not finite")
-        shares = np.concatenate([loss_P3[:, 2], shares_B])
+        shares = np.concatenate([parts_P4[:, 2], shares_B])
         if ((shares < 0) | (shares > SHARE_MOST)).any():
             raise ValueError("sidecar: a share is not from 0 to 1")
-        if (loss_P3[:, 0] != np.clip(np.floor(loss_P3[:, 0]), 0, 2**31)).any():
+        if (parts_P4[:, 0] != np.clip(np.floor(parts_P4[:, 0]), 0, 2**31)).any():
             raise ValueError("sidecar: a partition has no whole number")
         names = _names(rest[at:], metrics)
         found = tuple(
             {name: value for name, value in zip(names, line, strict=True) if value == value}  # not-a-number: not given
             for line in values_PM.tolist()
         )
-        energy, error, compute, data, cpu, held = numbers
-        return Sidecar(loss_P3, energy, error, compute, data, cpu, update, used, found if metrics else (), held)
+        values = dict(zip(_NUMBERS, numbers, strict=True))
+        return Sidecar(parts_P4, **values, buffers=update, used=used, metrics_P=found if metrics else ())
+
+    @property
+    def times(self) -> WorkTimes:
+        """When the row's partitions were done."""
+        return WorkTimes(tuple(self.parts_P4[:, 3].tolist()), self.row_seconds)
+
+    @property
+    def spread(self) -> float:
+        """``s^2``: an estimate of S_i^2, how much the row's terms a_j g_j differ (math.md section 10); nan below two."""
+        m = len(self.parts_P4)
+        return max(0.0, self.parts_energy - self.sum_energy / m) / (m - 1) if m > 1 else float("nan")
 
 
 def _names(raw: bytes, count: int) -> list[str]:

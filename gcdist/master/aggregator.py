@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from gcdist.exchange.message import Message
+from gcdist.exchange.message import CheckedMessage, Message
 from gcdist.exchange.shift import decode_row, move, payload_nbytes, row_bits, segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.memory import recycler
@@ -48,7 +49,7 @@ class Aggregator:
         self._h: dict[int, F32] = {}
         self._H: F64 | None = None
         self._H_open: F64 | None = None
-        self._kept: dict[int, Message] = {}
+        self._kept: dict[int, CheckedMessage] = {}
         self._counted: dict[int, Counted] = {}
         self._predictor: F32 | None = None  # from the first step that asks for one
         self._message = np.zeros(0, np.float32)
@@ -69,43 +70,53 @@ class Aggregator:
         self._kept.clear()
         self._counted.clear()
 
-    def fault(self, head: Head, body: Message, shape: Shape) -> str | None:
-        """What is wrong with a message's bytes, or None. Nothing that passes can fail to be added.
+    def checked(
+        self, head: Head, body: Message, bits: tuple[int, ...], shape: Shape, partitions: Sequence[int]
+    ) -> CheckedMessage:
+        """A message whose bytes are in order: nothing that passes can fail to be added.
 
         Args:
             head: the message's head.
-            body: its bytes, with the bits of its sender's plan.
+            body: its bytes.
+            bits: packed bits of each segment that its sender's plan asks for.
             shape: of the vector in its sender's plan: a late one may be of an older one.
+            partitions: that it must hold, in this order.
+
+        Raises:
+            ValueError: one line that says what is wrong.
         """
-        need = payload_nbytes(self._quantizer, shape.layout, body.bits)
+        need = payload_nbytes(self._quantizer, shape.layout, bits)
         if head.nbytes != len(body.payload) or need != len(body.payload):
-            return f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}"
+            raise ValueError(f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}")
         try:
             sidecar = Sidecar.unpack(body.sidecar)
-            segments_of(self._quantizer, shape.layout).check(body.payload, row_bits(body.bits))
+            segments_of(self._quantizer, shape.layout).check(body.payload, row_bits(bits))
         except ValueError as error:
-            return f"message of row {head.row}: {error}"
+            raise ValueError(f"message of row {head.row}: {error}") from None
         buffers = sidecar.buffers
         if (len(buffers.shares_B), len(sidecar.used)) != (shape.buffers, shape.parameters) or (
             len(buffers.floats),
             len(buffers.ints),
         ) != shape.update_sizes(buffers.shares_B):
-            return f"message of row {head.row}: its buffers and parameters are not this model's"
-        return None
+            raise ValueError(f"message of row {head.row}: its buffers and parameters are not this model's")
+        if sidecar.parts_P4[:, 0].tolist() != list(partitions):
+            named = [int(j) for j in sidecar.parts_P4[:, 0]]
+            raise ValueError(f"message of row {head.row}: it holds partitions {named}, must hold {list(partitions)}")
+        return CheckedMessage(body.payload, sidecar, bits)
 
     def accumulate(self, told: Accumulate) -> None:
         """``added += weight*m`` unless late, and ``h_row += beta*m``."""
-        body: Message = told.body
+        body: CheckedMessage = told.body
         if not told.late:
-            self._counted[told.row] = Counted(told.row, told.use, Sidecar.unpack(body.sidecar))
+            self._counted[told.row] = Counted(told.row, told.use, body.sidecar)
             assert told.use.weight is not None
             self._add(body, told.row, told.use.weight)
         self._move(told.row, told.step, body, told.use.beta)
 
     def keep(self, told: Keep) -> None:
         """Hold the payload until the closing gives its weight."""
-        body: Message = told.body
-        self._counted[told.row] = Counted(told.row, told.use, Sidecar.unpack(body.sidecar))
+        body: CheckedMessage = told.body
+        self._counted[told.row] = Counted(told.row, told.use, body.sidecar)
         self._kept[told.row] = body
         self._move(told.row, told.step, body, told.use.beta)
 
@@ -147,11 +158,11 @@ class Aggregator:
         """The rows counted in the step so far, in order of arrival."""
         return list(self._counted.values())
 
-    def _add(self, body: Message, row: int, weight: float) -> None:
+    def _add(self, body: CheckedMessage, row: int, weight: float) -> None:
         assert self._sums is not None
         self._sums.add(body.payload, row_bits(body.bits), row, weight)
 
-    def _move(self, row: int, step: int, body: Message, beta: float) -> None:
+    def _move(self, row: int, step: int, body: CheckedMessage, beta: float) -> None:
         if beta == 0.0:
             return
         if self._H is None:

@@ -39,7 +39,8 @@ class ArrivalTally:
             return
         plan, p_R = result.plan, result.terms.p_R
         rows = np.flatnonzero(plan.weighted_R() & result.live_N[plan.worker_R])
-        lost = {seen.row for seen in result.seen if seen.step == result.step and seen.seconds >= result.terms.deadline}
+        aim = result.terms.deadline if result.terms.aim is None else result.terms.aim
+        lost = {seen.row for seen in result.seen if seen.step == result.step and seen.censored and seen.seconds >= aim}
         if result.why in ("complete", "count") and len(result.counted) + len(lost) < len(rows):
             self.early = True
         if self.early:

@@ -35,8 +35,8 @@ class DataAccount:
             self._compute_seconds += fmean(counted.sidecar.compute_seconds for counted in result.counted)
             self._step_seconds += result.seconds
         for counted in result.counted:
-            self._batches += len(counted.sidecar.loss_P3)
-            self._empty += int((counted.sidecar.loss_P3[:, 2] == 0).sum())
+            self._batches += len(counted.sidecar.parts_P4)
+            self._empty += int((counted.sidecar.parts_P4[:, 2] == 0).sum())
         for j in np.flatnonzero(~result.plan.covered_K).tolist():
             self._uncovered[j] = self._uncovered.get(j, 0) + 1
 

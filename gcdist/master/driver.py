@@ -7,7 +7,7 @@ go.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -48,10 +48,11 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
+from gcdist.protocol.order import partition_order
 from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
-UNTOLD = ("stale", "late", "failed", "its link is closed")  # reasons to drop a message that need no line
+UNTOLD = ("stale", "late", "failed", "cut", "its link is closed")  # reasons to drop a message that need no line
 TELL_SECONDS = 10.0  # between two lines that say who is waited for
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
@@ -192,7 +193,7 @@ class MasterDriver:
         """The driver of a run, whatever its world."""
         cluster = setup.config.cluster
         return MasterDriver(
-            MasterMachine(setup.workers, setup.hello("master")),
+            MasterMachine(setup.workers, setup.hello("master"), setup.config.seed),
             port,
             Aggregator(setup.state.shape, setup.quantizer, setup.config.seed),
             make_downlink(setup),
@@ -220,7 +221,7 @@ class MasterDriver:
         live_N, ready_N = self.machine.live(), self.machine.ready()
         plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
         promised = scheme.promises
-        terms = scheme.rule.terms(plan, live_N, ready_N)
+        terms = scheme.terms(plan, live_N, ready_N)
         self.aggregator.reshape(scheme.maker.shape)
         self._inject_due(step)
         opened = self.port.now()
@@ -377,15 +378,22 @@ class MasterDriver:
 
     def _inspected(self, event: Arrived) -> Arrived:
         """Check a message's bytes against the plan that its sender works by, before the machine counts it."""
-        body: Message = event.body
-        self._current.messages += len(body.payload) > 0  # probes carry no gradient
-        self._current.payload_bytes += len(body.payload)
+        sent: Message = event.body
+        self._current.messages += len(sent.payload) > 0  # probes carry no gradient
+        self._current.payload_bytes += len(sent.payload)
         plan, shape = self._sent.get(event.peer, (None, self.aggregator.shape))
         if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
             return event
-        bits_S = tuple(int(b) for b in plan.bits_RS[event.head.row])
-        body = Message(body.payload, body.sidecar, bits_S)
-        return Arrived(event.at, event.peer, event.head, body, self.aggregator.fault(event.head, body, shape))
+        head, seed = event.head, self.machine.seed
+        bits_S = tuple(int(b) for b in plan.bits_RS[head.row])
+        parts = plan.parts(head.row)
+        if plan.partial:
+            parts = partition_order(seed, head.step, head.row, parts)[: head.done]
+        try:
+            body = self.aggregator.checked(head, event.body, bits_S, shape, [j for j, _ in parts])
+        except ValueError as error:
+            return replace(event, fault=str(error))
+        return replace(event, body=body, work=body.sidecar.times if plan.partial else None)
 
     def _load_of(self, peer: Peer) -> int:
         """Partitions that the worker computes in a round of the plan."""
@@ -411,7 +419,7 @@ class MasterDriver:
             case Observe(seen=seen):
                 self._current.seen.append(seen)
                 if self._scheme is not None:
-                    self._scheme.rule.observe(seen)
+                    self._scheme.observe(seen)
             case Keep():
                 self.aggregator.keep(told)
             case CloseStep():

@@ -249,7 +249,7 @@ class MasterLinks:
             case Kind.MESSAGE:
                 head = unpack_head(frame.head)
                 payload = NOTHING if frame.data is None else frame.data
-                body = Message(payload, NOTHING if frame.meta is None else frame.meta, ())
+                body = Message(payload, NOTHING if frame.meta is None else frame.meta)
                 return lambda at: Arrived(at, peer, head, body, fault)
             case Kind.CREDIT:
                 step, why, held = unpack_credit(frame.head)

@@ -13,7 +13,9 @@ from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
-from gcdist.straggler import ArrivalRule
+from gcdist.planning.cut_choice import CutChoice, choose_cut
+from gcdist.straggler import ArrivalRule, WorkLaws
+from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
 
 P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
@@ -52,9 +54,10 @@ class PlanMaker:
         load_most: most partitions of a worker, as a multiple of its even share; inf = none.
         exact_p: p is known, not measured: no floor once the rule promises a deadline.
         noise_most: noise of stragglers that a plan may have before ``load_most`` is relaxed, and above which it is said.
+        laws: times of the workers, if rows are cut at the deadline; None: rows are whole.
     """
 
-    _LEARNED = ("error", "expected", "energy", "agreeing")
+    _LEARNED = ("error", "expected", "energy", "agreeing", "spread", "signal")
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class PlanMaker:
         load_most: float = np.inf,
         exact_p: bool = False,
         noise_most: float = np.inf,
+        laws: WorkLaws | None = None,
     ) -> None:
         self.code = code
         self._shape = shape
@@ -82,11 +86,13 @@ class PlanMaker:
         self._load_most = load_most
         self._exact_p = exact_p
         self._noise_most = noise_most
+        self.laws = laws
         self._bits_cap_N = bits_cap_N
         self._quantizer = quantizer
         self._law = segments_of(quantizer, shape().layout).noise()
         self._error = self._expected = 0.0
         self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
+        self._spread = self._signal = 0.0  # sums over steps of S^2 of one partition, and of |g|^2
 
     @property
     def shape(self) -> Shape:
@@ -119,6 +125,12 @@ class PlanMaker:
         most = float(len(self._size_K))
         return most if self._agreeing * most <= self._energy else self._energy / self._agreeing
 
+    @property
+    def spread(self) -> float:
+        """``S^2/|g|^2`` of one partition (math.md section 10); before anything is known 1/k, as if all were noise."""
+        k = len(self._size_K)
+        return self._spread / self._signal if self._signal > 0 and self._spread > 0 else 1.0 / k
+
     def calibrate(self, plan: Plan, counted: Sequence[tuple[Sidecar, U8]], signal: float, energy: float) -> None:
         """Take in one step: what its messages' errors came to against the law's, and the rows' energies to the gradient's.
 
@@ -128,6 +140,10 @@ class PlanMaker:
             setattr(self, f"_{name}", FORGET * getattr(self, f"_{name}"))
         self._energy += energy
         self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
+        spreads = [sidecar.spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
+        if plan.partial and spreads:
+            self._spread += float(np.mean(spreads))
+            self._signal += signal
         for sidecar, bits_S in counted:
             omega = float(self._law[bits_S].mean())
             if sidecar.energy > 0 and np.isfinite(omega):
@@ -143,6 +159,13 @@ class PlanMaker:
         cap = cap_for(len(self._size_K), live, self._load_most)
         return cap if np.isfinite(cap) else None
 
+    def choose_cut(self, live_N: Mask, noise_most: float, present: float, between: float) -> CutChoice | None:
+        """The deadline for partial rows, and its loads; None: rows are whole, or nothing is known of the workers."""
+        if self.laws is None or not (live_N & self.laws.known_N).any():
+            return None
+        omega_N = self.omega_N(len(live_N))
+        return choose_cut(self.laws, live_N, len(self._size_K), omega_N, self.spread, noise_most, present, between)
+
     def make(self, live_N: Mask, holds: Holds = ALL) -> tuple[Plan, PlanReport]:
         """The plan for the workers that are live, and its figures; what nobody of them holds is left out.
 
@@ -154,7 +177,7 @@ class PlanMaker:
         problem = self._problem(live_N, holds)
         found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
         plan = _with_probes(found.plan, live_N, holds)
-        plan = replace(plan, trained=shape.trained)
+        plan = replace(plan, trained=shape.trained, partial=self.laws is not None)
         return plan, describe(plan, problem, found.notices)
 
     def try_all(self, holds: Holds = ALL) -> None:
@@ -171,6 +194,14 @@ class PlanMaker:
                 np.maximum(rule.p_long_run(worker, load_m, deadline), floor) if live_N[worker] else np.ones(len(load_m))
             )
 
+        excess, laws = None, self.laws
+        if laws is not None and not (rule.warming or rule.waits) and laws.known_N[live_N].all():
+            cut_N = np.maximum(0.0, deadline - laws.overhead_N(SURE))
+
+            def excess(worker: int, load_L: F64) -> F64:
+                excess_GL: F64 = laws.outcomes(worker, load_L.astype(np.int64), cut_N[worker : worker + 1])[1]
+                return np.asarray(excess_GL[0])
+
         return Problem(
             size_K=self._size_K,
             late=late,
@@ -179,6 +210,8 @@ class PlanMaker:
             bits_cap_N=self._bits_cap_N,
             load_cap_N=np.full(len(live_N), np.inf),
             holds_NK=_holders(live_N, holds, len(self._size_K)),
+            excess=excess,
+            spread=self.spread / max(1.0, self.disagreement),
         )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from gcdist.master.plan_maker import ALL, Holds, PlanMaker
 from gcdist.planning import PlanReport
-from gcdist.straggler import ArrivalRule, WaitForAll
-from gcdist.types import GradientCode, Mask, Plan, RunHaltedError
+from gcdist.straggler import ArrivalRule, AutoDeadline, WaitForAll, with_cuts
+from gcdist.types import GradientCode, Mask, Plan, RunHaltedError, Seen, StepTerms
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +24,9 @@ class Scheme:
     maker: PlanMaker
     replan_every: int
     on_plan: Callable[[Plan, PlanReport, float], None]
+    noise_most: float = 0.2
+    known_p: bool = False  # p is given or from a model, and not measured
+    between: float = 0.0  # seconds from a step's end to the next one's opening
     outdated: bool = True
     plan: Plan | None = None
     report: PlanReport | None = None
@@ -33,6 +38,19 @@ class Scheme:
         """Whether the next step's p is a promise about a deadline."""
         return not (self.rule.warming or self.rule.waits)
 
+    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
+        """The promise of the next step; rows that may be cut are, once it is one about a deadline."""
+        terms = self.rule.terms(plan, live_N, ready_N)
+        return (
+            with_cuts(terms, self.maker.laws, self.known_p) if self.maker.laws is not None and self.promises else terms
+        )
+
+    def observe(self, seen: Seen) -> None:
+        """Take in the outcome of one row."""
+        self.rule.observe(seen)
+        if self.maker.laws is not None:
+            self.maker.laws.observe(seen)
+
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, given who is live and holds what; RunHaltedError if there is none."""
         self.rule.review()
@@ -41,8 +59,7 @@ class Scheme:
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
         if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
             if not warming:
-                most_load = self.maker.most_load(int(live_N.sum()))
-                self.rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement, most_load)
+                self._choose_deadline(live_N)
             try:
                 self.plan, self.report = self.maker.make(live_N, holds)
             except ValueError as error:
@@ -51,3 +68,15 @@ class Scheme:
             self.on_plan(self.plan, self.report, self.rule.deadline)
         self._age += 1
         return self.plan
+
+    def _choose_deadline(self, live_N: Mask) -> None:
+        """Choose an automatic deadline anew: of partial rows by what is done when, else by arrivals."""
+        rule = self.rule
+        if isinstance(rule, AutoDeadline):
+            present = np.inf if rule.waits else rule.deadline
+            choice = self.maker.choose_cut(live_N, self.noise_most, present, self.between)
+            if choice is not None:
+                rule.adopt(choice.deadline)
+                return
+        most_load = self.maker.most_load(int(live_N.sum()))
+        rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement, most_load)

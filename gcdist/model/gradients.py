@@ -47,6 +47,8 @@ class _Made(NamedTuple):
 class PartitionResult:
     """One partition's share of one step's gradient, and what came with it."""
 
+    partition: int
+    shape: Shape  # of the vector
     loss: float  # mean over the batch; 0 if it had nothing to train on
     gradient: F32  # (d,) N_j/N times the batch mean's gradient; valid until the next compute
     used: Mask  # one entry a parameter: the loss depends on it
@@ -116,6 +118,8 @@ class PartitionGradients:
             text = story(error, step, j, indices, trace=not told)
             raise UserCodeError(step, j, indices, text, of_model=isinstance(error, ModelChangedError)) from error
         return PartitionResult(
+            partition=j,
+            shape=state.shape,
             loss=made.value,
             gradient=self._gradient,
             used=used,

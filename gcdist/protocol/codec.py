@@ -52,8 +52,8 @@ def _unpack(form: struct.Struct, raw: bytes, what: str) -> tuple[int, ...]:
 def pack_head(head: Head) -> bytes:
     """Head as 48 bytes.
 
-    >>> unpack_head(pack_head(Head(7, 1, 3, 0, 2, 100)))
-    Head(step=7, plan_id=1, row=3, shard=0, shift=2, nbytes=100)
+    >>> unpack_head(pack_head(Head(7, 1, 3, 8, 2, 100)))
+    Head(step=7, plan_id=1, row=3, done=8, shift=2, nbytes=100)
     """
     return _HEAD.pack(*head)
 

@@ -6,7 +6,7 @@ same instructions in the simulator and in real processes. What it protects is li
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nextafter
 
 import numpy as np
 
@@ -40,8 +40,9 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shift
-from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, CloseWhy, Hello, Peer, Round, Tick, Wake
-from gcdist.types import Decoder, Mask, Plan, Seen, Use
+from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, CloseWhy, Head, Hello, Peer, Round, Tick, Wake
+from gcdist.protocol.order import Part, partition_order
+from gcdist.types import Decoder, Mask, Plan, Seen, Use, WorkTimes
 
 ASTRAY = "its parameters are not the master's: it gets all of them with its next round"
 FAILURES_TO_HALT = 3  # of one partition, with no arrival of it in between
@@ -53,10 +54,12 @@ class MasterMachine:
     Args:
         workers: number of slots n.
         expected: the master's own Hello; a worker's that differs in anything but its name is refused.
+        seed: of the order in which workers take the partitions of partial rows.
     """
 
-    def __init__(self, workers: int, expected: Hello) -> None:
+    def __init__(self, workers: int, expected: Hello, seed: int = 0) -> None:
         self.workers = workers
+        self.seed = seed
         self._expected = expected
         self._peers: dict[int, PeerState] = {}
         self._newest: dict[int, int] = {}
@@ -257,7 +260,7 @@ class MasterMachine:
         self._out += [Announce(state.peer, event.step) for state in self._peers.values() if not state.credit]
         for state in self._peers.values():
             if state.credit:
-                self._send(state)
+                self._send(state, event.at)
         self._close_if_done(event.at)
 
     def _install(self, plan: Plan) -> None:
@@ -277,6 +280,7 @@ class MasterMachine:
                 tuple(parts[r] for r in rows),
                 tuple(tuple(int(b) for b in plan.bits_RS[r]) for r in rows),
                 plan.trained,
+                plan.partial,
             )
             for worker, rows in rows_of.items()
         }
@@ -289,13 +293,18 @@ class MasterMachine:
         del self._shifts[row]
         self._out.append(TakeOut(row))
 
-    def _send(self, state: PeerState) -> None:
+    def _send(self, state: PeerState, at: float) -> None:
         """Send the open step to a peer that has given credit, once, if it has rows that can still arrive."""
         opened, worker = self._open, state.peer.worker
         assignment = self._assignments.get(worker)
         if opened is None or assignment is None or self._plan is None or state.last_step >= opened.event.step:
             return
         if all(row in opened.settled for row in assignment.rows):
+            return
+        terms = opened.event.terms
+        cut = None if terms.cut_N is None else float(terms.cut_N[worker]) - max(0.0, at - opened.event.at)
+        if cut is not None and cut <= 0.0:  # nothing could be done by then
+            self._write_off(at, assignment.rows)
             return
         shifts = [self._shifts.get(row) for row in assignment.rows]
         plan_id = self._plan.plan_id
@@ -307,14 +316,18 @@ class MasterMachine:
             shift=tuple(s.version if s else 0 for s in shifts),
             beta=tuple(s.beta if s else 0.0 for s in shifts),
             assignment=None if state.plan_sent == plan_id else assignment,
+            cut=None if cut is None or cut == inf else cut,
         )
         state.outstanding = Outstanding(
             step=sent.step,
             plan_id=plan_id,
             trained=self._plan.trained,
             opened=opened.event.at,
+            sent=max(at, opened.event.at),
             shift=dict(zip(assignment.rows, sent.shift, strict=True)),
             load={row: len(p) for row, p in zip(assignment.rows, assignment.parts, strict=True)},
+            partial=assignment.partial,
+            aim=terms.aim,
             ready=worker in opened.ready,
             cold=state.cold,
         )
@@ -344,8 +357,9 @@ class MasterMachine:
         if owed is not None and owed.shift:
             self._out.append(Drop(event.peer, owed.step, ASTRAY if event.why == "astray" else event.why))
             if self._open is not None and owed.step == self._open.event.step:
+                self._open.cut[event.peer.worker] = owed
                 self._write_off(event.at, tuple(owed.shift))
-        self._send(state)
+        self._send(state, event.at)
 
     # --- messages ---
 
@@ -363,17 +377,25 @@ class MasterMachine:
             owed is None
             or (head.step, head.plan_id) != (owed.step, owed.plan_id)
             or owed.shift.get(head.row) != head.shift
+            or not (1 if owed.partial else owed.load[head.row]) <= head.done <= owed.load[head.row]
         ):
             self._break(
                 event.at,
                 peer,
                 head.step,
-                f"message of step {head.step}, plan {head.plan_id}, row {head.row}, shift {head.shift} was not asked for",
+                f"message of step {head.step}, plan {head.plan_id}, row {head.row}, shift {head.shift} with {head.done} "
+                "partitions was not asked for",
             )
             return
         del owed.shift[head.row]
         late = self._open is None or head.step != self._open.event.step
-        self._see(head.row, peer.worker, head.step, event.at - owed.opened, False, owed)
+        seconds = event.at - owed.opened
+        if event.work is not None and event.work.done:  # with one partition alone it would have been in so much earlier
+            seconds -= event.work.row - event.work.done[0]
+        if owed.aim is not None:  # what was counted was in time, and what was not was late, wherever the aim was
+            seconds = nextafter(owed.aim, inf) if late else min(seconds, owed.aim)
+        overhead = None if event.work is None else event.at - owed.sent - event.work.row
+        self._see(head.row, peer.worker, head.step, seconds, False, owed, event.work, overhead)
         if late:
             self._late(event, owed)
         else:
@@ -392,7 +414,7 @@ class MasterMachine:
         opened.counted.append(row)
         if self._failures and self._plan is not None:
             self._failures.pop(-1, None)
-            for partition, _ in self._plan.parts(row):
+            for partition, _ in self.parts_in(event.head):
                 self._failures.pop(partition, None)
         use = opened.event.decoder.arrive(row)
         if use.weight is None:
@@ -401,6 +423,12 @@ class MasterMachine:
             self._out.append(Accumulate(event.head.step, row, event.body, use, late=False))
         self._shifted(row, event.peer, use)
         self._close_if_done(event.at)
+
+    def parts_in(self, head: Head) -> tuple[Part, ...]:
+        """What a message of the open plan holds: the partitions done, in their order, and their coefficients."""
+        assert self._plan is not None
+        parts = self._plan.parts(head.row)
+        return partition_order(self.seed, head.step, head.row, parts)[: head.done] if self._plan.partial else parts
 
     def _late(self, event: Arrived, owed: Outstanding) -> None:
         """A message of a closed step: it may still move the shift, if both ends hold the same one of the same vector."""
@@ -424,11 +452,23 @@ class MasterMachine:
             old = self._shifts.get(row)
             self._shifts[row] = Shift(peer, (old.version if old else 0) + 1, use.beta)
 
-    def _see(self, row: int, worker: int, step: int, seconds: float, censored: bool, owed: Outstanding | None) -> None:
+    def _see(
+        self,
+        row: int,
+        worker: int,
+        step: int,
+        seconds: float,
+        censored: bool,
+        owed: Outstanding | None,
+        work: WorkTimes | None = None,
+        overhead: float | None = None,
+    ) -> None:
         load = owed.load[row] if owed else len(self._plan.parts(row)) if self._plan else 0
+        if owed.partial if owed else self._plan is not None and self._plan.partial:
+            load = min(load, 1)  # its seconds are those of one partition
         ready = owed.ready if owed else False
         cold = owed.cold if owed else False
-        self._out.append(Observe(Seen(row, worker, step, float(load), seconds, censored, ready, cold)))
+        self._out.append(Observe(Seen(row, worker, step, float(load), seconds, censored, ready, cold, work, overhead)))
 
     # --- the end of a step ---
 
@@ -456,15 +496,16 @@ class MasterMachine:
         opened = self._open
         assert opened is not None
         self._open = None
-        deadline = opened.event.terms.deadline
+        terms = opened.event.terms
+        deadline = terms.deadline if terms.aim is None else terms.aim
         elapsed = max(0.0, min(at - opened.event.at, deadline))  # a loss may be stamped just before OpenStep
         for worker, assignment in self._assignments.items():
             if worker not in opened.present:
                 continue
             state = self._peers.get(worker)
             owed = state.outstanding if state else None
-            if owed is not None and owed.step != opened.event.step:
-                owed = None
+            if owed is None or owed.step != opened.event.step:
+                owed = opened.cut.get(worker)
             for row in assignment.rows:
                 if row in opened.lost:  # it could not come by the deadline, whenever the step ended
                     self._see(row, worker, opened.event.step, elapsed if deadline == inf else deadline, True, owed)

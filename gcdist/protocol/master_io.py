@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gcdist.protocol.messages import Body, CloseWhy, CreditWhy, Head, Hello, Peer, Round, Tick, Wake
-from gcdist.types import Closing, Decoder, Plan, Seen, StepTerms, Use
+from gcdist.types import Closing, Decoder, Plan, Seen, StepTerms, Use, WorkTimes
 
 # --- events of the master ---------------------------------------------------------------------------------------------
 
@@ -69,6 +69,7 @@ class Arrived:
     head: Head
     body: Body
     fault: str | None = None
+    work: WorkTimes | None = None  # of a row that may be cut: when its partitions were done
 
 
 @dataclass(frozen=True, slots=True)

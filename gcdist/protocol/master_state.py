@@ -16,8 +16,11 @@ class Outstanding:
     plan_id: int
     trained: tuple[int, ...] | None  # parameters in the vector of that plan
     opened: float
+    sent: float
     shift: dict[int, int]  # rows still owed -> version of h_row that they subtract
     load: dict[int, int]
+    partial: bool  # its rows may come cut
+    aim: float | None  # seconds after the opening that its cut aims at
     ready: bool
     cold: bool
 
@@ -50,6 +53,9 @@ class OpenedStep:
     settled: set[int] = field(default_factory=set)  # rows that are counted, arrived as probes, or written off
     lost: set[int] = field(default_factory=set)  # written off: they cannot arrive any more
     hopeful: int = 0  # weighted rows that can still be counted
+    cut: dict[int, Outstanding] = field(
+        default_factory=dict
+    )  # workers that had nothing done by their cut: their rounds
 
 
 @dataclass(slots=True)

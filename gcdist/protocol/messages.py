@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 6  # raised when a message changes; peers of another number are refused
+PROTOCOL = 7  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
 Body: TypeAlias = Any
-CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed", "astray"]
+CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed", "astray", "cut"]
 CloseWhy: TypeAlias = Literal["complete", "deadline", "count", "stop"]
 
 
@@ -148,6 +148,7 @@ class Assignment(NamedTuple):
     parts: tuple[tuple[tuple[int, float], ...], ...]  # per row: (partition, coefficient)
     bits: tuple[tuple[int, ...], ...]  # per row: packed bits of its segments (one number: all alike); zero = probe
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the Hello
+    partial: bool = False  # partitions are taken in the order of `partition_order`, and a row may be cut
 
 
 class Round(NamedTuple):
@@ -160,6 +161,9 @@ class Round(NamedTuple):
     shift: tuple[int, ...]  # per row of this worker: the master's version of h_row; 0 = set h_row to zero
     beta: tuple[float, ...]  # per row: what the master applied to the pending message, where shift is the worker's + 1
     assignment: Assignment | None  # exactly when this incarnation has not been sent plan_id
+    cut: float | None = (
+        None  # seconds after receipt at which the row in hand is sent as far as it is; None: when complete
+    )
 
 
 class Head(NamedTuple):
@@ -171,7 +175,7 @@ class Head(NamedTuple):
     step: int
     plan_id: int
     row: int
-    shard: int
+    done: int  # partitions in the message: the first so many of the row's order
     shift: int  # version of h_row that was subtracted
     nbytes: int  # of the payload
 

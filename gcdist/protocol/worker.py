@@ -1,5 +1,7 @@
 """The worker machine: the newest step wins, stale work is dropped between partitions, one message on its way at a time.
 
+A partial row has a cut: when it comes, the partitions that are done are sent, and what is under way is dropped.
+
 Pure, like the master's. The driver computes and encodes when told, and answers with PartDone and EncodedRow; it must hand
 in announcements that came meanwhile before those answers, so that at most one partition is computed for a step that the
 worker has been told is over.
@@ -10,9 +12,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, TypeAlias
 
 from gcdist.protocol.messages import Assignment, Head, Round, Tick, Wake
+from gcdist.protocol.order import Part, partition_order
 from gcdist.protocol.worker_io import (
     Abort,
     Aborted,
@@ -63,6 +67,10 @@ class _Work:
     todo: deque[tuple[int, int, float]]  # (row, partition, coefficient) not yet begun
     rows: deque[int]  # rows not yet encoded, the first one is being computed
     shift: dict[int, int]
+    cut_at: float  # when the row in hand is sent as far as it is; inf: when it is complete
+    cut: bool = False  # it was
+    left_out: bool = False  # rows that were not begun
+    done: int = 0  # partitions of the row in hand
     phase: _Phase = "computing"
 
 
@@ -82,11 +90,13 @@ class WorkerMachine:
         retry_first: seconds before the first new attempt to link; doubled each time.
         retry_most: longest wait between attempts.
         patience: seconds to wait for the master's release after a SIGTERM.
+        seed: of the order in which the partitions of a partial row are taken.
     """
 
     retry_first: float = 0.5
     retry_most: float = 30.0
     patience: float = 5.0
+    seed: int = 0
     _linked: bool = False
     _announced: int = -1
     _work: _Work | None = None
@@ -117,7 +127,7 @@ class WorkerMachine:
                 self._round(event)
             case PartDone(step=step):
                 if self._current(step, "computing"):
-                    self._next_part()
+                    self._part_done()
             case Aborted(step=step):
                 if self._current(step, "computing"):
                     self._drop("stale")
@@ -138,6 +148,8 @@ class WorkerMachine:
             case Tick(at=at):
                 if self._leave_by is not None and at >= self._leave_by:
                     self._out.append(Exit(0, "asked to end; the master did not answer"))
+                elif self._work is not None and at >= self._work.cut_at:
+                    self._cut()
         return self._out
 
     def restore(self, versions: Mapping[int, int]) -> None:
@@ -205,9 +217,10 @@ class WorkerMachine:
                 return
         self._work = _Work(
             new,
-            deque((row, j, a) for row, parts in zip(work.rows, work.parts, strict=True) for j, a in parts),
+            deque((row, j, a) for row, parts in self._in_order(new.step, work) for j, a in parts),
             deque(work.rows),
             dict(zip(work.rows, new.shift, strict=True)),
+            inf if new.cut is None else event.at + new.cut,
         )
         if self._stale():
             self._out.append(Take(new._replace(assignment=work), event.body))
@@ -216,7 +229,14 @@ class WorkerMachine:
         # with the assignment always: the round that brought it may have been dropped as stale
         self._out.append(Load(new._replace(assignment=work), event.body))
         self._out.append(Prefetch(new.step, tuple(j for _, j, _ in self._work.todo)))
+        if self._work.cut_at != inf:
+            self._out.append(Wake(min(self._work.cut_at, self._leave_by or inf)))
         self._next_part()
+
+    def _in_order(self, step: int, work: Assignment) -> list[tuple[int, tuple[Part, ...]]]:
+        """The partitions of each row, as they are taken in this step."""
+        rows = zip(work.rows, work.parts, strict=True)
+        return [(row, partition_order(self.seed, step, row, parts) if work.partial else parts) for row, parts in rows]
 
     def _settle(self, row: int, version: int, beta: float) -> bool:
         """The master's version says what became of the pending message of this row; False if it cannot be."""
@@ -236,6 +256,37 @@ class WorkerMachine:
         held.version, held.pending = version, False
         return True
 
+    def _part_done(self) -> None:
+        assert self._work is not None
+        self._work.done += 1
+        self._next_part()
+
+    def _cut(self) -> None:
+        """Time is up: the row in hand goes as far as it is, rows not begun do not go at all."""
+        work = self._work
+        assert work is not None
+        if work.cut:
+            return
+        work.cut, work.left_out = True, len(work.rows) > 1
+        work.todo, work.rows = deque(), deque([work.rows[0]])
+        if work.phase != "computing":
+            return
+        self._out.append(Abort(work.round.step))
+        if self._stale():
+            self._drop("stale")
+        elif work.done == 0:
+            self._drop("cut")
+        else:
+            self._encode()
+
+    def _encode(self) -> None:
+        work, parts = self._work, self._assignment
+        assert work is not None
+        assert parts is not None
+        work.phase = "encoding"
+        row = work.rows[0]
+        self._out.append(Encode(work.round.step, row, work.done, len(parts.parts[parts.rows.index(row)])))
+
     def _next_part(self) -> None:
         work = self._work
         assert work is not None
@@ -247,8 +298,7 @@ class WorkerMachine:
             work.phase = "computing"
             self._out.append(Compute(work.round.step, row, partition, coefficient))
             return
-        work.phase = "encoding"
-        self._out.append(Encode(work.round.step, work.rows[0]))
+        self._encode()
 
     def _encoded(self, event: EncodedRow) -> None:
         work = self._work
@@ -259,7 +309,7 @@ class WorkerMachine:
             return
         work.phase = "sending"
         shift = work.shift[event.row]
-        head = Head(event.step, work.round.plan_id, event.row, 0, shift, event.nbytes)
+        head = Head(event.step, work.round.plan_id, event.row, work.done, shift, event.nbytes)
         self._held[event.row].pending = True
         self._out.append(Send(head, event.body))
 
@@ -268,11 +318,12 @@ class WorkerMachine:
         if work is None or not self._current(event.step, "sending") or event.row != work.rows[0]:
             return
         work.rows.popleft()
+        work.done = 0
         if work.rows:
             self._next_part()
             return
         self._work = None
-        self._out.append(SendCredit(event.step, "sent"))
+        self._out.append(SendCredit(event.step, "cut" if work.left_out else "sent"))
 
     def _user_error(self, event: UserError) -> None:
         if self._work is None or self._work.round.step != event.step or self._work.phase == "sending":
@@ -280,7 +331,7 @@ class WorkerMachine:
         self._out.append(SendFailed(event.step, event.partition, event.text))
         self._drop("failed")
 
-    def _drop(self, why: Literal["stale", "failed", "astray"]) -> None:
+    def _drop(self, why: Literal["stale", "failed", "astray", "cut"]) -> None:
         assert self._work is not None
         step = self._work.round.step
         self._work = None

@@ -78,16 +78,17 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class PartDone:
-    """One partition's gradient is added to its row."""
+    """One partition's gradient is there; ``body``: what the driver adds to its row, if it has not yet."""
 
     at: float
     step: int
     partition: int
+    body: Body = None
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """A computation was broken off inside a partition."""
+    """Nothing is waited for of a step that was aborted: its partition was broken off, or its result goes nowhere."""
 
     at: float
     step: int
@@ -200,10 +201,15 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Subtract the shift, quantize and pack the row; EncodedRow answers."""
+    """Subtract the shift, quantize and pack the row; EncodedRow answers.
+
+    ``done`` of the row's ``parts`` partitions are in the sum: it is scaled by ``parts/done``.
+    """
 
     step: int
     row: int
+    done: int
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gcdist.exchange.setup import Setup
 from gcdist.master.plan_maker import Holds, PlanIds, PlanMaker
 from gcdist.master.scheme import Scheme
 from gcdist.planning import PlanReport
-from gcdist.straggler import ArrivalRule, Arrivals, WaitForAll, make_stop_rule
+from gcdist.straggler import ArrivalRule, Arrivals, FirstPartition, WaitForAll, WorkLaws, make_stop_rule
 from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import GradientCode, Plan
 
@@ -84,12 +84,21 @@ class Session(Setup):
                 prior_p=straggler.prior_p,
                 prior_weight=straggler.prior_weight,
                 window=straggler.window,
-                delays=self.delays,
+                delays=FirstPartition(self.delays, self.config.inject.scale_with_load)
+                if self._partial(self.code)
+                else self.delays,
                 noise_most=straggler.noise_most,
                 noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
             ),
         )
         return self._scheme(self.code, rule, on_plan)
+
+    def _partial(self, code: GradientCode) -> bool:
+        """Whether rows of this code may be cut: as the settings say, or else as the code does by itself."""
+        wanted = self.config.code.partial if code is self.code else None
+        if wanted and code.partial is False:
+            raise ConfigError(f"code.partial: found true; the rows of {code.name!r} cannot be cut")
+        return bool(code.partial if wanted is None else wanted)
 
     def wait_for_all(self, on_plan: OnPlan) -> Scheme:
         """The baseline `sync` with the same partitions: waits for everybody."""
@@ -106,12 +115,15 @@ class Session(Setup):
             np.array(self._bits_caps(), np.int64),
             rule,
             self.plan_ids,
-            self.config.code.load_most if self._grows else np.inf,
+            self.config.code.load_most if self._grows and not self._partial(code) else np.inf,
             self.config.straggler.p != "measured",
             self.config.straggler.noise_most,
+            WorkLaws(self.workers) if self._partial(code) else None,
         )
         checked("code", lambda: maker.try_all(self._holds()))
-        return Scheme(code, rule, maker, self.config.straggler.replan_every, on_plan)
+        straggler = self.config.straggler
+        known_p = straggler.p != "measured"
+        return Scheme(code, rule, maker, straggler.replan_every, on_plan, straggler.noise_most, known_p)
 
     def _bits_caps(self) -> list[int]:
         """Most packed bits of each worker: the setting, or the widest packing (wider formats: the bits themselves)."""

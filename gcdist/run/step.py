@@ -72,11 +72,11 @@ def step_info(
         omega_by_bits: (33,) the noise law as calibrated.
         size_K: (K,) shares of the samples.
     """
-    lines = (line for counted in result.counted for line in counted.sidecar.loss_P3.tolist())
-    parts = {int(j): (loss, share) for j, loss, share in lines if j < len(size_K)}
+    lines = (line for counted in result.counted for line in counted.sidecar.parts_P4.tolist())
+    parts = {int(j): (loss, share) for j, loss, share, _ in lines if j < len(size_K)}
     weight = sum(share for _, share in parts.values())
     sidecars = [counted.sidecar for counted in result.counted]
-    partitions = sum(len(s.loss_P3) for s in sidecars)
+    partitions = sum(len(s.parts_P4) for s in sidecars)
     return StepInfo(
         step=result.step,
         seconds=seconds,
@@ -106,7 +106,7 @@ def _metrics(sidecars: Iterable[Sidecar], size_K: F64) -> dict[str, float]:
     """Means over the partitions that gave them, by samples; a partition that came twice counts once."""
     found: dict[str, dict[int, float]] = {}
     for sidecar in sidecars:
-        for j, metrics in zip(sidecar.loss_P3[:, 0].astype(int).tolist(), sidecar.metrics_P, strict=False):
+        for j, metrics in zip(sidecar.parts_P4[:, 0].astype(int).tolist(), sidecar.metrics_P, strict=False):
             for name, value in metrics.items() if j < len(size_K) else ():
                 found.setdefault(name, {})[j] = value
     means = {}

@@ -114,11 +114,10 @@ class SharedView:
         self._round: tuple[Round, Values] | None = None
         self.version: Version | None = None  # what this worker holds, where differences travel
 
-    def load(self, sent: Round, raw: U8) -> Shape:
+    def load(self, sent: Round, raw: U8) -> None:
         """See `rows.Gradients`; the model takes it when a partition is needed."""
         self.take(sent, raw)
         self._round = sent, raw if self.version is None else self.version
-        return self._shared.shape(sent)
 
     def take(self, sent: Round, raw: U8) -> None:
         """See `rows.Gradients`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -47,7 +48,9 @@ class SimulatedWorker:
         self._setup = setup
         self._shared = shared
         self._tagged: dict[object, list[Coming]] = {}
-        self._jobs: dict[int, tuple[Job, object]] = {}  # by number, with the tag of what comes of it
+        self._jobs: dict[int, tuple[Job, object, bool]] = {}  # by number: tag of what comes of it, whether it computes
+        self._queued: deque[tuple[object, Callable[[], None]]] = deque()  # partitions that wait for the one in work
+        self._computes_until = 0.0
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
         self._begin()
@@ -58,14 +61,16 @@ class SimulatedWorker:
         self.lives += 1
         for tag in list(self._tagged):
             self.cancel(tag)
-        for job, _ in self._jobs.values():
+        for job, _, _ in self._jobs.values():
             self._network.cores.give_up(job)
         self._jobs.clear()
+        self._queued.clear()
+        self._computes_until = 0.0
         self._waiting.clear()
         self.orders = Orders(setup.delays)
         self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared))
         self.driver = WorkerDriver(
-            WorkerMachine(config.cluster.retry_first, config.cluster.retry_most),
+            WorkerMachine(config.cluster.retry_first, config.cluster.retry_most, seed=config.seed),
             self.rows,
             self,
             self.slot,
@@ -73,6 +78,7 @@ class SimulatedWorker:
             config.seed,
             Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work),
             setup.state.name_at,
+            scale_with_load=config.inject.scale_with_load,
         )
 
     def kill(self, seconds: float | None = 1.0) -> None:
@@ -144,26 +150,47 @@ class SimulatedWorker:
         if tag is not None:
             self._tagged.setdefault(tag, []).append(coming)
 
-    def work(self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float) -> None:
-        """Deliver after so many seconds of a core, and not before ``floor``, unless cancelled."""
+    def work(
+        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float, computing: bool
+    ) -> None:
+        """Deliver after so many seconds of a core, and not before ``floor``, unless cancelled.
+
+        One partition is computed at a time: one whose result nobody wants any more still takes its time.
+        """
         if seconds == 0.0 or not self._network.cores.shared:
-            self.later(max(floor, self._clock.now + seconds), make, tag)
+            begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
+            if computing:
+                self._computes_until = begin + seconds
+            self.later(max(floor, begin + seconds), make, tag)
             return
 
+        def start() -> None:
+            self._jobs[number] = self._network.cores.work(seconds, done), tag, computing
+
         def done() -> None:
-            del self._jobs[number]
+            self._end(number)
             self.later(max(floor, self._clock.now), make, tag)
 
         number = next(self._numbers)
-        self._jobs[number] = self._network.cores.work(seconds, done), tag
+        if computing and any(of_computing for _, _, of_computing in self._jobs.values()):
+            self._queued.append((tag, start))
+        else:
+            start()
+
+    def _end(self, number: int) -> None:
+        """A job is over: the next partition begins, if one waits."""
+        _, _, computing = self._jobs.pop(number)
+        if computing and self._queued:
+            self._queued.popleft()[1]()
 
     def cancel(self, tag: object) -> None:
         """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
-        for number, (job, of) in list(self._jobs.items()):
+        self._queued = deque(queued for queued in self._queued if queued[0] != tag)
+        for number, (job, of, _) in list(self._jobs.items()):
             if of == tag:
-                job.done = partial(self._jobs.pop, number)
+                job.done = partial(self._end, number)
 
     def send(self, head: Head, body: Message) -> None:
         """A message takes a core's time to leave and to be taken in, then its time on the link."""

@@ -2,6 +2,7 @@
 
 from gcdist.straggler.arrivals import Arrivals
 from gcdist.straggler.chances import WAIT_P, Chances, make_chances
+from gcdist.straggler.cuts import FirstPartition, with_cuts
 from gcdist.straggler.deadline import (
     ArrivalRule,
     AutoDeadline,
@@ -11,6 +12,7 @@ from gcdist.straggler.deadline import (
 )
 from gcdist.straggler.delays import DELAYS, load_delays, make_delays, read_trace
 from gcdist.straggler.faults import FaultSchedule, Planned, pick
+from gcdist.straggler.work_laws import WorkLaws
 
 __all__ = [
     "DELAYS",
@@ -20,13 +22,16 @@ __all__ = [
     "AutoDeadline",
     "Chances",
     "FaultSchedule",
+    "FirstPartition",
     "FixedDeadline",
     "Planned",
     "WaitForAll",
+    "WorkLaws",
     "load_delays",
     "make_chances",
     "make_delays",
     "make_stop_rule",
     "pick",
     "read_trace",
+    "with_cuts",
 ]

@@ -160,7 +160,8 @@ class ArrivalRule:
         else:
             deadline = self._deadline_now()
             load_N = np.ones(self.arrivals.workers)
-            load_N[owner_R] = np.maximum(np.diff(plan.A_RK.indptr), 1)
+            if not plan.partial:  # of a partial row one partition is enough, whatever its load
+                load_N[owner_R] = np.maximum(np.diff(plan.A_RK.indptr), 1)
             p_N = self._promised_N = self.chances.p_given_ready(deadline, load_N, ready_N)
         self._promised_deadline = deadline
         return StepTerms(deadline, np.where(live_N[owner_R], p_N[owner_R], 1.0))
@@ -318,6 +319,13 @@ class AutoDeadline(ArrivalRule):
             return False
         self._deadline = best
         return True
+
+    def adopt(self, deadline: float) -> None:
+        """Take a deadline that was chosen elsewhere (of partial rows: `planning.choose_cut`); inf: wait for all."""
+        arrived = self.arrivals.arrived()
+        if not self.warming and len(arrived):
+            self._longest, self._surprised = float(arrived[-1]), False
+            self._deadline = min(deadline, self.max_wait)
 
     def cost(self, tau_G: F64, live_N: Mask, omega_N: F64, disagreement: float = 1.0) -> F64:
         """``E[min(tau, time until all are in)] (1 + disagreement/F(tau))`` of each of the ascending ``tau_G``, seconds.

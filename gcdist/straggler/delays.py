@@ -16,18 +16,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from gcdist.hashing import hashed
 from gcdist.types import F64, DelayModel
 
 Numbers: TypeAlias = float | Sequence[float]
-
-_MASK = (1 << 64) - 1
-
-
-def _mix(x: int) -> int:
-    """The 64-bit finalizer of splitmix64."""
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
 
 
 def uniform(seed: int, worker: int, step: int, stream: int = 0) -> float:
@@ -36,10 +28,7 @@ def uniform(seed: int, worker: int, step: int, stream: int = 0) -> float:
     >>> uniform(0, 1, 2) == uniform(0, 1, 2) != uniform(0, 1, 3)
     True
     """
-    x = 0x9E3779B97F4A7C15
-    for word in (seed, worker, step, stream):
-        x = _mix((x + word * 0x9E3779B97F4A7C15 + 0xD1B54A32D192ED03) & _MASK)
-    return ((x >> 11) + 0.5) * 2.0**-53
+    return ((hashed(seed, worker, step, stream) >> 11) + 0.5) * 2.0**-53
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from gcdist.exchange.message import Message
 from gcdist.exchange.replica import ReplicaError
 from gcdist.exchange.sidecar import stamp_held
-from gcdist.model.gradients import UserCodeError
+from gcdist.model.gradients import PartitionResult, UserCodeError
 from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Round, Tick, Wake
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
     Abort,
+    Aborted,
     Astray,
     Commit,
     Compute,
@@ -39,6 +41,7 @@ from gcdist.protocol.worker_io import (
     Zero,
 )
 from gcdist.types import U8, DelayModel
+from gcdist.worker.computing import Computing, InlineComputing
 from gcdist.worker.rows import RowMaker
 
 
@@ -75,14 +78,24 @@ class Pace:
     """How long a worker's work takes in the simulator; zero where it really takes its time.
 
     ``defer``: compute a row only when its message is about to leave, so that work that becomes stale costs nothing.
-    ``work``: takes seconds of work, an event, its tag and the time before which it must not come; delivers it as `later`
-    does. None: the work has taken its time already.
+    ``work``: takes seconds of work, an event, its tag, the time before which it must not come, and whether it is computing
+    (one partition at a time) or encoding (beside it); delivers it as `later` does. None: the work has taken its time
+    already.
     """
 
     part_seconds: float = 0.0
     encode_seconds: float = 0.0
     defer: bool = False
-    work: Callable[[float, Callable[[float], WorkerEvent], object, float], None] | None = None
+    work: Callable[[float, Callable[[float], WorkerEvent], object, float, bool], None] | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """The row in hand: what was begun of it, and when its partitions were done (seconds since the round's receipt)."""
+
+    begun: list[Compute] = field(default_factory=list)
+    done: list[float] = field(default_factory=list)
+    under_way: bool = False  # the last one begun is not done
 
 
 class WorkerDriver:
@@ -98,6 +111,9 @@ class WorkerDriver:
         pace: simulated durations.
         name_of: names the parameter that a coordinate belongs to.
         coming: is told the step and the partitions that come next.
+        computing: where the user's code runs.
+        scale_with_load: an injected delay is spread over the partitions of a partial row: the r-th of l is done no earlier
+            than r/l of it. Without, nothing is done before it.
     """
 
     def __init__(
@@ -111,6 +127,8 @@ class WorkerDriver:
         pace: Pace | None = None,
         name_of: Callable[[int], str] = str,
         coming: Callable[[int, tuple[int, ...]], None] | None = None,
+        computing: Computing | None = None,
+        scale_with_load: bool = False,
     ) -> None:
         self.machine = machine
         self.worker = worker
@@ -123,16 +141,28 @@ class WorkerDriver:
         self._pace = pace or Pace()
         self._name_of = name_of
         self._coming = coming
+        self._computing = computing or InlineComputing()
+        self._scale_with_load = scale_with_load
         self._arrived = 0.0
         self._load = 0
-        self._deferred: list[Compute] = []
+        self._partial = False
+        self._row = _Row()
 
     def feed(self, event: WorkerEvent) -> None:
         """Handle one event and do what it asks for."""
-        if isinstance(event, RoundIn):
-            self._arrived = event.at
-            if event.round.assignment is not None:
-                self._load = sum(len(parts) for parts in event.round.assignment.parts)
+        match event:
+            case RoundIn(at=at, round=new):
+                self._arrived = at
+                if new.assignment is not None:
+                    self._load = sum(len(parts) for parts in new.assignment.parts)
+                    self._partial = new.assignment.partial
+            case PartDone():
+                if not self._take(event):
+                    return
+            case UserError(step=step, partition=partition) if partition >= 0 and not (
+                self._pace.defer or self._waits_for(step, partition)
+            ):
+                return  # of a partition that was under way when its row was cut: nobody waits for it
         for instruction in self.machine.handle(event):
             self._do(instruction)
 
@@ -140,21 +170,21 @@ class WorkerDriver:
         match told:
             case Compute():
                 self._compute(told)
-            case Encode(step=step, row=row):
-                self._encode(step, row)
+            case Encode(step=step, row=row, parts=parts):
+                self._encode(step, row, parts)
             case Send(head=head, body=body):
                 stamp_held(body.sidecar, self._port.now() - self._arrived)
                 self._port.send(head, body)
-            case SendCredit(why="stale" | "failed" | "astray"):
+            case SendCredit(why="stale" | "failed" | "astray" | "cut"):
                 self._port.tell(replace(told, held=self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
             case Load(round=sent, body=body):
-                self._take_parameters(sent, body)
-                self._deferred.clear()
+                self._row = _Row()
+                self._rows.begin(sent)
+                self._computing.submit(lambda: self._take_parameters(sent, body))
             case Take(round=sent, body=body):
-                with suppress(ReplicaError):  # what comes next does not fit either, and is told
-                    self._rows.take(sent, body)
+                self._computing.submit(lambda: self._pass_by(sent, body))
             case Commit(row=row, beta=beta):
                 self._rows.commit(row, beta)
             case Discard(row=row):
@@ -163,6 +193,8 @@ class WorkerDriver:
                 self._rows.zero(row)
             case Abort(step=step):
                 self._port.cancel(step)
+                self._row.under_way = False
+                self._port.later(self._port.now(), lambda at: Aborted(at, step))
             case Connect(after=after):
                 self._port.connect(after)
             case Wake(at=at):
@@ -171,7 +203,8 @@ class WorkerDriver:
                 self.exit = told
             case Prefetch(step=step, partitions=partitions):
                 if self._coming is not None:
-                    self._coming(step, partitions)
+                    coming = self._coming
+                    self._computing.submit(lambda: coming(step, partitions))
 
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""
@@ -183,54 +216,113 @@ class WorkerDriver:
         except ReplicaError:
             self._port.later(self._port.now(), lambda at: Astray(at, sent.step))
 
+    def _pass_by(self, sent: Round, body: U8) -> None:
+        """Take the parameters of a round that nothing will be computed of."""
+        with suppress(ReplicaError):  # what comes next does not fit either, and is told
+            self._rows.take(sent, body)
+
+    # --- partitions ---
+
     def _compute(self, told: Compute) -> None:
-        if self._pace.defer:
-            self._deferred.append(told)
-        elif not self._try(told.step, told.partition, lambda: self._add(told)):
+        """Begin a partition; PartDone comes when it is done, and not before its share of an injected delay."""
+        if self._row.begun and self._row.begun[0].row != told.row:
+            self._row = _Row()
+        self._row.begun.append(told)
+        self._row.under_way = True
+        floor = self._part_floor(told.step, len(self._row.begun))
+        if floor == inf:
             return
-        self._after(self._pace.part_seconds, lambda at: PartDone(at, told.step, told.partition))
+        if self._pace.defer:
+            self._after(
+                self._pace.part_seconds, lambda at: PartDone(at, told.step, told.partition), told.step, floor, True
+            )
+            return
+
+        def job() -> None:
+            try:
+                result = self._rows.compute(told.step, told.partition)
+            except (UserCodeError, ValueError) as error:
+                self._failed(told.step, told.partition, error)
+            else:
+                when = max(floor, self._port.now())
+                self._port.later(when, lambda at: PartDone(at, told.step, told.partition, result), told.step)
+
+        self._computing.submit(job)
+
+    def _waits_for(self, step: int, partition: int) -> bool:
+        row = self._row
+        return row.under_way and (row.begun[-1].step, row.begun[-1].partition) == (step, partition)
+
+    def _take(self, event: PartDone) -> bool:
+        """Add a partition's gradient to its row, if it is the one that is waited for."""
+        if not self._waits_for(event.step, event.partition):
+            return False
+        row = self._row
+        row.under_way = False
+        row.done.append(event.at - self._arrived)
+        if not self._pace.defer:
+            self._add(row.begun[-1], event.body, row.done[-1])
+        return True
+
+    def _add(self, told: Compute, result: PartitionResult, seconds: float) -> None:
+        self._rows.add(told.step, told.row, told.coefficient, result, seconds)
+        self.computed += 1
+
+    def _part_floor(self, step: int, r: int) -> float:
+        """Before this time the r-th partition of a partial row is not done."""
+        if not self._partial:
+            return 0.0
+        seconds = self._delays.seconds(self.worker, step, float(self._load), self._seed)
+        return self._arrived + (seconds * (r / self._load) if self._scale_with_load else seconds)
 
     def _after(
-        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object = None, floor: float = 0.0
+        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float, computing: bool
     ) -> None:
         """Deliver an event after so much work, and not before ``floor``."""
         if self._pace.work is not None:
-            self._pace.work(seconds, make, tag, floor)
+            self._pace.work(seconds, make, tag, floor, computing)
         else:
             self._port.later(max(floor, self._port.now()), make, tag)
 
-    def _add(self, told: Compute) -> None:
-        self._rows.add(told.step, told.row, told.partition, told.coefficient)
-        self.computed += 1
+    # --- messages ---
 
-    def _encode(self, step: int, row: int) -> None:
-        floor = self._arrived + self._delays.seconds(self.worker, step, float(self._load), self._seed)
-        if floor == float("inf"):
+    def _encode(self, step: int, row: int, parts: int) -> None:
+        floor = 0.0
+        if not self._partial:
+            floor = self._arrived + self._delays.seconds(self.worker, step, float(self._load), self._seed)
+        if floor == inf:
             return
+        taken = self._port.now() - self._arrived
+        made = self._row
         if self._pace.defer:
-            self._after(self._pace.encode_seconds, lambda at: self._deferred_row(at, step, row), step, floor)
+
+            def message(at: float) -> WorkerEvent:
+                return self._deferred_row(at, step, row, parts, made, taken)
+
+            self._after(self._pace.encode_seconds, message, step, floor, False)
             return
-        made: list[Message] = []
-        if self._try(step, CODED_SUM, lambda: made.append(self._rows.encode(step, row, self._name_of))):
-            self._after(self._pace.encode_seconds, lambda at: _encoded(at, step, row, made[0]), step, floor)
-
-    def _deferred_row(self, at: float, step: int, row: int) -> WorkerEvent:
         try:
-            while self._deferred and self._deferred[0].row == row:
-                self._add(self._deferred.pop(0))
-            return _encoded(at, step, row, self._rows.encode(step, row, self._name_of))
-        except (UserCodeError, ValueError) as error:
-            return UserError(at, step, _place(error, CODED_SUM), self._text(error))
+            body = self._rows.encode(step, row, parts, taken, self._name_of)
+        except ValueError as error:
+            self._failed(step, CODED_SUM, error)
+            return
+        self._after(self._pace.encode_seconds, lambda at: _encoded(at, step, row, body), step, floor, False)
 
-    def _try(self, step: int, partition: int, work: Callable[[], None]) -> bool:
-        """Do the user's work; an error in it becomes an event."""
+    def _deferred_row(self, at: float, step: int, row: int, parts: int, made: _Row, taken: float) -> WorkerEvent:
+        """The message of a row whose partitions are computed only now, when it is about to leave."""
+        partition = CODED_SUM
         try:
-            work()
+            for told, seconds in zip(made.begun, made.done, strict=False):
+                partition = told.partition
+                self._add(told, self._rows.compute(step, partition), seconds)
+            partition = CODED_SUM
+            return _encoded(at, step, row, self._rows.encode(step, row, parts, taken, self._name_of))
         except (UserCodeError, ValueError) as error:
-            text, place = self._text(error), _place(error, partition)
-            self._port.later(self._port.now(), lambda at: UserError(at, step, place, text))
-            return False
-        return True
+            return UserError(at, step, _place(error, partition), self._text(error))
+
+    def _failed(self, step: int, partition: int, error: Exception) -> None:
+        text, place = self._text(error), _place(error, partition)
+        self._port.later(self._port.now(), lambda at: UserError(at, step, place, text))
 
     def _text(self, error: Exception) -> str:
         text = str(error) if isinstance(error, UserCodeError) else "".join(traceback.format_exception_only(error))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 
 import torch
 
@@ -13,12 +15,12 @@ from gcdist.exchange.setup import Setup
 from gcdist.exchange.signals import on_signals
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.loader import Loader
-from gcdist.model.vector_format import Shape
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.messages import Round
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
 from gcdist.transport import Plane
 from gcdist.types import U8
+from gcdist.worker.computing import ThreadComputing
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.links import WorkerLinks
 from gcdist.worker.log import heard
@@ -41,8 +43,9 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
     gradients = OwnGradients(setup)
     port.last_words = gradients.summary
     rows = RowMaker(setup.quantizer, setup.config.seed, gradients)
+    computing = ThreadComputing()
     driver = WorkerDriver(
-        WorkerMachine(cluster.retry_first, cluster.retry_most),
+        WorkerMachine(cluster.retry_first, cluster.retry_most, seed=setup.config.seed),
         rows,
         port,
         0,
@@ -50,29 +53,84 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
         setup.config.seed,
         name_of=setup.state.name_at,
         coming=loader.expect if loader else None,
+        computing=computing,
+        scale_with_load=setup.config.inject.scale_with_load,
     )
-    give_up, patience = port.now() + cluster.join_timeout, cluster.join_timeout
+    protocol = ProtocolThread(driver, port, cluster.join_timeout, cluster.rejoin_timeout, computing.end)
     port.connect(0.0)
     try:
         with heard(port.log):
-            while driver.exit is None:
-                event = port.inbox.get()
-                if isinstance(event, Linked):
-                    driver.worker, give_up, patience = port.slot, float("inf"), cluster.rejoin_timeout
-                    port.log.add(f"joined as worker {port.slot + 1}, life {event.inc}, process {os.getpid()}")
-                elif isinstance(event, LinkLost) and port.now() >= give_up:
-                    return Exit(1, event.reason)
-                elif isinstance(event, LinkLost):
-                    give_up = min(give_up, port.now() + patience)
-                    port.log.say(f"{event.reason}; trying again")
-                driver.feed(event)
+            protocol.start()
+            computing.run()
+            return protocol.result()
     finally:
         port.close()
         if loader is not None:
             loader.close()
         undo()
         still()
-    return driver.exit
+
+
+class ProtocolThread(threading.Thread):
+    """Feeds the driver with events until it ends, while the main thread computes.
+
+    Args:
+        driver: serves the rounds.
+        port: gives the events.
+        join_timeout: seconds to look for a master, at first ...
+        rejoin_timeout: ... and once there has been one.
+        ended: called when it is over.
+    """
+
+    def __init__(
+        self,
+        driver: WorkerDriver,
+        port: WorkerLinks,
+        join_timeout: float,
+        rejoin_timeout: float,
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(name="gcdist-protocol", daemon=True)
+        self._driver = driver
+        self._port = port
+        self._patience = join_timeout
+        self._rejoin_timeout = rejoin_timeout
+        self._ended = ended
+        self._result: Exit | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Serve until released."""
+        try:
+            self._result = self._serve()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ended()
+
+    def result(self) -> Exit:
+        """How it ended; raises what ended it otherwise."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _serve(self) -> Exit:
+        driver, port = self._driver, self._port
+        give_up = port.now() + self._patience
+        while driver.exit is None:
+            event = port.inbox.get()
+            if isinstance(event, Linked):
+                driver.worker, give_up, self._patience = port.slot, float("inf"), self._rejoin_timeout
+                port.log.add(f"joined as worker {port.slot + 1}, life {event.inc}, process {os.getpid()}")
+            elif isinstance(event, LinkLost) and port.now() >= give_up:
+                return Exit(1, event.reason)
+            elif isinstance(event, LinkLost):
+                give_up = min(give_up, port.now() + self._patience)
+                port.log.say(f"{event.reason}; trying again")
+            driver.feed(event)
+        return driver.exit
 
 
 class OwnGradients:
@@ -99,7 +157,7 @@ class OwnGradients:
             f"{self._data_seconds:.1f} s waiting for data"
         )
 
-    def load(self, sent: Round, raw: U8) -> Shape:
+    def load(self, sent: Round, raw: U8) -> None:
         """Take a round's parameters and buffers into the model; ReplicaError."""
         self._rounds += 1
         state, body = self._setup.state, self._taken(sent, raw)
@@ -107,7 +165,6 @@ class OwnGradients:
             state.load(raw)
         else:
             state.load_values(self.replica.vector, body.floats, body.ints)
-        return state.shape
 
     def take(self, sent: Round, raw: U8) -> None:
         """Take the parameters of a round that nothing will be computed of; ReplicaError."""

@@ -16,18 +16,15 @@ from gcdist.model.buffer_updates import BufferUpdate, merged, no_update
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.messages import Round
+from gcdist.quantize.grid import measure
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
 
 
 class Gradients(Protocol):
     """Where partition gradients come from: the model in a worker, a shared cache in the simulator."""
 
-    def load(self, sent: Round, raw: U8) -> Shape:
-        """Take a round's parameters and buffers into the model; ReplicaError if they do not fit what is here.
-
-        Returns:
-            What its vector holds.
-        """
+    def load(self, sent: Round, raw: U8) -> None:
+        """Take a round's parameters and buffers into the model; ReplicaError if they do not fit what is here."""
         ...
 
     def take(self, sent: Round, raw: U8) -> None:
@@ -44,7 +41,8 @@ class _Row:
     """One row in the making."""
 
     y: F32
-    losses: list[tuple[float, float, float]] = field(default_factory=list)
+    parts: list[tuple[float, float, float, float]] = field(default_factory=list)
+    parts_energy: float = 0.0
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -66,6 +64,7 @@ class _Pending:
     payload: U8
     bits: tuple[int, ...]
     step: int
+    layout: Layout
 
 
 class RowMaker:
@@ -85,13 +84,18 @@ class RowMaker:
         self._pending: dict[int, _Pending] = {}
         self._spare = np.zeros(0, np.float32)
         self._bits: dict[int, tuple[int, ...]] = {}
+        self._partial = False
 
-    def load(self, sent: Round, raw: U8) -> None:
-        """Take a round: its parameters, and the bits and the vector of its plan; ReplicaError: only whole ones help."""
+    def begin(self, sent: Round) -> None:
+        """A new round: the bits of its plan; what was in the making is dropped."""
         assert sent.assignment is not None
         self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
+        self._partial = sent.assignment.partial
         self._row = self._row_id = None
-        self._shape = self._gradients.load(sent, raw)
+
+    def load(self, sent: Round, raw: U8) -> None:
+        """Take a round's parameters into the model, where the user's code runs; ReplicaError: only whole ones help."""
+        self._gradients.load(sent, raw)
 
     def take(self, sent: Round, raw: U8) -> None:
         """Take the parameters of a round that nothing will be computed of; ReplicaError."""
@@ -101,10 +105,14 @@ class RowMaker:
     def _layout(self) -> Layout:
         return self._shape.layout
 
-    def add(self, step: int, row: int, partition: int, coefficient: float) -> None:
-        """``y += coefficient * g_partition``; raises UserCodeError."""
-        result = self._gradients.compute(step, partition)
+    def compute(self, step: int, partition: int) -> PartitionResult:
+        """The scaled gradient of one partition, where the user's code runs; raises UserCodeError."""
+        return self._gradients.compute(step, partition)
+
+    def add(self, step: int, row: int, coefficient: float, result: PartitionResult, seconds: float) -> None:
+        """``y += coefficient * g_partition``; ``seconds``: since the round's receipt, when it was done."""
         if self._row is None or self._row_id != (step, row):
+            self._shape = result.shape
             y = recycler.take(4 * self._layout.d).view(np.float32)
             np.multiply(result.gradient, np.float32(coefficient), out=y)
             self._row, self._row_id = _Row(y), (step, row)
@@ -113,21 +121,33 @@ class RowMaker:
                 self._spare = np.zeros(self._layout.d, np.float32)
             move(self._row.y, result.gradient, coefficient, self._spare)
         made = self._row
-        made.losses.append((float(partition), result.loss, result.share if result.samples else 0.0))
+        made.parts.append((float(result.partition), result.loss, result.share if result.samples else 0.0, seconds))
+        if self._partial:
+            made.parts_energy += coefficient**2 * measure(result.gradient)[1]
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
         made.cpu_seconds += result.cpu_seconds
         made.merge(result, self._shape)
 
-    def encode(self, step: int, row: int, name_of: Callable[[int], str] = str) -> Message:
-        """Subtract the shift, quantize, pack.
+    def encode(self, step: int, row: int, parts: int, seconds: float, name_of: Callable[[int], str] = str) -> Message:
+        """Scale what is done of the row to all of it (math.md section 10), subtract the shift, quantize, pack.
+
+        Args:
+            step: of the round.
+            row: in the making.
+            parts: partitions of the whole row, l; with m of them done the sum is scaled by l/m.
+            seconds: since the round's receipt.
+            name_of: names the parameter of a coordinate.
 
         Raises:
             ValueError: the coded sum is not finite; the line names the parameter.
         """
         if self._row is None or self._row_id != (step, row):
             raise ValueError(f"row {row} of step {step} has nothing to encode")
-        made, bits_S = self._row, self._bits[row]
+        made, bits_S, m = self._row, self._bits[row], len(self._row.parts)
+        sum_energy = measure(made.y)[1] if self._partial and m > 1 else made.parts_energy
+        if m < parts:
+            np.multiply(made.y, np.float32(parts / m), out=made.y)
         h = self._h.get(row)
         if h is not None:
             np.subtract(made.y, h, out=made.y)
@@ -140,9 +160,12 @@ class RowMaker:
             except NonFiniteError as fault:
                 raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
         sidecar = Sidecar(
-            np.array(made.losses, np.float64).reshape(-1, 3),
+            np.array(made.parts, np.float64).reshape(-1, 4),
             done.energy,
             done.error,
+            made.parts_energy,
+            sum_energy,
+            seconds,
             made.compute_seconds,
             made.data_seconds,
             made.cpu_seconds,
@@ -150,16 +173,16 @@ class RowMaker:
             made.used if made.used is not None else np.zeros(0, bool),
             tuple(made.metrics),
         )
-        self._pending[row] = _Pending(payload, bits_S, step)
+        self._pending[row] = _Pending(payload, bits_S, step, self._layout)
         self._row = self._row_id = None
-        return Message(payload, sidecar.pack(), bits_S)
+        return Message(payload, sidecar.pack())
 
     def commit(self, row: int, beta: float) -> None:
         """The master took the pending message: ``h_row += beta*m``, with the same bits as there."""
         sent = self._pending.pop(row)
-        message, scratch = np.zeros((2, self._layout.d), np.float32)
-        decode_row(self._quantizer, self._layout, sent.payload, sent.bits, self._seed, sent.step, row, message)
-        h = self._h.setdefault(row, np.zeros(self._layout.d, np.float32))
+        message, scratch = np.zeros((2, sent.layout.d), np.float32)
+        decode_row(self._quantizer, sent.layout, sent.payload, sent.bits, self._seed, sent.step, row, message)
+        h = self._h.setdefault(row, np.zeros(sent.layout.d, np.float32))
         move(h, message, beta, scratch)
 
     def discard(self, row: int) -> None:

@@ -27,7 +27,7 @@ from gcdist.types import Corruption
 from gcdist.worker.links import WorkerLinks
 from tests.simulator.test_faults_simulated import linear_task
 
-HEAD, BODY = Head(7, 2, 1, 0, 0, 40), Message(np.arange(40, dtype=np.uint8), np.zeros(3, np.uint8), (4,))
+HEAD, BODY = Head(7, 2, 1, 1, 0, 40), Message(np.arange(40, dtype=np.uint8), np.zeros(3, np.uint8))
 
 
 class FakeLink:
@@ -83,7 +83,7 @@ def test_each_corruption_is_another_message() -> None:
     for what in get_args(Corruption):
         orders = Orders(make_delays("none", 2))
         orders.take(7, Fault("corrupt", what=what))
-        probe = Message(np.zeros(0, np.uint8), BODY.sidecar, (0,))
+        probe = Message(np.zeros(0, np.uint8), BODY.sidecar)
         assert [out.head for out in orders.outgoing(HEAD, probe)] == [HEAD]  # nothing to corrupt: the next one is
         struck, spared = orders.outgoing(HEAD, BODY), orders.outgoing(HEAD, BODY)
         assert len(struck) == (FLOOD if what == "flood" else 1)

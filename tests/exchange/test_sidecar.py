@@ -11,31 +11,33 @@ import pytest
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.buffer_updates import BufferUpdate
-from gcdist.types import METRICS_MOST
+from gcdist.types import METRICS_MOST, WorkTimes
 
 
 def sidecar(metrics: tuple[dict[str, float], ...] = ({"acc": 0.5, "top 5": 1.0}, {"acc": np.inf})) -> Sidecar:
     buffers = BufferUpdate(
         np.array([0.0, 0.25]), np.array([-np.inf, np.nan], np.float32), np.array([1, 2, 3], np.uint8)
     )
-    losses = np.array([[3.0, 0.5, 0.25], [7.0, 0.0, 0.0]])
-    return Sidecar(losses, 1.0, 0.5, 0.1, 0.2, 0.3, buffers, np.array([True, False]), metrics)
+    parts = np.array([[3.0, 0.5, 0.25, 0.1], [7.0, 0.0, 0.0, 0.3]])
+    return Sidecar(parts, 1.0, 0.5, 5.0, 6.0, 0.4, 0.1, 0.2, 0.3, buffers, np.array([True, False]), metrics)
 
 
 def test_everything_comes_back() -> None:
     before = sidecar()
     after = Sidecar.unpack(before.pack())
     assert after.metrics_P == before.metrics_P
-    assert after.loss_P3.tolist() == before.loss_P3.tolist()
+    assert after.parts_P4.tolist() == before.parts_P4.tolist()
     assert after.used.tolist() == [True, False]
     assert [part.tobytes() for part in after.buffers] == [part.tobytes() for part in before.buffers]
     assert (after.energy, after.error, after.cpu_seconds) == (1.0, 0.5, 0.3)
+    assert after.times == WorkTimes((0.1, 0.3), 0.4)
+    assert after.spread == 5.0 - 6.0 / 2
     assert Sidecar.unpack(sidecar(({}, {})).pack()).metrics_P == ()
-    assert Sidecar.unpack(Sidecar(np.zeros((0, 3))).pack()).buffers.shares_B.size == 0
+    assert Sidecar.unpack(Sidecar(np.zeros((0, 4))).pack()).buffers.shares_B.size == 0
 
 
 def with_losses(losses: list[list[float]]) -> Callable[[], Any]:
-    return lambda: Sidecar(np.array(losses)).pack()
+    return lambda: Sidecar(np.array([[*line, 0.0] for line in losses])).pack()
 
 
 def with_names(*names: str) -> Callable[[], Any]:
@@ -44,7 +46,7 @@ def with_names(*names: str) -> Callable[[], Any]:
 
 def with_shares(share: float) -> Callable[[], Any]:
     return lambda: Sidecar(
-        np.zeros((0, 3)), buffers=BufferUpdate(np.array([share]), np.zeros(0, np.float32), np.zeros(0, np.uint8))
+        np.zeros((0, 4)), buffers=BufferUpdate(np.array([share]), np.zeros(0, np.float32), np.zeros(0, np.uint8))
     ).pack()
 
 

@@ -25,7 +25,12 @@ SIZES = np.array([0.4, 0.3, 0.2, 0.1])
 
 
 def step(*rows: int) -> Any:
-    counted = [SimpleNamespace(row=row) for row in rows]
+    counted = [
+        SimpleNamespace(
+            row=row, sidecar=SimpleNamespace(parts_P4=np.array([[j, 0.5, 0.1, 0.0] for j, _ in PLAN.parts(row)]))
+        )
+        for row in rows
+    ]
     return SimpleNamespace(counted=counted, gradient=np.zeros(1) if rows else None, plan=PLAN)
 
 

@@ -16,6 +16,7 @@ from gcdist.observe import RunFolder
 from gcdist.protocol import Hello, MasterMachine
 from gcdist.protocol.master_io import (
     Accumulate,
+    Arrived,
     CloseStep,
     Joined,
     Lost,
@@ -60,7 +61,7 @@ def promises_follow(record: Record, session: Session) -> int:
         if isinstance(event, OpenStep):
             live_N, ready_N = machine.live(), machine.ready()
             plan = scheme.plan_for(live_N)
-            terms = scheme.rule.terms(plan, live_N, ready_N)
+            terms = scheme.terms(plan, live_N, ready_N)
             assert (plan.A_RK != event.plan.A_RK).nnz == 0
             assert np.array_equal(plan.bits_RS, event.plan.bits_RS)
             assert np.array_equal(plan.worker_R, event.plan.worker_R)
@@ -71,18 +72,18 @@ def promises_follow(record: Record, session: Session) -> int:
         machine.handle(event)
         for told in instructions:
             if isinstance(told, Observe):
-                scheme.rule.observe(told.seen)
+                scheme.observe(told.seen)
             elif isinstance(told, Replan):
                 scheme.outdated = True
     return steps
 
 
-def recorded(scheme: str, out: Path) -> tuple[Record, Session]:
+def recorded(scheme: str, out: Path, partial: bool | None = None) -> tuple[Record, Session]:
     """A simulated run of the digits with slow workers, one that is killed and one that leaves."""
     config = gcdist.Config(
         out=out,
         cluster={"workers": WORKERS, "min_workers": 1, "retry_first": 0.1},
-        code={"scheme": scheme, "partitions": 8},
+        code={"scheme": scheme, "partitions": 8, "partial": partial},
         quantizer={"bits": 4},
         inject={"model": "shifted-exponential", "shift": 0.05, "mean": (0.05, 0.1, 0.2, 0.6)},
         straggler={"deadline": 0.4, "warmup_steps": 3, "replan_every": 5},
@@ -103,7 +104,14 @@ def recorded(scheme: str, out: Path) -> tuple[Record, Session]:
 
 @pytest.fixture(scope="module", params=["osgc", "memory"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Session]:
-    return recorded(request.param, tmp_path_factory.mktemp(request.param))
+    return recorded(request.param, tmp_path_factory.mktemp(request.param), partial=False)
+
+
+def test_a_simulated_run_of_partial_rows_is_replayed(tmp_path: Path) -> None:
+    record, session = recorded("osgc", tmp_path, partial=True)
+    assert replay(record, session.workers, session.hello("master"), session.code) == STEPS
+    cut = [event.head.done for event, _ in record if isinstance(event, Arrived) and event.work is not None]
+    assert len(set(cut)) > 1
 
 
 def test_a_simulated_run_is_replayed(run: tuple[Record, Session]) -> None:

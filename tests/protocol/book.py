@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
-from gcdist.protocol import Assignment, Peer, Round
+from gcdist.protocol import Assignment, Head, Peer, Round
 from gcdist.protocol import master_io as m
 from gcdist.types import Plan
 from tests.protocol.proc import Did
@@ -56,12 +56,25 @@ class Book:
             or (head.step, head.plan_id) != (owed.sent.step, owed.sent.plan_id)
             or head.row not in owed.rows
             or owed.rows[head.row] != head.shift
+            or not self._could_be_done(event.peer, head)
         ):
             return "broken"
         if self.open is None or head.step != self.open.step or event.at > self.closes:
             return "late"
         assert self.plan is not None
         return "count" if self.plan.bits_RS[head.row].any() else "probe"
+
+    def _could_be_done(self, peer: Peer, head: Head) -> bool:
+        """Whether a message may hold so many partitions."""
+        work = self.knows[peer][1]
+        load = len(work.parts[work.rows.index(head.row)])
+        return head.done == load or (work.partial and 1 <= head.done < load)
+
+    def _too_late(self, peer: Peer, at: float) -> bool:
+        """Whether a round that left now would be cut before anything could be done."""
+        if self.open is None or self.open.terms.cut_N is None:
+            return False
+        return bool(self.open.terms.cut_N[peer.worker] - max(0.0, at - self.open.at) <= 0)
 
     def in_turn(self, event: m.Credit) -> bool:
         """Whether a credit of somebody who is here is one that was owed."""
@@ -91,6 +104,8 @@ class Book:
                 if owed is not None and self.open is not None and owed.sent.step == self.open.step:
                     self.possible -= set(owed.rows)
                 self.credit.add(event.peer)
+                if self._too_late(event.peer, event.at):
+                    self._written_off(event.peer)
             case m.Lost(peer=peer) | m.Leaving(peer=peer):
                 self._gone(peer)
             case m.OpenStep():
@@ -102,6 +117,9 @@ class Book:
                     for row in range(event.plan.rows)
                     if event.plan.weighted_R()[row] and int(event.plan.worker_R[row]) in self.peers
                 }
+                for peer in self.credit:
+                    if self._too_late(peer, event.at):
+                        self._written_off(peer)
         for told in out:
             match told:
                 case m.CloseLink(peer=peer):
@@ -118,6 +136,10 @@ class Book:
                     self.open = None
                 case m.Leave(peer=peer):
                     self._gone(peer)
+
+    def _written_off(self, peer: Peer) -> None:
+        assert self.plan is not None
+        self.possible -= {r for r in range(self.plan.rows) if int(self.plan.worker_R[r]) == peer.worker}
 
     def _gone(self, peer: Peer) -> None:
         if self.here(peer):

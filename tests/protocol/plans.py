@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from random import Random
 
@@ -52,7 +53,7 @@ def plans_for(n: int) -> tuple[Plan, ...]:
             rows = rows[:-1] if len(rows) > n else [*rows, row(rng.randrange(n))]
         if rng.random() < 0.15:
             trained = (*(trained or (0,)), plan_id + 1)
-        plans.append(make_plan(plan_id, list(rows), trained=trained))
+        plans.append(replace(make_plan(plan_id, list(rows), trained=trained), partial=rng.random() < 0.5))
     return tuple(plans)
 
 

@@ -181,7 +181,7 @@ class Proc:
         own = self.machine._assignment.rows if self.machine._assignment else ()
         if r.random() < world.p_cheat:
             world.cheaters.add(wire.peer)
-            match r.randrange(6):
+            match r.randrange(7):
                 case 0:
                     fault = "bad checksum"
                 case 1:
@@ -194,6 +194,8 @@ class Proc:
                     head = head._replace(shift=head.shift + r.choice((-1, 1)))
                 case 5:
                     head = head._replace(plan_id=head.plan_id + r.choice((-1, 1)))
+                case 6:
+                    head = head._replace(done=r.choice((-1, 0, 99)))
         for _ in range(copies):
             arrival = self._up(lambda peer: lambda at: m.Arrived(at, peer, head, body, fault))
         assert arrival is not None
@@ -215,7 +217,7 @@ class Proc:
                 case 1:
                     self._up(lambda peer: lambda at: m.Credit(at, peer, step, why))
                 case 2:
-                    why = r.choice(("fresh", "sent", "stale", "failed"))
+                    why = r.choice(("fresh", "sent", "stale", "failed", "cut"))
         self._up(lambda peer: lambda at: m.Credit(at, peer, step, why))
 
     def _connect(self, after: float) -> None:

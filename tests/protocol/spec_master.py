@@ -135,6 +135,7 @@ def check_5(trace: list[Did]) -> None:
                 assert list(sent.assignment.parts) == [plan.parts(r) for r in rows]
                 assert list(sent.assignment.bits) == [tuple(plan.bits_RS[r].tolist()) for r in rows]
                 assert sent.assignment.trained == plan.trained
+                assert sent.assignment.partial == plan.partial
         closed = {t.peer for t in every(did.out, m.CloseLink)}
         if isinstance(event, m.Arrived | m.Credit):
             verdict = (

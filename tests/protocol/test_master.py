@@ -71,9 +71,17 @@ def opening(
 
 
 def arrived(
-    at: float, peer: Peer, step: int, row: int, plan: int = 0, shift: int = 0, fault: str | None = None
+    at: float,
+    peer: Peer,
+    step: int,
+    row: int,
+    plan: int = 0,
+    shift: int = 0,
+    fault: str | None = None,
+    done: int | None = None,
 ) -> Arrived:
-    return Arrived(at, peer, Head(step, plan, row, 0, shift, 8), f"m{row}", fault)
+    done = min(row, 1) + 1 if done is None else done  # as in TWO: row 0 has one partition, row 1 has two
+    return Arrived(at, peer, Head(step, plan, row, done, shift, 8), f"m{row}", fault)
 
 
 def only(out: list[Any], *kinds: type[Any]) -> list[Any]:
@@ -361,7 +369,7 @@ def test_a_moved_row_is_taken_out_and_a_probe_is_only_timed() -> None:
     assert only(out, TakeOut) == [TakeOut(0)]
     [sent] = [t.round for t in only(out, SendRound)]
     assert (sent.assignment.rows, sent.assignment.bits, sent.shift) == ((1,), ((0,),), (0,))
-    [seen] = machine.handle(arrived(3.1, A, 1, 1, plan=1))
+    [seen] = machine.handle(arrived(3.1, A, 1, 1, plan=1, done=1))
     assert isinstance(seen, Observe)
     assert not seen.seen.censored
 

@@ -8,6 +8,7 @@ import pytest
 
 from gcdist.protocol import Assignment, Head, Round, WorkerMachine
 from gcdist.protocol.messages import Tick, Wake
+from gcdist.protocol.order import partition_order
 from gcdist.protocol.worker_io import (
     Abort,
     Aborted,
@@ -84,8 +85,8 @@ def test_a_round_from_load_to_credit() -> None:
         Compute(5, 2, 0, 1.0),
     ]
     assert machine.handle(PartDone(5.1, 5, 0)) == [Compute(5, 2, 3, 0.5)]
-    assert machine.handle(PartDone(5.2, 5, 3)) == [Encode(5, 2)]
-    assert machine.handle(EncodedRow(5.3, 5, 2, 8, "m")) == [Send(Head(5, 0, 2, 0, 0, 8), "m")]
+    assert machine.handle(PartDone(5.2, 5, 3)) == [Encode(5, 2, 2, 2)]
+    assert machine.handle(EncodedRow(5.3, 5, 2, 8, "m")) == [Send(Head(5, 0, 2, 2, 0, 8), "m")]
     assert machine.handle(SentRow(5.4, 5, 2)) == [SendCredit(5, "sent")]
 
 
@@ -102,12 +103,72 @@ def test_rows_go_one_after_the_other() -> None:
     machine = linked()
     both = Assignment((0, 1), (((0, 1.0),), ((1, 1.0),)), ((4,), (4,)))
     machine.handle(RoundIn(0.0, Round(0, 0, 0, None, (0, 0), (0.0, 0.0), both), "theta"))
-    assert machine.handle(PartDone(0.1, 0, 0)) == [Encode(0, 0)]
+    assert machine.handle(PartDone(0.1, 0, 0)) == [Encode(0, 0, 1, 1)]
     assert isinstance(machine.handle(EncodedRow(0.2, 0, 0, 8, "m"))[0], Send)
     assert machine.handle(SentRow(0.3, 0, 0)) == [Compute(0, 1, 1, 1.0)]
-    assert machine.handle(PartDone(0.4, 0, 1)) == [Encode(0, 1)]
+    assert machine.handle(PartDone(0.4, 0, 1)) == [Encode(0, 1, 1, 1)]
     assert isinstance(machine.handle(EncodedRow(0.5, 0, 1, 8, "m"))[0], Send)
     assert machine.handle(SentRow(0.6, 0, 1)) == [SendCredit(0, "sent")]
+
+
+CUT = Assignment((2,), (((0, 1.0), (3, 0.5), (4, 0.5)),), ((4,),), None, True)
+
+
+def cut_round(machine: WorkerMachine, cut: float) -> list[Any]:
+    """A round of step 0 at time 10 that is cut after so many seconds; what it begins with."""
+    return machine.handle(RoundIn(10.0, Round(0, 0, 0, None, (0,), (0.0,), CUT, cut), "theta"))
+
+
+def test_a_row_is_cut_where_it_is() -> None:
+    machine = linked()
+    order = [j for j, _ in partition_order(0, 0, 2, CUT.parts[0])]
+    out = cut_round(machine, 1.5)
+    assert [type(told) for told in out] == [Load, Prefetch, Wake, Compute]
+    assert out[1] == Prefetch(0, tuple(order))
+    assert out[2] == Wake(11.5)
+    coefficient = dict(CUT.parts[0])
+    assert out[3] == Compute(0, 2, order[0], coefficient[order[0]])
+    assert machine.handle(PartDone(10.5, 0, order[0])) == [Compute(0, 2, order[1], coefficient[order[1]])]
+    assert machine.handle(Tick(11.4)) == []
+    assert machine.handle(Tick(11.5)) == [Abort(0), Encode(0, 2, 1, 3)]
+    assert machine.handle(PartDone(11.6, 0, order[1])) == []  # it was under way: too late
+    assert machine.handle(EncodedRow(11.7, 0, 2, 8, "m")) == [Send(Head(0, 0, 2, 1, 0, 8), "m")]
+    assert machine.handle(SentRow(11.8, 0, 2)) == [SendCredit(0, "sent")]
+
+
+def test_a_row_of_which_nothing_is_done_by_its_cut_is_a_credit_and_no_message() -> None:
+    machine = linked()
+    cut_round(machine, 1.5)
+    assert machine.handle(Tick(11.5)) == [Abort(0), SendCredit(0, "cut")]
+    assert machine.handle(Aborted(11.5, 0)) == []
+
+
+def test_a_complete_row_is_not_touched_by_its_cut() -> None:
+    machine = linked()
+    cut_round(machine, 1.5)
+    for j, _ in partition_order(0, 0, 2, CUT.parts[0]):
+        last = machine.handle(PartDone(10.5, 0, j))
+    assert last == [Encode(0, 2, 3, 3)]
+    assert machine.handle(Tick(11.5)) == []
+    assert machine.handle(EncodedRow(11.7, 0, 2, 8, "m")) == [Send(Head(0, 0, 2, 3, 0, 8), "m")]
+
+
+def test_rows_not_begun_by_the_cut_do_not_go() -> None:
+    machine = linked()
+    both = Assignment((0, 1), (((0, 1.0),), ((1, 1.0),)), ((4,), (4,)), None, True)
+    machine.handle(RoundIn(0.0, Round(0, 0, 0, None, (0, 0), (0.0, 0.0), both, 1.0), "theta"))
+    machine.handle(PartDone(0.5, 0, 0))
+    machine.handle(EncodedRow(0.6, 0, 0, 8, "m"))
+    assert machine.handle(Tick(1.0)) == []
+    assert machine.handle(SentRow(1.1, 0, 0)) == [SendCredit(0, "cut")]
+
+
+def test_who_is_told_of_a_newer_step_drops_a_row_that_would_be_cut() -> None:
+    machine = linked()
+    cut_round(machine, 1.5)
+    machine.handle(PartDone(10.5, 0, partition_order(0, 0, 2, CUT.parts[0])[0][0]))
+    assert machine.handle(Announced(11.0, 1)) == [Abort(0)]
+    assert machine.handle(Tick(11.5)) == [Abort(0), SendCredit(0, "stale")]
 
 
 def test_newest_wins_while_computing() -> None:

@@ -152,6 +152,10 @@ class World:
         waits = self.calm or r.random() < 0.2
         count = r.randrange(1, plan.rows + 1) if not self.calm and r.random() < 0.2 else None
         terms = StepTerms(inf if waits else r.choice((0.0, 0.02, 0.1, 0.3)) + 0.1 * r.random(), p_R, count)
+        if plan.partial and terms.deadline < inf and r.random() < 0.8:
+            aim = r.random() * terms.deadline
+            cut_N = np.array([aim * r.uniform(-0.1, 1.0) for _ in range(self.n)])
+            terms = replace(terms, aim=aim, cut_N=cut_N)
         counted_R = plan.weighted_R() & (p_R < 1)
         weight_R = np.where(counted_R, 1 / (1 - np.where(counted_R, p_R, 0)), 0.0)
         keep = frozenset(i for i in range(plan.rows) if self._keeps and r.random() < 0.5)
@@ -257,7 +261,7 @@ class World:
         self.inbox_put(
             r.choice(
                 (
-                    m.Arrived(at, peer, Head(self._step, 0, 0, 0, 0, 8), self.vector()),
+                    m.Arrived(at, peer, Head(self._step, 0, 0, 1, 0, 8), self.vector()),
                     m.Credit(at, peer, -1, "fresh"),
                     m.Lost(at, peer, "never seen"),
                     m.Leaving(at, peer),

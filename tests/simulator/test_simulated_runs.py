@@ -63,7 +63,8 @@ def test_equal_seeds_give_equal_runs(tmp_path: Path) -> None:
 
 
 def test_steps_end_by_their_deadline(tmp_path: Path) -> None:
-    with gcdist.simulate(digits.build(model="mlp"), config(tmp_path), say=quiet) as cluster:
+    whole = config(tmp_path, code={"scheme": "osgc", "partial": False})
+    with gcdist.simulate(digits.build(model="mlp"), whole, say=quiet) as cluster:
         infos = train(cluster, 30)
     late = [i for i in infos if i.deadline == 0.5]
     assert len(late) > 20

@@ -145,7 +145,7 @@ class _WeightOne:
 class _CodeWith:
     """A code whose decoders are wrapped."""
 
-    unbiased, shifted = True, False
+    unbiased, shifted, partial = True, False, False
 
     def __init__(self, inner: GradientCode, wrap: Callable[[Decoder], Decoder]) -> None:
         self._inner, self._wrap = inner, wrap

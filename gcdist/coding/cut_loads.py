@@ -1,0 +1,63 @@
+"""Loads of rows that are cut at the deadline: who is slow computes less (math.md section 10, "Loads")."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gcdist.types import F64, I64, Problem
+
+
+def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> F64:
+    """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
+
+    ``(p+omega)/(1-p) (l/k)^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions of equal
+    mass.
+
+    Args:
+        p_N: chance that a worker sends nothing, (N,).
+        omega_N: quantization noise of its message, (N,).
+        excess_NL: ``E[l^2/m - l | m >= 1]`` at the loads 1 to L, (N, L).
+        spread: ``S^2/|g|^2``, how much partitions differ.
+        k: number of partitions.
+    """
+    load_L = np.arange(1, excess_NL.shape[1] + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        absent_N = (p_N + omega_N) / (1 - p_N)
+        arrived_N = (1 + omega_N) / (1 - p_N)
+        cost_NL = absent_N[:, None] * (load_L / k) ** 2 + spread * arrived_N[:, None] * excess_NL
+    usable_N = (p_N < 1) & np.isfinite(omega_N)
+    cost_NL = np.where(usable_N[:, None], cost_NL, np.inf)
+    return np.concatenate([np.zeros((len(p_N), 1)), cost_NL], axis=1)
+
+
+def cheapest_loads(cost_NL: F64, k: int, cap_N: F64) -> I64:
+    """Whole loads (N,) that sum to ``k`` at the least sum of costs, each within its cap.
+
+    Exact where every row of ``cost_NL`` (N, L+1) is convex; measured ones may dent, and are taken as their increments'
+    running maximum. The k cheapest increments are chosen, ties in favour of the smaller load: O(N L).
+
+    Raises:
+        ValueError: the caps, or loads of finite cost, do not add up to ``k``.
+    """
+    with np.errstate(invalid="ignore"):  # inf - inf: beyond what a worker can take
+        step_NL = np.diff(cost_NL, axis=1)
+    step_NL = np.maximum.accumulate(np.where(np.isnan(step_NL), np.inf, step_NL), axis=1)
+    load_L = np.arange(1, step_NL.shape[1] + 1)
+    step_NL = np.where(load_L[None, :] <= np.minimum(cap_N, step_NL.shape[1])[:, None], step_NL, np.inf)
+    flat = step_NL.ravel()
+    if int(np.isfinite(flat).sum()) < k:
+        raise ValueError(f"{k} partitions do not fit the workers: at most {int(np.isfinite(flat).sum())} do")
+    level = np.broadcast_to(load_L[None, :], step_NL.shape).ravel()
+    chosen = np.lexsort((level, flat))[:k]
+    return np.bincount(chosen // step_NL.shape[1], minlength=len(cost_NL)).astype(np.int64)
+
+
+def cut_plan_loads(problem: Problem, p_N: F64, omega_N: F64) -> I64:
+    """The loads (N,) of a plan whose rows are cut; ``problem.excess`` must be there. ValueError: nobody can arrive."""
+    assert problem.excess is not None
+    cap_N = np.where(p_N < 1, np.minimum(problem.load_cap_N, problem.k), 0)
+    most = max(1, int(cap_N.max(initial=0)))
+    load_L = np.arange(1, most + 1)
+    excess_NL = np.stack([problem.excess(i, load_L.astype(np.float64)) for i in range(problem.n)])
+    cost_NL = cut_costs(p_N, omega_N, excess_NL, problem.spread, problem.k)
+    return cheapest_loads(cost_NL, problem.k, cap_N)

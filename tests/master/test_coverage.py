@@ -106,8 +106,8 @@ def test_a_run_says_what_it_leaves_out(tmp_path: Path) -> None:
 def test_the_printed_loss_says_which_part_of_the_data_it_is_of() -> None:
     out = io.StringIO()
     with Progress(2, Console(file=out, width=200), every=1) as progress:
-        progress.step(StepRecord(0, 1.0, 1.0, 0.5, (1, 2), (), 3, 1, 1, 1.0, "deadline", None, None, 0.667))
-        progress.step(StepRecord(1, 2.0, 1.0, 0.5, (1, 2, 3), (), 3, 1, 1, 1.0, "complete", None, None, 1.0))
+        progress.step(StepRecord(0, 1.0, 1.0, 0.5, (1, 2), (), 3, 1, 1, 1.0, "deadline", None, None, 1, 0.667))
+        progress.step(StepRecord(1, 2.0, 1.0, 0.5, (1, 2, 3), (), 3, 1, 1, 1.0, "complete", None, None, 1, 1.0))
     first, second = out.getvalue().splitlines()
     assert "loss 0.5000 of 67% of the data  arrived 2/3" in first
     assert "loss 0.5000  arrived 3/3" in second

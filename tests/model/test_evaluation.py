@@ -135,7 +135,7 @@ def test_pauses_are_not_the_runs_time() -> None:
 def test_the_summary_names_the_time_apart(tmp_path: Path) -> None:
     from rich.console import Console
 
-    summary = Summary("osgc", "float32", 2, 3, {}, 1.0, None, None, [], 1, 1, 1, tmp_path, evaluation_seconds=2.04)
+    summary = Summary("osgc", "float32", 2, 3, {}, 1.0, None, None, [], 1, 1, 1, 1, tmp_path, evaluation_seconds=2.04)
     console = Console(width=100)
     with console.capture() as shown:
         console.print(summary_table(summary))

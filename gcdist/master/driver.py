@@ -178,7 +178,9 @@ class MasterDriver:
     _step: int = -1
     _load: tuple[int, F64] | None = None  # plan's number, and partitions (N,) of each worker in it
     _state: Outgoing | None = None
-    _sent: dict[Peer, tuple[Plan, Shape]] = field(default_factory=dict)  # what each worker works by
+    _sent: dict[Peer, tuple[Plan, Shape, int]] = field(
+        default_factory=dict
+    )  # what each worker works by: plan, vector, step
     _wake: float | None = None
     _scheme: Scheme | None = None
     _current: _Step = field(default_factory=_Step)
@@ -381,9 +383,9 @@ class MasterDriver:
         sent: Message = event.body
         self._current.messages += len(sent.payload) > 0  # probes carry no gradient
         self._current.payload_bytes += len(sent.payload)
-        plan, shape = self._sent.get(event.peer, (None, self.aggregator.shape))
-        if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows:
-            return event
+        plan, shape, step = self._sent.get(event.peer, (None, self.aggregator.shape, -1))
+        if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows or event.head.step != step:
+            return event  # the machine says what is wrong with its head
         head, seed = event.head, self.machine.seed
         bits_S = tuple(int(b) for b in plan.bits_RS[head.row])
         parts = plan.parts(head.row)
@@ -411,7 +413,7 @@ class MasterDriver:
             case SendRound(peer=peer, round=sent):
                 assert self._plan is not None
                 assert self._state is not None
-                self._sent[peer] = self._plan, self.aggregator.shape
+                self._sent[peer] = self._plan, self.aggregator.shape, sent.step
                 body = self._state.body(sent.base)
                 self._current.down_saved += self._state.float32_nbytes - len(body)
                 self.times.sent(peer, sent.step, self.port.now(), self._load_of(peer), len(body))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -104,14 +104,18 @@ class PlanMaker:
         """omega (33,) by packed bits: the quantizer's law times what its errors on this run's gradients came to."""
         return self._law * (self._error / self._expected if self._error > 0 and self._expected > 0 else 1.0)
 
-    def state_dict(self) -> dict[str, float]:
-        """The calibration of the noise law, for a checkpoint."""
-        return {name: getattr(self, f"_{name}") for name in self._LEARNED}
+    def state_dict(self) -> dict[str, Any]:
+        """The calibration of the noise law and the workers' times, for a checkpoint."""
+        learned: dict[str, Any] = {name: getattr(self, f"_{name}") for name in self._LEARNED}
+        return learned if self.laws is None else {**learned, "laws": self.laws.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take what `state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave; times of another number of workers begin anew."""
         for name in self._LEARNED:
             setattr(self, f"_{name}", state.get(name, 0.0))
+        laws = state.get("laws")
+        if self.laws is not None and laws is not None and len(laws["rows"]) == self.laws.workers:
+            self.laws.load_state_dict(laws)
 
     @property
     def disagreement(self) -> float:

@@ -126,6 +126,7 @@ class Arrivals:
             self._key_NW[i] = [None if row < 0 else (row, step) for row, step in keys]
             self._slot[i] = {key: slot for slot, key in enumerate(self._key_NW[i]) if key is not None}
         self._next = list(state["next"])
+        self._long_run = None  # of what was held before
 
     def observe(self, seen: Seen) -> None:
         """Take in one outcome; O(1). Cold rounds are left out; an outcome of a (row, step) seen before replaces it."""

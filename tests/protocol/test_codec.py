@@ -52,6 +52,7 @@ rounds = st.builds(
     st.lists(int64).map(tuple),
     st.lists(finite).map(tuple),
     st.none() | assignments,
+    st.none() | finite,
 )
 sketches = st.builds(ValueSketch, text, st.lists(finite, max_size=3).map(tuple))
 samples = st.builds(SampleSketch, int64, int64, st.lists(sketches, max_size=2).map(tuple))
@@ -166,8 +167,8 @@ def test_hostile_bytes(unpack: Callable[[bytes], Any], raw: bytes) -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(CodecError, match="message head: 3 bytes, must be 48"):
         unpack_head(b"abc")
-    with pytest.raises(CodecError, match="credit: reason 5, must be below 5"):
-        unpack_credit(pack_step(1) + b"\x05" + bytes(8))
+    with pytest.raises(CodecError, match="credit: reason 6, must be below 6"):
+        unpack_credit(pack_step(1) + b"\x06" + bytes(8))
 
 
 def test_kinds_leave_room_for_the_transport() -> None:

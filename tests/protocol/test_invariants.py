@@ -22,7 +22,7 @@ from tests.protocol.plans import HELLO, Weighing
 from tests.protocol.spec import failures
 
 SCHEDULES = 2000
-TEETH = 400  # schedules in which a broken machine must be found out
+TEETH = 800  # schedules in which a broken machine must be found out
 
 Found = tuple[dict[int, list[str]], Counter[str]]
 

@@ -47,7 +47,7 @@ def main(out: Path) -> None:
     task = gcdist.Task(nn.Linear(3, 1), Data(), loss_fn, batch_size=4)
     config = gcdist.Config(
         out=out,
-        code={"partitions": 4},
+        code={"partitions": 4, "partial": False},  # p is given for whole rows
         straggler={"deadline": DEADLINE, "p": (0.05, 0.9, 0.05, 0.05), "max_wait": 30.0},
     )
     if int(os.environ["RANK"]) > 0:

@@ -187,7 +187,7 @@ class Run:
         assert max(len(network._free), len(network._wires)) <= 2 * n
         under_way = sum(len(wire) for wire in network._wires.values())
         simulated_workers: list[Any] = list(network.workers.values())
-        waiting = sum(len(w._waiting) + len(w._tagged) + len(w.driver._deferred) for w in simulated_workers)
+        waiting = sum(len(w._waiting) + len(w._tagged) + len(w.driver._row.begun) for w in simulated_workers)
         assert under_way <= 2 * FLOOD + 20 * n
         assert waiting <= 20 * n
         assert len(network.clock._heap) <= 2 * (under_way + 60 * n)

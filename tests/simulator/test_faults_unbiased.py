@@ -39,7 +39,7 @@ def errors(scheme: str, p: tuple[float, ...]) -> tuple[F64, F64]:
     """Estimates minus the gradient, (T, d), and the gradient (d,)."""
     config = gcdist.Config(
         cluster={"workers": WORKERS, "min_workers": 1, "retry_first": 0.25},
-        code={"scheme": scheme, "partitions": 6},
+        code={"scheme": scheme, "partitions": 6, "partial": False},  # p is given for whole rows by the deadline
         quantizer={"name": "bucket", "bits": 3},
         straggler={"deadline": DEADLINE, "p": p, "warmup_steps": 0, "replan_every": 10**6},
         simulate={"latency": 2 * STRIKE, "bandwidth": 1e18, "compute_seconds": 0.0},

@@ -82,12 +82,14 @@ def true_gradient(of: gcdist.Task) -> F64:
     return np.asarray(g.numpy(), np.float64)
 
 
-def estimates(settings: gcdist.Config, folder: Path, change: Callable[[Session], Session] = lambda s: s) -> F64:
+def estimates(
+    settings: gcdist.Config, folder: Path, change: Callable[[Session], Session] = lambda s: s, workers: int = WORKERS
+) -> F64:
     """Decoded gradients of ROUNDS steps at fixed parameters, (T, d); zero where nobody arrived.
 
     Self-normalised decoding skips such steps: it promises a mean for the others, so they are left out.
     """
-    session = change(Session.build(task(), settings, WORKERS))
+    session = change(Session.build(task(), settings, workers))
     driver, _ = simulated(session, lambda kind, text: None)
     rows = []
     with Cluster(session, driver, RunFolder(folder)) as cluster:

@@ -111,7 +111,11 @@ class House:
 
 
 def ours() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("gcdist-")]
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread.name.startswith("gcdist-") and thread.name != "gcdist-lock"
+    ]
 
 
 def descriptors() -> int:

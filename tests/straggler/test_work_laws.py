@@ -1,0 +1,75 @@
+"""Times of workers' partitions, and the cuts that follow from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gcdist.straggler import FirstPartition, WorkLaws, make_delays, with_cuts
+from gcdist.types import Seen, StepTerms, WorkTimes
+
+
+def seen(step: int, done: tuple[float, ...], row: float, overhead: float = 0.1, worker: int = 0) -> Seen:
+    return Seen(worker, worker, step, 1.0, row + overhead, False, True, False, WorkTimes(done, row), overhead)
+
+
+def test_what_is_done_by_a_cut_is_read_off_the_rows_seen() -> None:
+    laws = WorkLaws(2)
+    laws.observe(seen(0, (1.0, 1.5, 2.0), 2.0))
+    p_G, excess_GL = laws.outcomes(0, np.array([1, 4]), np.array([0.9, 1.0, 2.0, 9.0]))
+    assert p_G.tolist() == [1.0, 0.0, 0.0, 0.0]
+    # at 1.0 one partition is done, at 2.0 three, at 9.0 all four: l^2/m - l
+    assert excess_GL[1:, 0].tolist() == [0.0, 0.0, 0.0]
+    assert excess_GL[1:, 1] == pytest.approx([12.0, 16 / 3 - 4, 0.0])
+    assert laws.complete(0, 4, np.array([2.4, 2.5])).tolist() == [0.0, 1.0]
+    assert laws.known_N.tolist() == [True, False]
+
+
+def test_a_cut_row_of_which_nothing_was_done_counts_as_slower_than_its_cut() -> None:
+    laws = WorkLaws(1)
+    laws.observe(seen(0, (1.0,), 1.0))
+    laws.observe(Seen(0, 0, 1, 1.0, 2.1, True, True, False))
+    p_G, _ = laws.outcomes(0, np.array([1]), np.array([1.0, 2.0, 4.1]))
+    assert p_G[0] == pytest.approx(p_G[1])
+    assert 0.4 < p_G[0] < 0.6
+    assert p_G[2] == pytest.approx(0.0)
+
+
+def test_cold_rows_say_nothing() -> None:
+    laws = WorkLaws(1)
+    laws.observe(Seen(0, 0, 0, 1.0, 9.0, False, True, True, WorkTimes((9.0,), 9.0), 0.1))
+    assert not laws.known_N.any()
+
+
+def test_cuts_leave_room_for_the_message() -> None:
+    laws = WorkLaws(2)
+    for step in range(60):
+        laws.observe(seen(step, (0.5,), 0.5, overhead=0.2, worker=0))
+        laws.observe(seen(step, (0.5,), 0.5, overhead=0.05, worker=1))
+    terms = with_cuts(StepTerms(2.0, np.full(2, 0.1)), laws)
+    assert terms.aim == 2.0
+    assert terms.deadline > 2.0
+    assert terms.cut_N is not None
+    assert terms.cut_N == pytest.approx([1.8, 1.95], abs=0.01)
+    known = with_cuts(StepTerms(2.0, np.full(2, 0.1)), laws, known_p=True)
+    assert known.cut_N is not None
+    assert known.cut_N.tolist() == [2.0, 2.0]
+
+
+def test_what_was_learned_comes_back() -> None:
+    laws, again = WorkLaws(2), WorkLaws(2)
+    laws.observe(seen(0, (1.0, 1.5), 1.5))
+    again.load_state_dict(laws.state_dict())
+    cut_G = np.array([0.5, 1.2])
+    assert [a.tolist() for a in again.outcomes(0, np.array([3]), cut_G)] == [
+        a.tolist() for a in laws.outcomes(0, np.array([3]), cut_G)
+    ]
+    with pytest.raises(ValueError, match="2 workers, not 3"):
+        WorkLaws(3).load_state_dict(laws.state_dict())
+
+
+def test_the_first_partition_is_done_at_its_share_of_a_delay() -> None:
+    delays = make_delays("shifted-exponential", 1, shift=0.1, mean=0.2, scale_with_load=True)
+    first = FirstPartition(delays, True)
+    assert first.seconds(0, 3, 8.0, 0) == delays.seconds(0, 3, 8.0, 0) / 8
+    assert first.survival(0, np.array([8.0]), 0.3) == delays.survival(0, np.array([1.0]), 0.3)

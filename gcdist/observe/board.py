@@ -27,7 +27,7 @@ def bar(share: float, width: int = BAR) -> str:
     """A share from 0 to 1 as a bar of characters.
 
     >>> bar(0.5, 4), bar(0.3, 4), bar(1.0, 2)
-    ('██  ', '█▏  ', '██')
+    ('██  ', '█▎  ', '██')
     """
     eighths = round(8 * width * min(1.0, max(0.0, share)))
     full, rest = divmod(eighths, 8)

@@ -157,7 +157,8 @@ class SimulatedWorker:
 
         One partition is computed at a time: one whose result nobody wants any more still takes its time.
         """
-        if seconds == 0.0 or not self._network.cores.shared:
+        busy = computing and any(of_computing for _, _, of_computing in self._jobs.values())
+        if not self._network.cores.shared or (seconds == 0.0 and not busy):
             begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
             if computing:
                 self._computes_until = begin + seconds
@@ -172,7 +173,7 @@ class SimulatedWorker:
             self.later(max(floor, self._clock.now), make, tag)
 
         number = next(self._numbers)
-        if computing and any(of_computing for _, _, of_computing in self._jobs.values()):
+        if busy:
             self._queued.append((tag, start))
         else:
             start()

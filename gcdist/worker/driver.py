@@ -194,7 +194,7 @@ class WorkerDriver:
             case Abort(step=step):
                 self._port.cancel(step)
                 self._row.under_way = False
-                self._port.later(self._port.now(), lambda at: Aborted(at, step))
+                self._say_aborted(step)
             case Connect(after=after):
                 self._port.connect(after)
             case Wake(at=at):
@@ -209,6 +209,13 @@ class WorkerDriver:
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""
         return Tick(at)
+
+    def _say_aborted(self, step: int) -> None:
+        """Aborted comes when the partition that is under way is done: only then this worker is free for a newer step."""
+        if self._pace.work is not None:
+            self._pace.work(0.0, lambda at: Aborted(at, step), None, 0.0, True)
+        else:
+            self._computing.submit(lambda: self._port.later(self._port.now(), lambda at: Aborted(at, step)))
 
     def _take_parameters(self, sent: Round, body: U8) -> None:
         try:
@@ -239,6 +246,8 @@ class WorkerDriver:
             return
 
         def job() -> None:
+            if not self._waits_for(told.step, told.partition):
+                return  # it was dropped while an older partition was under way
             try:
                 result = self._rows.compute(told.step, told.partition)
             except (UserCodeError, ValueError) as error:

@@ -353,7 +353,7 @@ class Config(Section):
     >>> Config(code={"partitionz": 3})
     Traceback (most recent call last):
     gcdist.config.errors.ConfigError: code.partitionz: unknown key; did you mean "partitions"? allowed: scheme, allocation, \
-partitions, load_most, options
+partitions, load_most, partial, options
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

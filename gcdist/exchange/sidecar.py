@@ -176,3 +176,8 @@ def times_of(raw: U8) -> tuple[float, float, float]:
     compute, data, _, held = _FIXED.unpack_from(raw.data)[-4:]
     good = all(0 <= seconds < np.inf for seconds in (compute, data, held))
     return (compute, data, held) if good else (0.0, 0.0, 0.0)
+
+
+def parts_of(raw: U8) -> int:
+    """How many partitions a packed sidecar tells of, without its arrays; 0 if it is none."""
+    return int(_FIXED.unpack_from(raw.data)[0]) if len(raw) >= _FIXED.size else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcdist.exchange.message import Message
-from gcdist.exchange.sidecar import times_of
+from gcdist.exchange.sidecar import parts_of, times_of
 from gcdist.observe import WorkerRound
 from gcdist.observe.times import End
 from gcdist.protocol.messages import CreditWhy, Peer
@@ -25,6 +25,7 @@ class _Open:
     held: float = 0.0
     compute: float = 0.0
     data: float = 0.0
+    done: int = 0
 
 
 class RoundTimes:
@@ -48,6 +49,7 @@ class RoundTimes:
         compute, data, held = times_of(body.sidecar)
         found.compute += compute
         found.data += data
+        found.done += parts_of(body.sidecar)
         found.held = max(found.held, held)
 
     def freed(self, peer: Peer, step: int, at: float, why: CreditWhy, held: float) -> None:
@@ -84,6 +86,7 @@ class RoundTimes:
                 load=each.load,
                 up=each.up,
                 down=each.down,
+                done=each.done,
             )
             for peer, each, end, at, held in ended
         ]

@@ -136,8 +136,7 @@ class Board:
             shown = sorted(sorted(rates, key=lambda worker: rates[worker])[:rows])
         for worker in shown:
             rounds = self._rounds.get(worker, ())
-            ends = [each.end for each in rounds]
-            finished = sum(end in ("counted", "late") for end in ends) / len(ends) if ends else math.nan
+            finished = sum(each.share for each in rounds) / len(rounds) if rounds else math.nan
             table.add_row(
                 str(worker),
                 *_share(rates[worker]),

@@ -39,6 +39,19 @@ class WorkerRound:
     load: int  # partitions
     up: int
     down: int
+    done: int | None = None  # partitions in its messages, fewer than ``load`` if the row was cut; None: an older file
+
+    @property
+    def whole(self) -> bool:
+        """Whether a gradient of all its partitions came: its seconds are those of the whole row."""
+        return self.end in ("counted", "late") and (self.done is None or self.done >= self.load)
+
+    @property
+    def share(self) -> float:
+        """Share of its partitions that came, 0 to 1."""
+        if self.end not in ("counted", "late"):
+            return 0.0
+        return 1.0 if self.done is None or not self.load else min(1.0, self.done / self.load)
 
     @property
     def link(self) -> float | None:
@@ -47,6 +60,7 @@ class WorkerRound:
 
 
 COLUMNS = tuple(field.name for field in fields(WorkerRound))
+ADDED = {"done"}  # columns that older files of this version lack
 _values = attrgetter(*COLUMNS)
 
 
@@ -77,15 +91,17 @@ def read_rounds(lines: Iterable[dict[str, Any]]) -> Iterator[WorkerRound]:
         ValueError: a column is missing, or a line has no rounds.
     """
     places: list[int] = []
+    names: list[str] = []
     for line in lines:
         if "columns" in line:
             columns = line["columns"]
-            missing = [name for name in COLUMNS if name not in columns]
+            missing = [name for name in COLUMNS if name not in columns and name not in ADDED]
             if missing:
                 raise ValueError(f"workers.jsonl: column {missing[0]!r} is missing (version {line.get('version')})")
-            places = [columns.index(name) for name in COLUMNS]
+            places = [columns.index(name) for name in COLUMNS if name in columns]
+            names = [name for name in COLUMNS if name in columns]
         elif not places or "rounds" not in line:
             raise ValueError("workers.jsonl: a line without rounds, or no columns before it")
         else:
             for row in line["rounds"]:
-                yield WorkerRound(*(row[at] for at in places))
+                yield WorkerRound(**dict(zip(names, (row[at] for at in places), strict=True)))

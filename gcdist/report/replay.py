@@ -1,10 +1,11 @@
 """What if: the recorded times of a run's workers, replayed in the simulator with other deadlines, codes and bits.
 
-Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run. Time at the
-worker goes with its partitions as far as it was computing; time on the link goes with the bytes, of which those up go with
-the bits. A round that was dropped unfinished takes as long as a finished one of that worker that was longer, or, where there
-is none, longer by an exponential time (its maximum likelihood under the cut). Lost workers are lost at the same step and for
-as long. Gradients are made up: vectors whose differences between partitions are those that the run's noise tells.
+Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run. Time at
+the worker goes with its partitions as far as it was computing; time on the link goes with the bytes, of which those up go
+with the bits. A round that was dropped or cut unfinished takes as long as a finished one of that worker that was longer,
+or, where there is none, longer by an exponential time (its maximum likelihood under the cut). Lost workers are lost at
+the same step and for as long. Gradients are made up: vectors whose differences between partitions are those that the
+run's noise tells.
 """
 
 from __future__ import annotations
@@ -153,17 +154,17 @@ def _world(setup: Setup, recorded: Recorded) -> tuple[MasterDriver, Network]:
 def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[list[WorkerRound], list[float]]:
     """The rounds with a gradient, in order, and their seconds at the worker, guessed for those that were dropped."""
     most = max((each.up for each in mine), default=0)
-    done = [each for each in mine if each.end in ("counted", "late") and each.up >= most / 4]
+    done = [each for each in mine if each.whole and each.up >= most / 4]
     if not done:
-        done = [each for each in mine if each.end in ("counted", "late")]
-    dropped = [each for each in mine if each.end not in ("counted", "late")]
+        done = [each for each in mine if each.whole]
+    dropped = [each for each in mine if not each.whole]
     rounds = sorted([*done, *dropped], key=lambda each: (each.step, each.sent))
     lengths = np.array([each.seconds for each in done])
     shortest = float(lengths.min()) if len(done) else 0.0
     excess = sum(max(0.0, each.seconds - shortest) for each in rounds) / max(1, len(done))
     kept, held = [], []
     for each in rounds:
-        if each.end in ("counted", "late"):
+        if each.whole:
             kept.append(each)
             held.append(each.held or 0.0)
             continue

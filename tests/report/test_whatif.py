@@ -53,12 +53,12 @@ def test_the_wall_clock_of_another_deadline_is_predicted(tmp_path: Path) -> None
             found = replay(run, [f"straggler.deadline={deadline}"])
             assert found.seconds == pytest.approx(took[deadline], rel=TOLERANCE), (recorded, deadline)
     said: list[str] = []
-    rows = outcomes(runs[0.15], [["code.scheme=nothing"], ["quantizer.bits=2"]], said.append)
+    rows = outcomes(runs[0.15], [["code.scheme=nothing"], ["quantizer.bits=2"], ["quantizer.bits=8"]], said.append)
     assert len(said) == 1
     assert said[0].startswith("--what-if code.scheme=nothing: code")
-    assert [row.changes for row in rows] == [(), ("quantizer.bits=2",)]
+    assert [row.changes for row in rows] == [(), ("quantizer.bits=2",), ("quantizer.bits=8",)]
     assert rows[0].times == pytest.approx(1.0, rel=TOLERANCE)
-    assert rows[1].bytes_up < 0.95 * rows[0].bytes_up
+    assert rows[1].noise > 1.2 * rows[2].noise  # so few parameters that most bytes are heads and sidecars
 
 
 def test_what_cannot_be_replayed_is_one_line(tmp_path: Path) -> None:

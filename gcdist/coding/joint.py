@@ -124,7 +124,7 @@ class Joint(Structured):
             lost = np.flatnonzero(used & (real_N >= 1))
             if lost.size:
                 raise ValueError(
-                    f"worker {lost[0]} cannot arrive with the {loads(A_NK)[lost[0]]} partitions only it can take"
+                    f"worker {lost[0] + 1} cannot arrive with the {loads(A_NK)[lost[0]]} partitions only it can take"
                 )
             weight_N = np.zeros(problem.n)
             weight_N[used] = square_N[used] / (1 - real_N[used])

@@ -33,7 +33,7 @@ def late_table(problem: Problem) -> F64:
     for i in range(n):
         p_L = np.asarray(problem.late(i, load_L), np.float64)
         if not np.all((p_L >= 0) & (p_L <= 1)):
-            raise ValueError(f"p of worker {i} leaves [0, 1]: {p_L[~((p_L >= 0) & (p_L <= 1))][0]}")
+            raise ValueError(f"p of worker {i + 1} leaves [0, 1]: {p_L[~((p_L >= 0) & (p_L <= 1))][0]}")
         p_NL[i, 1:] = np.where(load_L <= problem.load_cap_N[i], p_L, 1.0)
     return p_NL
 

@@ -16,7 +16,7 @@ def miss_at(problem: Problem, load_N: F64 | float) -> F64:
     p_N = np.array([float(problem.late(i, load_N[i : i + 1])[0]) for i in range(problem.n)])
     bad = np.flatnonzero(~((p_N >= 0) & (p_N <= 1)))
     if bad.size:
-        raise ValueError(f"p of worker {bad[0]} at load {load_N[bad[0]]:g} is {p_N[bad[0]]}: it must lie in [0, 1]")
+        raise ValueError(f"p of worker {bad[0] + 1} at load {load_N[bad[0]]:g} is {p_N[bad[0]]}: it must lie in [0, 1]")
     return p_N
 
 
@@ -54,7 +54,7 @@ def equal_bits(problem: Problem, active_N: Mask) -> I64:
         bits_N[i] = width_at_most(problem.noise, min(each, float(problem.bits_cap_N[i])))
         if bits_N[i] == 0:
             raise ValueError(
-                f"worker {i} gets no bits: bits_total {problem.bits_total:g} over {active.size} rows and cap "
+                f"worker {i + 1} gets no bits: bits_total {problem.bits_total:g} over {active.size} rows and cap "
                 f"{problem.bits_cap_N[i]} pay for no width with finite noise"
             )
     return bits_N

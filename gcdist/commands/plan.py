@@ -15,6 +15,7 @@ from gcdist.coding import code_names, get_code
 from gcdist.coding.names import unknown
 from gcdist.commands.tables import workers_table
 from gcdist.config import CodeConfig, ConfigError, StragglerConfig
+from gcdist.observe import PLAN_VERSION
 from gcdist.planning.decoding import best_decoding
 from gcdist.planning.figures import Planned, SchemeFigures, compare, plan_figures
 from gcdist.quantize import get_quantizer, noise_table
@@ -172,7 +173,7 @@ def _numbers(words: list[str], what: str, upper: float = 1.0) -> F64:
     if not words or words == [""]:
         raise ValueError(f"{what} is empty: it needs at least one number")
     values = []
-    for at, word in enumerate(words):
+    for at, word in enumerate(words, start=1):
         try:
             value = float(word)
         except ValueError:
@@ -188,14 +189,15 @@ def _write(path: Path, planned: Planned) -> None:
     plan = planned.plan
     rows = [
         {
-            "worker": int(plan.worker_R[r]),
+            "worker": int(plan.worker_R[r]) + 1,
             "bits": int(plan.bits_RS[r, 0]),
             "p": float(plan.p_R[r]),
             "parts": plan.parts(r),
         }
         for r in range(plan.rows)
     ]
-    path.write_text(json.dumps({**planned.figures, "rows": rows}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    written = {"version": PLAN_VERSION, **planned.figures, "rows": rows}
+    path.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> None:

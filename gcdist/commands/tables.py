@@ -9,10 +9,10 @@ from gcdist.planning import PlanReport
 MANY = 40  # workers; of more, only the first and the last are shown
 
 
-def workers_table(report: PlanReport, title: str | None = None, first: int = 0) -> Table:
-    """What each worker does in a plan, the first and last of many; ``first``: number of the first worker (1: ranks)."""
+def workers_table(report: PlanReport, title: str | None = None) -> Table:
+    """What each worker does in a plan; of more than `MANY` workers the first and the last."""
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("worker" if first == 0 else "rank", "p", "bits", "noise", "row sum", "partitions", "share"):
+    for heading in ("worker", "p", "bits", "noise", "row sum", "partitions", "share"):
         table.add_column(heading, justify="right")
     workers = report["workers"]
     left_out = range(MANY // 2, len(workers) - MANY // 2) if len(workers) > MANY else range(0)
@@ -22,7 +22,7 @@ def workers_table(report: PlanReport, title: str | None = None, first: int = 0) 
         if left_out and i == left_out.stop:
             table.add_row("...", *[""] * 6)
         table.add_row(
-            str(w["worker"] + first),
+            str(w["worker"]),
             f"{w['p']:.4g}",
             str(w["bits"]),
             "inf" if w["noise"] is None else f"{w['noise']:.3g}",

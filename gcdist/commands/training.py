@@ -133,7 +133,7 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
         console.print()
         report = cluster.plan_report
         if report is not None:
-            console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}", first=1))
+            console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}"))
             console.print()
         print_summary(summary, console)
         for line in worth_knowing(cluster.folder.path):

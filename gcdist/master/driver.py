@@ -336,7 +336,7 @@ class MasterDriver:
                 raise RunHaltedError(text)
             if now >= tell:
                 ranks = sorted(peer.rank for peer in self.machine.peers())
-                self.say("join", f"waiting for {need} workers; here are ranks {ranks or 'none'}")
+                self.say("join", f"waiting for {need} workers; here are {ranks or 'none'}")
                 tell = now + TELL_SECONDS
             self._feed(self.port.next(min(until, tell)))
         self._started = True

@@ -1,7 +1,7 @@
 """What a run leaves behind and shows while it goes: its folder, the terminal, the summary."""
 
 from gcdist.observe.board import Board
-from gcdist.observe.folder import RunFolder, plain, read_lines, read_metrics
+from gcdist.observe.folder import PLAN_VERSION, RunFolder, plain, read_lines, read_metrics
 from gcdist.observe.stream import EventStream, Observer, StepRecord
 from gcdist.observe.summary import (
     PartitionCount,
@@ -18,6 +18,7 @@ from gcdist.observe.times import TimesFile, WorkerRound, read_rounds
 from gcdist.observe.trace import Trace
 
 __all__ = [
+    "PLAN_VERSION",
     "Board",
     "EventStream",
     "FolderTail",

@@ -26,6 +26,8 @@ from gcdist.observe.times import TimesFile, WorkerRound
 from gcdist.observe.trace import Trace
 from gcdist.types import Plan
 
+PLAN_VERSION = 2  # of a plan in JSON; of files without a version, workers are counted from 0
+
 
 def plain(value: Any) -> Any:
     """``value`` as JSON's types: numpy and paths converted, numbers that are not finite become None.
@@ -97,13 +99,16 @@ class RunFolder:
         self._write("config.toml", text)
 
     def write_plan(self, plan: Plan, **about: Any) -> None:
-        """``plans/ID.json``: the plan, rows as {worker, parts, bits, p}; ``about`` is added (noise ratio, reason, ...)."""
+        """``plans/ID.json``: rows {worker, parts, bits, p}, worker 1..n; ``about`` is added (noise ratio, reason, ...)"""
         rows = [
-            {"worker": worker, "parts": plan.parts(row), "bits": plan.bits_RS[row], "p": plan.p_R[row]}
+            {"worker": worker + 1, "parts": plan.parts(row), "bits": plan.bits_RS[row], "p": plan.p_R[row]}
             for row, worker in enumerate(plan.worker_R.tolist())
         ]
         uncovered = np.flatnonzero(~plan.covered_K)
-        values = {"plan_id": plan.plan_id, "partitions": len(plan.covered_K), "uncovered": uncovered, "rows": rows}
+        values = {
+            "version": PLAN_VERSION, "plan_id": plan.plan_id, "partitions": len(plan.covered_K), "uncovered": uncovered,
+            "rows": rows,
+        }  # fmt: skip
         self._write(f"plans/{plan.plan_id}.json", json.dumps(plain({**values, **about}), indent=1) + "\n")
 
     def step(self, step: int, rounds: Sequence[WorkerRound] = (), **values: Any) -> None:

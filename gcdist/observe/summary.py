@@ -165,7 +165,7 @@ def _arrivals(arrivals: Sequence[WorkerArrivals]) -> Table:
         title = f"arrival rates furthest off their plans, {MANY} of {len(arrivals):,} workers (all: summary.json)"
         arrivals = sorted(arrivals, key=lambda worker: -abs(worker.sigmas) if worker.steps else 0.0)[:MANY]
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("rank", "steps", "planned", "observed", "sigmas off"):
+    for heading in ("worker", "steps", "planned", "observed", "sigmas off"):
         table.add_column(heading, justify="right")
     for worker in arrivals:
         if worker.steps == 0:

@@ -23,6 +23,7 @@ SEED = 0  # of the Monte Carlo where no formula is known
 class WorkerFigures(TypedDict):
     """One worker; ``noise`` is None without bits."""
 
+    worker: int  # 1..n
     p: float
     bits: int
     noise: float | None
@@ -100,7 +101,9 @@ def plan_figures(
         bound = plan_loads_and_bits(replace(problem, load_cap_N=np.minimum(problem.load_cap_N, found.cap))).bound
         upper = max(F, problem.k**2 / bound) if bound > 0 else np.inf
     workers = [
-        WorkerFigures(p=w["p"], bits=w["bits"], noise=w["noise"], row_sum=w["row_sum"], load=w["load"])
+        WorkerFigures(
+            worker=w["worker"], p=w["p"], bits=w["bits"], noise=w["noise"], row_sum=w["row_sum"], load=w["load"]
+        )
         for w in report["workers"]
     ]
     figures = PlanFigures(

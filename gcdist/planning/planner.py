@@ -68,12 +68,20 @@ def check_plan(plan: Plan, problem: Problem, *, unbiased: bool, allow_negative: 
     load_R = np.diff(A_RK.indptr)
     over = np.flatnonzero(load_R > problem.load_cap_N[plan.worker_R])
     if over.size:
-        raise ValueError(f"plan {plan.plan_id}: row {over[0]} has {load_R[over[0]]} partitions, above its worker's cap")
+        worker = plan.worker_R[over[0]]
+        raise ValueError(
+            f"plan {plan.plan_id}: worker {worker + 1} has {load_R[over[0]]} partitions, its load cap is "
+            f"{problem.load_cap_N[worker]:g}"
+        )
     if problem.holds_NK is not None:
         stored = A_RK.tocoo()
         held = problem.holds_NK.toarray() != 0
-        if not np.all(held[plan.worker_R[stored.row], stored.col]):
-            raise ValueError(f"plan {plan.plan_id}: a worker is given a partition that it cannot read")
+        wrong = np.flatnonzero(~held[plan.worker_R[stored.row], stored.col])
+        if wrong.size:
+            worker, partition = plan.worker_R[stored.row[wrong[0]]] + 1, stored.col[wrong[0]]
+            raise ValueError(
+                f"plan {plan.plan_id}: worker {worker} is given partition {partition}, which it cannot read"
+            )
 
 
 def column_sums(plan: Plan) -> F64:

@@ -18,7 +18,7 @@ _SPECTRAL = 2000  # rows or partitions up to which lambda_max is computed
 class WorkerReport(TypedDict):
     """One row of a plan."""
 
-    worker: int
+    worker: int  # 1..n
     p: float
     bits: int
     noise: float | None  # omega at these bits; None = infinite (no bits)
@@ -84,7 +84,7 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
     noise_R, Y_R, ratio = row_noise(plan, problem), row_masses(plan, problem), noise_ratio(plan, problem)
     workers = [
         WorkerReport(
-            worker=int(plan.worker_R[r]),
+            worker=int(plan.worker_R[r]) + 1,
             p=float(plan.p_R[r]),
             bits=int(plan.bits_RS[r].max(initial=0)),
             noise=finite(noise_R[r]),

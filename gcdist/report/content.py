@@ -85,9 +85,9 @@ def bits(run: Run) -> list[int | None]:
     last = run.plans.get(int(run.plan_T[-1])) if run.steps else None
     found: list[int | None] = [None] * run.workers
     for row in last["rows"] if last else ():
-        worker, widths = row.get("worker"), row.get("bits")
-        if isinstance(worker, int) and 0 <= worker < run.workers and isinstance(widths, list) and widths:
-            found[worker] = round(float(np.mean(widths)))
+        index, widths = row["index"], row.get("bits")
+        if 0 <= index < run.workers and isinstance(widths, list) and widths:
+            found[index] = round(float(np.mean(widths)))
     return found
 
 

@@ -162,9 +162,9 @@ def asked(run: Run) -> Mask:
     asked_TN = np.ones(run.arrived_TN.shape, bool)
     for number, plan in run.plans.items():
         for row in plan["rows"]:
-            worker, widths = row.get("worker"), row.get("bits")
-            if isinstance(worker, int) and 0 <= worker < run.workers and isinstance(widths, list) and not any(widths):
-                asked_TN[run.plan_T == number, worker] = False
+            index, widths = row["index"], row.get("bits")
+            if 0 <= index < run.workers and isinstance(widths, list) and not any(widths):
+                asked_TN[run.plan_T == number, index] = False
     return asked_TN | run.arrived_TN
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gcdist.config import ConfigError
-from gcdist.observe import WorkerRound, read_rounds
+from gcdist.observe import PLAN_VERSION, WorkerRound, read_rounds
 from gcdist.types import F64, I64, Mask
 
 FRESH = 60.0  # seconds since the last line: a run without an end that wrote one later is running
@@ -121,8 +121,7 @@ def read_run(path: str | Path) -> Run:
     for file in sorted((path / "plans").glob("*.json")) if (path / "plans").is_dir() else ():
         plan = _whole(file, json.loads, problems)
         if isinstance(plan.get("plan_id"), int):
-            rows = plan.get("rows")
-            plan["rows"] = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+            plan["rows"] = _plan_rows(plan, problems)
             plans[plan["plan_id"]] = plan
     metrics = _in_order(metrics, problems)
     rounds = _rounds(path, problems)
@@ -210,6 +209,17 @@ def _lines(path: Path, problems: list[str], needed: bool = True) -> list[dict[st
     if bad:
         problems.append(f"{path.name}: {bad} damaged line{'s' if bad > 1 else ''} left out, {len(good)} read")
     return good
+
+
+def _plan_rows(plan: dict[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """A plan's rows with ``index``, the worker's in arrays; files of before version 2 count workers from 0."""
+    version, rows = plan.get("version", 1), plan.get("rows")
+    if version not in (1, PLAN_VERSION):
+        problems.append(f"plan {plan['plan_id']} has version {version!r}, known are up to {PLAN_VERSION}: left out")
+        return []
+    first = 0 if version == 1 else 1
+    found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    return [{**row, "index": row["worker"] - first} for row in found if isinstance(row.get("worker"), int)]
 
 
 def _in_order(metrics: list[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:

@@ -282,9 +282,7 @@ class Cluster:
         if rank is None and here:
             rank = pick(self.config.seed, -1, self.accounts.next, here)
         if rank is None or rank not in (0, *here):
-            raise ConfigError(
-                f"inject: worker {'' if rank is None else rank} is not here; here are ranks {here or 'none'}"
-            )
+            raise ConfigError(f"inject: worker {'' if rank is None else rank} is not here; here are {here or 'none'}")
         self.driver.inject(self.accounts.next, what, rank)
 
     def summary(self, metrics: dict[str, float] | None = None) -> Summary:

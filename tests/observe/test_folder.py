@@ -29,7 +29,7 @@ def test_a_run_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "a" / "run"
     assert tomllib.loads((path / "config.toml").read_text()) == {"steps": 3}
     written = json.loads((path / "plans" / "7.json").read_text())
-    assert written["rows"][1] == {"worker": 1, "parts": [[0, 0.5], [1, 1.0]], "bits": [4], "p": 0.2}
+    assert written["rows"][1] == {"worker": 2, "parts": [[0, 0.5], [1, 1.0]], "bits": [4], "p": 0.2}
     assert (written["noise"], written["uncovered"]) == (0.25, [])
     assert read_metrics(path)[2] == {"step": 2, "loss": 0.5, "arrived": [1, 2], "deadline": None}
     [event] = read_lines(path / "events.jsonl")

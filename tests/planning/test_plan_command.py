@@ -67,14 +67,14 @@ def test_json_has_exactly_the_keys(capsys: pytest.CaptureFixture[str], tmp_path:
         figures = json.loads(text)
         assert code == 0
         assert set(figures) == KEYS
-        assert set(figures["workers"][0]) == {"p", "bits", "noise", "row_sum", "load"}
+        assert set(figures["workers"][0]) == {"worker", "p", "bits", "noise", "row_sum", "load"}
         assert figures["solver"] == solver
         assert figures["gap"] == pytest.approx(figures["F_upper"] - figures["F"], abs=1e-12)
         assert figures["noise_ratio"] == pytest.approx(1 / figures["F"])
         assert figures["bits_used"] == sum(w["bits"] for w in figures["workers"]) <= 250
         gain = sum((1 - w["p"]) / (w["p"] + 17.9 / (2 ** w["bits"] - 1) ** 2) for w in figures["workers"] if w["bits"])
         assert figures["F"] == pytest.approx(gain)
-        assert json.loads(out.read_text(encoding="utf-8"))["rows"][0]["worker"] == 0
+        assert json.loads(out.read_text(encoding="utf-8"))["rows"][0]["worker"] == 1
 
 
 def test_table_says_how_bits_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def test_of_many_workers_the_first_and_last_are_shown(capsys: pytest.CaptureFixt
     code, out, _ = run(capsys, "--p", p, "--partitions", "60", "--bits-total", "240", *LAW)
     assert code == 0
     shown = [line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")]
-    assert shown == [*map(str, range(20)), "...", *map(str, range(40, 60))]
+    assert shown == [*map(str, range(1, 21)), "...", *map(str, range(41, 61))]
     assert "20 of 60 workers are not shown" in out
 
 
@@ -157,16 +157,16 @@ def test_delays_and_deadline(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     ("words", "says"),
     [
         (("--p", "", "--bits-total", "3", *LAW), "--p is empty"),
-        (("--p", "0.1,1.2", "--bits-total", "3", *LAW), "entry 1 is '1.2': it must be a number from 0 to 1"),
-        (("--p", "0.1,-0.2", "--bits-total", "3", *LAW), "entry 1 is '-0.2'"),
-        (("--p", "nan", "--bits-total", "3", *LAW), "entry 0 is 'nan'"),
-        (("--p", "a", "--bits-total", "3", *LAW), "entry 0 is 'a'"),
+        (("--p", "0.1,1.2", "--bits-total", "3", *LAW), "entry 2 is '1.2': it must be a number from 0 to 1"),
+        (("--p", "0.1,-0.2", "--bits-total", "3", *LAW), "entry 2 is '-0.2'"),
+        (("--p", "nan", "--bits-total", "3", *LAW), "entry 1 is 'nan'"),
+        (("--p", "a", "--bits-total", "3", *LAW), "entry 1 is 'a'"),
         (("--p", "0.1", "--bits-total", "-1", *LAW), "--bits-total is -1"),
         (("--p", "0.1", *LAW), "--bits-total is None"),
         (("--p", "0.1", "--bits-total", "3", "--partitions", "0", *LAW), "--partitions is 0"),
         (("--p", "0.1", "--bits-total", "3"), "exactly one of --noise and --quantizer"),
         (("--p", "0.1", "--bits-total", "3", "--noise", "power"), "power:D=17.9"),
-        (("--p", "0.1", "--bits-total", "3", "--noise", "power:D=-1"), "entry 0 is '-1'"),
+        (("--p", "0.1", "--bits-total", "3", "--noise", "power:D=-1"), "entry 1 is '-1'"),
         (("--p", "0.1", "--bits-total", "3", "--quantizer", "bukcet", "--dim", "9"), "did you mean 'bucket'"),
         (("--p", "0.1", "--bits-total", "3", "--quantizer", "bucket"), "needs --dim"),
         (("--p", "0.1", "--bits-total", "3", *LAW, "--scheme", "jiont"), "did you mean 'joint'"),

@@ -41,7 +41,7 @@ def test_broken_plans_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "what"), [([0.1, -0.1], "worker 1"), ([1.5, 0.1], "worker 0"), ([np.nan, 0.1], "worker 0")]
+    ("p", "what"), [([0.1, -0.1], "worker 2"), ([1.5, 0.1], "worker 1"), ([np.nan, 0.1], "worker 1")]
 )
 def test_p_outside_0_1_is_named(p: list[float], what: str) -> None:
     with pytest.raises(ValueError, match=what):
@@ -57,7 +57,7 @@ def test_describe_is_json_and_agrees_with_the_formula() -> None:
     Y = np.asarray(plan.A_RK.sum(axis=1))[:2]
     cost = (p[:2] + omega) / (1 - p[:2])
     assert report["noise_ratio"] == pytest.approx(cost @ (Y / 5) ** 2, rel=1e-12)
-    assert report["workers"][2] == {"worker": 2, "p": 1, "bits": 0, "noise": None, "row_sum": 0, "load": 0, "share": 0}
+    assert report["workers"][2] == {"worker": 3, "p": 1, "bits": 0, "noise": None, "row_sum": 0, "load": 0, "share": 0}
     assert report["redundancy"] == report["nonzeros"] / 5
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from gcdist.config import ConfigError
 from gcdist.report import judge, read_run, write_report
+from gcdist.report.content import bits
+from gcdist.report.figures import asked as asked_of
 from tests.report.made_runs import made_run
 
 
@@ -98,3 +101,21 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"no run is in this folder \(none of metrics.jsonl"):
         read_run(tmp_path)
+
+
+def test_plans_of_older_runs_count_workers_from_0(tmp_path: Path) -> None:
+    """Both versions of ``plans/ID.json`` ask the same worker for nothing; a version to come is left out, with a line."""
+    path = made_run(tmp_path / "run", 6, 4, slow=1)
+    new = [{"worker": rank, "parts": [[0, 1.0]], "bits": [4 if rank > 1 else 0], "p": 0.1} for rank in range(1, 5)]
+    old = [{**row, "worker": rank} for rank, row in enumerate(new)]
+    asked = []
+    for plan in ({"plan_id": 0, "rows": old}, {"version": 2, "plan_id": 0, "rows": new}):
+        (path / "plans" / "0.json").write_text(json.dumps(plan))
+        run = read_run(path)
+        assert run.problems == []
+        asked.append(asked_of(run).any(axis=0).tolist())
+        assert bits(run) == [0, 4, 4, 4]
+    assert asked == [[False, True, True, True]] * 2
+    (path / "plans" / "0.json").write_text(json.dumps({"version": 3, "plan_id": 0, "rows": new}))
+    [problem] = read_run(path).problems
+    assert problem == "plan 0 has version 3, known are up to 2: left out"

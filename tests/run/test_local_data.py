@@ -62,7 +62,7 @@ def plans_of(cluster: Cluster) -> list[dict[str, Any]]:
 
 
 def keeps_to_holders(plan: dict[str, Any], holds: tuple[tuple[int, ...], ...] = HOLDS) -> bool:
-    return all({j for j, _ in row["parts"]} <= set(holds[row["worker"]]) for row in plan["rows"])
+    return all({j for j, _ in row["parts"]} <= set(holds[row["worker"] - 1]) for row in plan["rows"])
 
 
 @pytest.mark.parametrize(

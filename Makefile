@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo clean
+.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -92,8 +92,22 @@ bench-coco: $(VENV)/dev $(VENV)/gcdist ## the papers' experiment on COCO, 50 wor
 cluster-demo: $(VENV)/gcdist ## the demo on seven hosts made of network namespaces, over ssh (needs root, ip, tc, OpenSSH)
 	$(BIN)/python benchmarks/cluster_demo.py $(ARGS)
 
+DIST = .venv-dist
+
+dist: $(VENV)/dev ## wheel and sdist in dist/, checked, the wheel tried in a new environment (docs/releasing.md)
+	rm -rf dist $(DIST)
+	$(BIN)/hatchling build
+	$(PYTHON) -m venv $(DIST)/twine
+	$(DIST)/twine/bin/python -m pip --disable-pip-version-check --no-input -q install twine
+	$(DIST)/twine/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(DIST)/new
+	$(DIST)/new/bin/python -m pip --disable-pip-version-check --no-input -q install -c constraints.txt dist/*.whl
+	$(DIST)/new/bin/python -m pip check
+	$(DIST)/new/bin/python -m gcdist --version
+	$(DIST)/new/bin/gcdist simulate examples/digits.toml --set steps=3 --set summary.sync_check_steps=0 --set out=$(DIST)/runs
+
 clean: ## remove .venv and everything that was built; runs/ stays
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(DIST) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- installation: each file marks a step that is done ---

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -34,13 +34,45 @@ COMMANDS = {
 }
 
 
+COMPLETE = "_GCDIST_COMPLETE"  # set by the shell's completion script, with the line in one of the next two
+LINES = ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
+GROUPS = ("launch", "bench", "secure", "coco")  # commands with commands of their own
+
+
+def version_line() -> str:
+    """The versions that a report of an error should name; nothing is imported for them.
+
+    >>> version_line().split()[::2]
+    ['gcdist', 'torch', 'numba', 'python']
+    """
+    told = [f"{name} {_version_of(name)}" for name in ("gcdist", "torch", "numba")]
+    return ", ".join([*told, f"python {sys.version.split()[0]}"])
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _command_in(argv: Sequence[str]) -> str | None:
+    """The command whose module is needed: the first word; while a shell completes, only one that has something to offer."""
+    if COMPLETE not in os.environ:
+        return next((word for word in argv if not word.startswith("-")), None)
+    line = next((os.environ[name] for name in LINES if name in os.environ), "")
+    words = [*line.split(), *([""] if line[-1:].isspace() else [])][1:]  # the last one is being written
+    # the modules of some commands import torch, which takes seconds: not for files, which the shell completes by itself
+    needed = len(words) > 1 and (words[0] in GROUPS or words[-1].startswith("-"))
+    return words[0] if needed else None
+
+
 def _app(argv: Sequence[str]) -> typer.Typer:
     """The commands, the one that is asked for in earnest and the others by name and help."""
     app = typer.Typer(
         name="gcdist",
         help="Coded, quantized distributed training that does not wait for stragglers.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -48,13 +80,13 @@ def _app(argv: Sequence[str]) -> typer.Typer:
     @app.callback(invoke_without_command=True)
     def about(
         context: typer.Context,
-        show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+        show_version: Annotated[bool, typer.Option("--version", help="Print the versions and exit.")] = False,
     ) -> None:
         if show_version:
-            typer.echo(f"gcdist {version('gcdist')}")
+            typer.echo(version_line())
             raise typer.Exit
 
-    wanted = next((word for word in argv if not word.startswith("-")), None)
+    wanted = _command_in(argv)
     for name, (module, function, text) in COMMANDS.items():
         if name == wanted:
             target = getattr(importlib.import_module(f"gcdist.commands.{module}"), function)

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -63,7 +63,14 @@ format: $(VENV)/dev ## ruff: mend what it can
 types: $(VENV)/dev ## mypy, strict, on source and tests
 	$(BIN)/mypy
 
-check: lint types test ## what CI runs
+docs: $(VENV)/docs $(VENV)/gcdist ## the site in build/site; a broken link, a missing name or any other warning fails
+	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --fresh-env --quiet -d build/doctrees -c docs/site . build/site
+	@echo "built: build/site/index.html"
+
+docs-serve: docs ## the same, shown at http://127.0.0.1:8000 (PORT=9000 for another port)
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site $(or $(PORT),8000)
+
+check: lint types docs test ## what CI runs
 
 bench-kernels: $(VENV)/dev $(VENV)/gcdist ## quantizers against a memory copy and plain torch, one thread (ARGS=--json)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
@@ -124,6 +131,11 @@ $(VENV)/dependencies: pyproject.toml constraints.txt
 $(VENV)/dev: $(VENV)/dependencies
 	@echo "installing the pinned development tools into $(VENV)"
 	@$(PIP) install -c constraints.txt --no-build-isolation '.[dev]'
+	@touch $@
+
+$(VENV)/docs: $(VENV)/dependencies
+	@echo "installing the pinned tools of the docs site into $(VENV)"
+	@$(PIP) install -c constraints.txt --no-build-isolation '.[docs]'
 	@touch $@
 
 $(VENV)/gcdist: $(VENV)/dependencies $(PACKAGE) README.md LICENSE

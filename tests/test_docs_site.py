@@ -33,6 +33,12 @@ def part(name: str) -> ModuleType:
     return module
 
 
+def test_the_pictures_are_those_of_the_code() -> None:
+    for name, draw in part("pictures").PICTURES.items():
+        file = TREE / "docs" / "img" / f"{name}.svg"
+        assert file.read_text(encoding="utf-8") == draw().svg(), f"{name}.svg: run python docs/site/pictures.py"
+
+
 def test_every_page_is_in_the_navigation() -> None:
     trees = part("navigation").toctrees((TREE / "docs" / "README.md").read_text(encoding="utf-8"))
     listed = set(re.findall(r"^[\w./-]+$", trees, re.MULTILINE))

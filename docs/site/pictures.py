@@ -25,8 +25,8 @@ def code() -> Picture:
         ("worker 1", [1, 1, 0.6]),
         ("worker 2", [0, 0, 0.4, 1, 0.7]),
         ("worker 3", [0, 0, 0, 0, 0.3, 1, 0.8]),
+        ("worker 4", [0, 0, 0, 0, 0, 0, 0.2, 1]),
     ]
-    rows.append(("worker 4", [0, 0, 0, 0, 0, 0, 0.2, 1]))
     for j in range(8):
         p.words(128 + 56 * j, 40, f"{j + 1}", middle=True, style="bold")
     p.words(100, 18, "partitions of the data")
@@ -51,10 +51,10 @@ def partial() -> Picture:
         "A worker takes its six partitions in a random order. At its cut four are done, one is under way and is dropped, "
         "one is not begun. It sends 6/4 times the sum of the four.",
     )
-    for x, name in ((130, "round arrives"), (640, "cut"), (800, "deadline")):
-        p.arrow(f"M {x} 34 V 200", kind="dashed" if name != "round arrives" else "", tip=False)
-        p.words(x, 24, name, middle=True, style="bold")
-    x = 130.0
+    for at, name in ((130, "round arrives"), (640, "cut"), (800, "deadline")):
+        p.arrow(f"M {at} 34 V 200", kind="dashed" if name != "round arrives" else "", tip=False)
+        p.words(at, 24, name, middle=True, style="bold")
+    x = 130
     for part, w, kind in ((5, 96, "done"), (2, 120, "done"), (6, 100, "done"), (1, 110, "done"), (4, 84, "dropped")):
         p.box(x, 60, w, 46, f"part {part}", kind=kind)
         x += w

@@ -31,6 +31,7 @@ class Cell:
         delays: name of the scenario, as `make_scenario` takes it.
         target: of the loss; a run ends when it is below ``IN_A_ROW`` times in a row.
         budget: seconds after which a run ends without.
+        share: partitions of an even share, each of the problem's samples a step; None: the problem's own number.
     """
 
     problem: str
@@ -43,10 +44,16 @@ class Cell:
     pace: float
     target: float
     budget: float
+    share: int | None = None
+
+    @property
+    def even_share(self) -> int:
+        """Partitions of an even share."""
+        return get_problem(self.problem).share if self.share is None else self.share
 
     @property
     def scenario(self) -> Scenario:
-        """The delays."""
+        """The delays; the pace is that of the problem's own share: half of it takes half as long."""
         return make_scenario(self.delays, self.workers, get_problem(self.problem).share, self.pace)
 
     @property
@@ -67,7 +74,7 @@ class Cell:
             seed=self.seed,
             steps=FOREVER,
             task={"name": problem.task, "batch_size": problem.batch_size, "options": options},
-            code={"partitions": problem.share * self.workers, **scheme.code},
+            code={"partitions": self.even_share * self.workers, **scheme.code},
             quantizer=dict(scheme.quantizer),
             straggler={"deadline": self.deadline},
             inject=dict(scenario.inject),
@@ -77,9 +84,9 @@ class Cell:
             simulate={**(machine or {}), **({} if scenario.rate is None else {"bandwidth": scenario.rate})},
         )
 
-    def with_choice(self, lr: float, deadline: Deadline, seed: int | None = None) -> Cell:
-        """The same with another step size, deadline and seed."""
-        return replace(self, lr=lr, deadline=deadline, seed=self.seed if seed is None else seed)
+    def with_choice(self, lr: float, deadline: Deadline, share: int | None, seed: int | None = None) -> Cell:
+        """The same with another step size, deadline, samples of a step, and seed."""
+        return replace(self, lr=lr, deadline=deadline, share=share, seed=self.seed if seed is None else seed)
 
 
 @dataclass(slots=True)

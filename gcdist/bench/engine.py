@@ -16,6 +16,7 @@ from gcdist.bench.cells import Cell, Outcome, get_scheme, read_outcome, write_js
 from gcdist.bench.loop import simulated
 from gcdist.bench.machine import Machine, machines_in, measure
 from gcdist.bench.network import ThinLinks, why_not
+from gcdist.bench.pace import pace_line
 from gcdist.bench.problems import get_problem
 from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cell
 from gcdist.bench.scenarios import make_scenario
@@ -31,7 +32,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is asked for. ``target`` None: the problem's own."""
+    """What is asked for. ``target`` None: the problem's own. ``samples``: those of a step are tuned, too."""
 
     problem: str
     schemes: tuple[str, ...]
@@ -41,6 +42,7 @@ class Bench:
     target: float | None = None
     budget: float = 40.0
     pace: float = 0.05
+    samples: bool = True
 
     def check(self) -> None:
         """ConfigError in one line, for names and numbers that do not do."""
@@ -116,6 +118,7 @@ def note_command(out: Path, command: str) -> None:
 def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
     """What the simulator is to know of this machine, from the folder where it was measured before."""
     if known := machines_in(out).get(bench.problem):
+        say(pace_line(bench.problem, known, bench.workers, bench.pace))
         return known
     path = out / "machine" / f"{bench.problem}.json"
     say("measuring this machine for the simulator: three short runs that wait for all")
@@ -127,6 +130,7 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
         f"{machine.latency * 1e3:.2f} ms, and {machine.send_seconds * 1e3:.2f} ms of a core, the master "
         f"{machine.master_seconds * 1e3:.2f} ms between two rounds"
     )
+    say(pace_line(bench.problem, machine, bench.workers, bench.pace))
     return machine
 
 
@@ -160,19 +164,25 @@ def tune_all(
 
 def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
     """A choice, and the grid that it was made on."""
-    lrs = sorted({lr for lr, _, _ in choice.tried})
-    deadlines = sorted({d for _, d, _ in choice.tried if isinstance(d, float)})
+    lrs = sorted({lr for lr, _, _, _ in choice.tried})
+    deadlines = sorted({d for _, d, _, _ in choice.tried if isinstance(d, float)})
+    shares = sorted({share for _, _, share, _ in choice.tried if share is not None})
     grid = f"lr of {', '.join(f'{x:g}' for x in lrs)}"
     if deadlines:
         grid += f"; deadline of {', '.join(f'{x:.3g}' for x in deadlines)} s"
+    if shares:
+        grid += f"; partitions of {', '.join(map(str, shares))}"
     deadline = f"{choice.deadline:.3g} s" if isinstance(choice.deadline, float) else choice.deadline
+    if choice.share is not None:
+        deadline += f", {choice.share} partitions a worker"
     comes = f"{choice.cost:.1f} s" if choice.reached else "target not reached"
     return f"{scenario}, {scheme}: lr {choice.lr:g}, deadline {deadline}, {comes} in the simulator ({grid})"
 
 
 def _tuned(bench: Bench, delays: str, scheme: str, machine: Machine) -> Choice:
-    run = partial(simulated, machine=machine)
-    return tune(bench.cell(delays, scheme, 0), TUNING_SEEDS, get_problem(bench.problem).lr, run)
+    run, problem = partial(simulated, machine=machine), get_problem(bench.problem)
+    shares = problem.shares if bench.samples else ()
+    return tune(bench.cell(delays, scheme, 0), TUNING_SEEDS, problem.lr, run, shares)
 
 
 def _choice_path(bench: Bench, out: Path, delays: str, scheme: str) -> Path:
@@ -186,7 +196,7 @@ def cells_of(bench: Bench, choices: dict[tuple[str, str], Choice]) -> list[Cell]
         scheme = get_scheme(name)
         choice = choices[delays, scheme.like or name]
         deadline = scheme.deadline if scheme.tunes == "step" else choice.deadline
-        cells.append(bench.cell(delays, name, seed).with_choice(choice.lr, deadline))
+        cells.append(bench.cell(delays, name, seed).with_choice(choice.lr, deadline, choice.share))
     return cells
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from gcdist.bench.cells import Cell
-from gcdist.bench.problems import get_problem
 from gcdist.doctor.worth import REGIMES, Worth, weigh
 from gcdist.straggler import make_delays
 
@@ -18,7 +17,7 @@ def forecast(cell: Cell) -> Worth | None:
     if config.inject.model == "none":
         return None
     delays = make_delays(config.inject.model, cell.workers, **config.inject.params())
-    share = float(get_problem(cell.problem).share)
+    share = float(cell.even_share)
     return weigh(
         np.array([[delays.seconds(i, t, share, cell.seed) for i in range(cell.workers)] for t in range(STEPS)])
     )

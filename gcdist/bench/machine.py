@@ -54,6 +54,10 @@ class Machine:
         latency, compute, send, master = (speed * constant for constant in constants)
         return Machine(latency, compute, send, master, self.cores, cpu_seconds)
 
+    def busy_seconds(self, workers: int, share: int) -> float:
+        """Seconds that all cores together need for a step in which every worker computes ``share`` partitions."""
+        return workers * (share * self.compute_seconds + self.send_seconds) / self.cores
+
     def section(self) -> dict[str, float]:
         """For the settings."""
         return {key: value for key, value in asdict(self).items() if key != "cpu_seconds"}
@@ -102,7 +106,7 @@ def measure(
     real = _Figures.of(runs, slowest, cpu)
     cores = cores or len(os.sched_getaffinity(0))
     crowd = max(1.0, cell.workers / cores)  # workers that share a core when all work
-    share = get_problem(cell.problem).share * crowd  # partitions
+    share = cell.even_share * crowd  # partitions
     # of messages that come at once the last has waited for the cores, if these are fewer; one that comes alone has not
     of_send = 1 / max(crowd - 1.0, 1.0) if crowd > 1 else 0.0
     send = max(0.0, real.together - real.apart) * of_send
@@ -133,7 +137,7 @@ def _slowest(cell: Cell) -> Callable[[int], float]:
     """The slowest delay of a step."""
     config = cell.config()
     delays = make_delays(config.inject.model, cell.workers, **config.inject.params())
-    share = float(get_problem(cell.problem).share)
+    share = float(cell.even_share)
     return lambda step: max(delays.seconds(worker, step, share, SEED) for worker in range(cell.workers))
 
 

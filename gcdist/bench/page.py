@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gcdist.bench.forecast import forecast, forecast_text
 from gcdist.bench.machine import machines_in
+from gcdist.bench.pace import pace_lines
 from gcdist.bench.plots import loss_against_time, predictions, speed_up_by_workers, time_to_target
 from gcdist.bench.problems import get_problem
 from gcdist.bench.tables import (
@@ -24,6 +25,7 @@ from gcdist.bench.tables import (
     number,
     ratio_text,
     remarks,
+    samples_text,
     speed_ups,
 )
 from gcdist.bench.tables import time_text as text_of
@@ -32,9 +34,9 @@ from gcdist.bench.validate import Pair, read_pairs, summary, validation_lines
 ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
     "wait. Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
-    "worker and step) and took turns. Step size and deadline were tuned for each scheme and delay model in the simulator, "
-    "on seeds that are not these (DDP takes the step size of `sync`); a deadline may be too short where the machine is "
-    "busier than the simulated one."
+    "worker and step) and took turns. Step size, deadline and, for digits, the samples of a step were tuned for each scheme "
+    "and delay model in the simulator, on seeds that are not these (DDP takes those of `sync`); a deadline may be too short "
+    "where the machine is busier than the simulated one."
 )
 
 
@@ -55,7 +57,7 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     """
     loaded = sorted((load_results(folder) for folder in folders), key=len, reverse=True)
     main = loaded[0]
-    lines = _head(main, commands_of(folders))
+    lines = _head(main, commands_of(folders), [line for folder in folders for line in pace_lines(folder)])
     for problem in dict.fromkeys(cell.problem for cell, _ in main):
         of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
         lines += _problem(problem, of_problem, page, pictures)
@@ -93,7 +95,7 @@ def _validation(folders: Sequence[Path], page: Path, pictures: Path) -> list[str
     return lines
 
 
-def _head(results: Results, commands: Sequence[str]) -> list[str]:
+def _head(results: Results, commands: Sequence[str], paces: Sequence[str]) -> list[str]:
     cells = [cell for cell, _ in results]
     first = cells[0]
     seeds = sorted({cell.seed for cell in cells})
@@ -107,6 +109,7 @@ def _head(results: Results, commands: Sequence[str]) -> list[str]:
         f"gcdist {version('gcdist')}",
         f"- {first.workers} workers and a master (DDP: {first.workers} ranks), one thread each; an even share of the data "
         f"takes at least {first.pace:g} s where delays are injected, and twice the data takes twice as long",
+        *(f"- {line}" for line in dict.fromkeys(paces)),
         f"- {len(seeds)} seeds; a run ends at the target, or after {first.budget:g} s",
         "",
         *(f"    {command}" for command in commands),
@@ -188,7 +191,9 @@ _MORE: dict[str, Callable[[Entry], str]] = {
     "Steps to the target, and workers a step": lambda e: f"{number(e.steps, '.0f')}, {number(e.arrived, '.1f')}",
     "Megabytes sent by all workers until the target": lambda e: number(e.megabytes_up, ".2f"),
     "Test accuracy at the end, and the least training loss, means": _loss,
-    "Step size, and deadline in seconds, as tuned": lambda e: f"{e.lr:g}, {number(e.deadline, '.3g')}",
+    "Step size, samples of a worker's even share in a step, and deadline in seconds, as tuned": lambda e: (
+        f"{e.lr:g}, {samples_text(e)}, {number(e.deadline, '.3g')}"
+    ),
 }
 
 

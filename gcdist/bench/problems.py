@@ -16,6 +16,7 @@ from gcdist.tasks import Task, load_task
 from gcdist.tasks.task import Evaluate
 
 LOSS = "loss"  # the metric that targets are set for
+EXACT = 1_000_000  # samples of a partition and step: all that it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Problem:
         lr: where the search for a step size begins.
         every: steps between two looks at the loss.
         share: partitions of an even share.
+        shares: other numbers of them that tuning may choose, ascending: the samples of a step; (): gradients are exact, or
+            tuning would take too long.
         metric: the task's own metric that is the loss here; "": cross entropy over the whole training set.
     """
 
@@ -45,6 +48,7 @@ class Problem:
     every: int = 2
     metric: str = ""
     share: int = 8
+    shares: tuple[int, ...] = ()
 
     def make(self, seed: int) -> Task:
         """The task with data, order and initial weights of that seed."""
@@ -86,12 +90,14 @@ PROBLEMS: dict[str, Problem] = {
     for problem in (
         Problem(
             "digits",
-            "1,438 handwritten digits, half sorted by label, a perceptron of 9,610 parameters, 16 samples a worker and step",
+            "1,438 handwritten digits, half sorted by label, a perceptron of 9,610 parameters, 16 samples a worker "
+            "and step where they are not tuned",
             "digits",
             {"model": "mlp", "label_sorted": 0.5},
             2,
             target=0.1,
             lr=0.8,
+            shares=(1, 2, 4, 8, 16, 32),
         ),
         Problem(
             "logistic",
@@ -99,7 +105,7 @@ PROBLEMS: dict[str, Problem] = {
             "loss is that above the optimum",
             "logistic",
             {"samples": 2048, "dim": 50, "differ": 1.0, "condition": 30.0, "l2": 0.003},
-            1_000_000,
+            EXACT,
             target=1e-4,
             lr=4.0,
             metric="excess_loss",
@@ -110,7 +116,7 @@ PROBLEMS: dict[str, Problem] = {
             "that above the optimum",
             "least-squares",
             {"samples": 2048, "dim": 50, "differ": 1.0, "condition": 30.0},
-            1_000_000,
+            EXACT,
             target=1e-3,
             lr=1.0,
             metric="excess_loss",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gcdist.bench.cells import Cell, Outcome, read_outcome
+from gcdist.bench.problems import EXACT, get_problem
 from gcdist.bench.schemes import SCHEMES
 from gcdist.config import ConfigError
 
@@ -39,6 +40,7 @@ class Entry:
     arrived: float
     lr: float
     deadline: float | str
+    share: int  # partitions of an even share
     budget: float
     status: str  # of most runs that did not reach it
     why: str
@@ -89,6 +91,7 @@ def _entry(problem: str, scenario: str, scheme: str, runs: list[tuple[Cell, Outc
         arrived=_mean(o.arrived for o in outcomes),
         lr=cell.lr,
         deadline=cell.deadline,
+        share=cell.even_share,
         budget=cell.budget,
         status=others[0].status if others else "",
         why=others[0].why if others else "",
@@ -179,6 +182,7 @@ def print_tables(results: Results, console: Console) -> None:
                 "MB up",
                 "workers a step",
                 "lr",
+                "samples",
                 "deadline",
             ):
                 table.add_column(heading, justify="right")
@@ -193,6 +197,7 @@ def print_tables(results: Results, console: Console) -> None:
                     number(entry.megabytes_up, ".2f"),
                     number(entry.arrived, ".1f"),
                     f"{entry.lr:g}",
+                    samples_text(entry),
                     number(entry.deadline, ".3g"),
                 )
             console.print(table)
@@ -205,6 +210,12 @@ def number(value: float | str, form: str) -> str:
     if isinstance(value, str):
         return value
     return "-" if math.isnan(value) else format(value, form)
+
+
+def samples_text(entry: Entry) -> str:
+    """Samples of a worker's even share in a step; "all" where gradients are exact."""
+    problem = get_problem(entry.problem)
+    return "all" if problem.batch_size >= EXACT else str(entry.share * problem.batch_size)
 
 
 def remarks(results: Results) -> list[str]:
@@ -226,11 +237,29 @@ def remarks(results: Results) -> list[str]:
         if biased:
             winner = min(biased, key=lambda entry: entry.seconds)
             text += f"; {winner.scheme}, which is biased, is faster still ({winner.seconds:.1f} s)"
+        if line := _cut_against_others(results, good):
+            text += f"; {line}"
         missed = [entry.scheme for entry in here if not entry.all_reached]
         if missed:
             text += f"; the target was not always reached by {', '.join(in_registry_order(missed))}"
         lines.append(text)
     return lines
+
+
+def _cut_against_others(results: Results, good: Sequence[Entry]) -> str:
+    """What cutting rows comes to against the best of all other schemes; "" where nobody cuts, or nobody else arrived."""
+    of = {entry.scheme for entry in good if entry.scheme in SCHEMES}
+    cut = [entry for entry in good if entry.scheme in of and SCHEMES[entry.scheme].cuts]
+    others = [entry for entry in good if entry not in cut]
+    if not cut or not others:
+        return ""
+    best, other = (min(group, key=lambda entry: entry.seconds) for group in (cut, others))
+    found = speed_ups(results, other.scheme).get((best.problem, best.scenario, best.scheme))
+    return (
+        ""
+        if found is None
+        else f"cut rows ({best.scheme}) against the best of all others ({other.scheme}): {found[0]:.2f} times"
+    )
 
 
 def _of_kind(found: Iterable[Entry], kind: str) -> list[Entry]:

@@ -1,7 +1,8 @@
-"""Step size and deadline of each scheme, chosen in the simulator on other seeds than the benchmark's.
+"""Step size, deadline and samples of a step of each scheme, chosen in the simulator on other seeds than the benchmark's.
 
 Grids are geometric and grow while the best point is on an edge: a choice on an edge is no choice. Step size first, then
-the deadline, then the step size again beside the best deadline. All that was tried is kept and printed.
+the deadline, then the step size again beside the best deadline; all of it with half the samples of a step, and half of
+these, while that is faster, else with twice as many. All that was tried is kept and printed.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ from gcdist.types import RunHaltedError
 LR_FACTOR, DEADLINE_FACTOR = 2.0, 1.5
 GROW_MOST = 8  # points that a grid may grow by
 START_PACES = 2.0  # the first deadline
+RACE = 1.5  # times the least cost so far: a run that takes longer ends there, and other seeds are not tried
 LONGEST_PACES = 1000.0  # beyond it nothing changes
 
 
 @dataclass(slots=True)
 class Choice:
-    """What was chosen, and all that was tried: (lr, deadline, cost)."""
+    """What was chosen, and all that was tried: (lr, deadline, share, cost). ``share``: see `Cell`."""
 
     lr: float
     deadline: Deadline
+    share: int | None
     cost: float
     reached: bool
-    tried: list[tuple[float, Deadline, float]] = field(default_factory=list)
+    tried: list[tuple[float, Deadline, int | None, float]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -41,8 +44,10 @@ class Choice:
         def number(x: float | None) -> float:
             return math.inf if x is None else x
 
-        tried = [(lr, deadline, number(cost)) for lr, deadline, cost in values["tried"]]
-        return Choice(values["lr"], values["deadline"], number(values["cost"]), values["reached"], tried)
+        tried = [(lr, deadline, share, number(cost)) for lr, deadline, share, cost in values["tried"]]
+        return Choice(
+            values["lr"], values["deadline"], values["share"], number(values["cost"]), values["reached"], tried
+        )
 
 
 def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:
@@ -63,39 +68,87 @@ def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:
     return sum(costs) / len(costs)
 
 
-def tune(cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outcome]) -> Choice:
-    """The best step size, and deadline where the scheme has one to tune.
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """What a run is tried with."""
+
+    lr: float
+    deadline: Deadline
+    share: int | None
+
+
+def tune(
+    cell: Cell, seeds: Sequence[int], lr: float, run: Callable[[Cell], Outcome], shares: Sequence[int] = ()
+) -> Choice:
+    """The best step size, deadline where the scheme has one to tune, and samples of a step.
 
     Args:
-        cell: the benchmark's cell; its seed, lr and deadline are replaced.
+        cell: the benchmark's cell; its seed, lr, deadline and share are replaced.
         seeds: of the simulated runs; not the benchmark's.
         lr: where the search begins.
         run: the simulator.
+        shares: partitions of an even share that may be chosen, ascending, its own among them; (): it stays.
 
     Raises:
         RunHaltedError: a grid grew ``GROW_MOST`` times and its best point is still on its edge.
     """
-    known: dict[tuple[float, Deadline], float] = {}
+    known: dict[_Point, float] = {}
 
-    def cost(lr: float, deadline: Deadline) -> float:
-        key = (lr, deadline)
-        if key not in known:
-            # one run that takes longer makes a mean that is worse than the best: it need not go on
-            longest = len(seeds) * min(known.values(), default=math.inf)
-            tried = replace(cell, budget=min(cell.budget, longest))
-            known[key] = cost_of([run(tried.with_choice(lr, deadline, seed)) for seed in seeds], tried)
-        return known[key]
+    def cost(point: _Point) -> float:
+        if point not in known:
+            known[point] = _cost(cell, point, seeds, run, min(known.values(), default=math.inf))
+        return known[point]
 
     what = cell.what
-    deadline: Deadline = START_PACES * cell.pace if what.tunes == "deadline" else what.deadline
-    lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
-    if what.tunes == "deadline":
+    first = START_PACES * what.start * cell.pace if what.tunes == "deadline" else what.deadline
+    own = cell.even_share
+    best = _tuned(cell, _Point(lr, first, own if shares else cell.share), cost)
+    for others in ([x for x in reversed(shares) if x < own], [x for x in shares if x > own]):
+        for share in others if best.share in (None, own) else ():
+            found = _tuned(cell, _scaled(best, share), cost)
+            if not cost(found) < cost(best):
+                break
+            best = found
+    tried = [(point.lr, point.deadline, point.share, found) for point, found in known.items()]
+    return Choice(best.lr, best.deadline, best.share, cost(best), cost(best) <= cell.budget, tried)
+
+
+def _cost(cell: Cell, point: _Point, seeds: Sequence[int], run: Callable[[Cell], Outcome], least: float) -> float:
+    """Of one point; ``least`` of those before: a run that takes ``RACE`` times as long need not go on, nor be repeated."""
+    tried = replace(cell, budget=min(cell.budget, RACE * least))
+    outcomes: list[Outcome] = []
+    for seed in seeds:
+        outcomes.append(run(tried.with_choice(point.lr, point.deadline, point.share, seed)))
+        if outcomes[-1].status != "reached":
+            break
+    return cost_of(outcomes, tried)
+
+
+def _tuned(cell: Cell, start: _Point, cost: Callable[[_Point], float]) -> _Point:
+    """The best step size and deadline at the start's samples of a step."""
+    best = start
+
+    def lr_of(point: _Point) -> float:
+        return _search(lambda x: cost(replace(point, lr=x)), point.lr, LR_FACTOR, "lr", 1e-6, 1e6)
+
+    best = replace(best, lr=lr_of(best))
+    if isinstance(best.deadline, float) and cell.what.tunes == "deadline":
         most = min(LONGEST_PACES * cell.pace, cell.budget)
-        deadline = _search(lambda x: cost(lr, x), START_PACES * cell.pace, DEADLINE_FACTOR, "deadline", 1e-3, most)
-        lr = _search(lambda x: cost(x, deadline), lr, LR_FACTOR, "lr", 1e-6, 1e6)
-    best = cost(lr, deadline)
-    tried = [(a, b, c) for (a, b), c in known.items()]
-    return Choice(lr, deadline, best, best <= cell.budget, tried)
+        at = best
+        deadline = _search(
+            lambda x: cost(replace(at, deadline=x)), best.deadline, DEADLINE_FACTOR, "deadline", 1e-3, most
+        )
+        best = replace(best, deadline=deadline)
+        best = replace(best, lr=lr_of(best))
+    return best
+
+
+def _scaled(point: _Point, share: int) -> _Point:
+    """Where to look with another number of samples: the time goes with it, the noise with its root."""
+    assert point.share is not None
+    factor = share / point.share
+    deadline = _round(point.deadline * factor) if isinstance(point.deadline, float) else point.deadline
+    return _Point(_round(point.lr * factor**0.5), deadline, share)
 
 
 def _search(cost: Callable[[float], float], start: float, factor: float, name: str, least: float, most: float) -> float:
@@ -127,4 +180,8 @@ def _search(cost: Callable[[float], float], start: float, factor: float, name: s
 
 
 def _point(start: float, factor: float, i: int) -> float:
-    return float(f"{start * factor**i:.6g}")
+    return _round(start * factor**i)
+
+
+def _round(x: float) -> float:
+    return float(f"{x:.6g}")

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from gcdist.bench.engine import Bench, note_command, run, validated
 from gcdist.bench.machine import machines_in
+from gcdist.bench.pace import pace_lines
 from gcdist.bench.page import write_page
 from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
@@ -27,6 +28,7 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
 DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
 PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
+SAMPLES_HELP = "Whether the samples of a step are tuned, where gradients are not exact: fewer are faster for who waits."
 CORES_HELP = "Processes that simulate; without it one for each core."
 WIDTH = 120  # of tables that go to a file
 QUICK = "ddp,sync,ignore-rescaled,osgc,joint,joint-auto"
@@ -51,11 +53,12 @@ def wallclock(
         "runs/wallclock"
     ),
     cores: Annotated[int | None, typer.Option(help=CORES_HELP)] = None,
+    samples: Annotated[bool, typer.Option("--tune-samples/--fixed-samples", help=SAMPLES_HELP)] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, nothing else.")] = False,
 ) -> None:
     """Time to a target loss, for every scheme under every delay model, with the same data, weights and delays.
 
-    Step size and deadline of each scheme are tuned in the simulator first, on other seeds.
+    Step size, deadline and samples of a step are tuned for each scheme in the simulator first, on other seeds.
 
     Example: gcdist bench wallclock --schemes ddp,sync,joint --delays exponential,pareto --seeds 3 --out runs/mine
     """
@@ -68,6 +71,7 @@ def wallclock(
         target=target,
         budget=budget,
         pace=pace,
+        samples=samples,
     )
     to = sys.stderr if as_json else sys.stdout
     asked.check()
@@ -79,6 +83,8 @@ def wallclock(
         typer.echo(json.dumps(plain({**results_json(results), "simulator": pair_rows(pairs)})))
     else:
         print_tables(results, Console(width=None if sys.stdout.isatty() else WIDTH))
+        for line in pace_lines(out):
+            print(line)
         print("the simulator against all runs of this folder (gcdist bench validate):")
         print(summary(pairs))
         print(f"results: {out}")

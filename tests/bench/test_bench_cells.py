@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,11 @@ from gcdist.bench.cells import Cell, Outcome, read_outcome, write_json, write_ou
 from gcdist.bench.engine import Bench, cells_of, open_folder
 from gcdist.bench.loop import simulated
 from gcdist.bench.machine import Machine, measure
+from gcdist.bench.pace import pace_line, pace_lines
 from gcdist.bench.scenarios import BUILT_IN, make_scenario
 from gcdist.bench.schemes import SCHEMES, BenchScheme, register
-from gcdist.bench.tables import entries, ratio_text, remarks, speed_ups, time_text, verdict
-from gcdist.bench.tuning import Choice, cost_of, tune
+from gcdist.bench.tables import entries, ratio_text, remarks, samples_text, speed_ups, time_text, verdict
+from gcdist.bench.tuning import RACE, Choice, cost_of, tune
 from gcdist.bench.validate import compare, pair_rows, read_pairs, summary, validation_lines
 from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
@@ -100,8 +101,8 @@ def test_tuning_finds_the_least_cost_and_never_an_edge() -> None:
 
     choice = tune(cell("joint"), [7, 8], 0.1, run)
     assert choice.reached
-    lrs = sorted({lr for lr, _, _ in choice.tried})
-    deadlines = sorted({d for _, d, _ in choice.tried if isinstance(d, float)})
+    lrs = sorted({lr for lr, _, _, _ in choice.tried})
+    deadlines = sorted({d for _, d, _, _ in choice.tried if isinstance(d, float)})
     assert lrs[0] < choice.lr < lrs[-1]
     assert deadlines[0] < float(choice.deadline) < deadlines[-1]
     assert abs(np.log2(choice.lr / 3.2)) < 0.51
@@ -120,8 +121,32 @@ def test_tuning_ends_runs_that_cannot_be_the_best_any_more_and_chooses_the_same(
     choice = tune(cell("sync"), [7, 8], 0.8, run)
     assert choice.lr == 0.1
     assert budgets[:2] == [20.0] * 2
-    assert budgets[-1] == pytest.approx(2 * choice.cost)
+    assert budgets[-1] == pytest.approx(RACE * choice.cost)
     assert choice.cost == pytest.approx(3.0)
+    assert len(budgets) < 2 * len(choice.tried)  # the second seed is not asked where the first one was too slow
+
+
+@pytest.mark.parametrize(("best", "scheme"), [(2, "joint"), (4, "sync"), (8, "memory"), (16, "partial")])
+def test_the_samples_of_a_step_are_tuned_with_the_rest(best: int, scheme: str) -> None:
+    def run(made: Cell) -> Outcome:
+        lr, deadline = 0.8 * (made.even_share / 8) ** 0.5, 0.1 * made.even_share / 8
+        off = np.log2(made.even_share / best) ** 2 + np.log2(made.lr / lr) ** 2
+        if made.what.tunes == "deadline":
+            off += np.log(float(made.deadline) / deadline) ** 2
+        seconds = float(4.0 + off)
+        return outcome(seconds if seconds <= made.budget else None)
+
+    choice = tune(cell(scheme), [7, 8], 0.8, run, (1, 2, 4, 8, 16, 32))
+    assert choice.share == best
+    assert choice.cost < 4.3
+    assert Choice.read(json.loads(json.dumps(choice.as_dict()))) == choice
+
+
+def test_half_the_samples_take_half_the_time() -> None:
+    whole, half = cell("sync", budget=3.0), cell("sync", budget=3.0, share=4)
+    assert half.config().code.partitions == 16
+    taken = [np.mean(simulated(made).rounds) for made in (whole, half)]
+    assert taken[1] == pytest.approx(taken[0] / 2, rel=0.3)
 
 
 def test_tuning_looks_for_a_step_size_that_does_not_diverge() -> None:
@@ -160,6 +185,11 @@ def test_tables_say_who_is_faster_and_who_never_came(tmp_path: Path) -> None:
     assert len(text) == 1
     assert "the fastest code, joint, is faster (2.00 times); the target was not always reached by ignore" in text[0]
     assert verdict(0.9) == "slower"
+    results += [(cell("partial", seed=s), outcome((8.0 + s) / 3)) for s in range(3)]
+    assert "cut rows (partial) against the best of all others (joint): 1.50 times" in remarks(results)[0]
+    assert samples_text(found["sync"]) == "16"
+    exact = entries([(cell("sync", problem="logistic"), outcome(1.0))])[0]
+    assert samples_text(exact) == "all"
 
 
 def test_the_order_is_interleaved_and_the_same_every_time() -> None:
@@ -168,16 +198,19 @@ def test_the_order_is_interleaved_and_the_same_every_time() -> None:
     assert order == list(bench.order())
     assert len(set(order)) == 12
     assert [seed for seed, _, _ in order] == [0] * 6 + [1] * 6
-    choices = {(d, s): Choice(0.5, 0.2, 1.0, True) for d in bench.delays for s in bench.schemes}
+    choices = {(d, s): Choice(0.5, 0.2, 4, 1.0, True) for d in bench.delays for s in bench.schemes}
     cells = cells_of(bench, choices)
     assert {c.deadline for c in cells if c.scheme == "sync"} == {"wait"}
     assert {c.deadline for c in cells if c.scheme == "joint"} == {0.2}
+    assert {c.even_share for c in cells} == {4}
 
 
 def test_a_folder_keeps_to_one_benchmark(tmp_path: Path) -> None:
     bench = Bench("digits", ("sync",), ("none",))
     open_folder(tmp_path, bench)
     open_folder(tmp_path, replace(bench, schemes=("sync", "joint"), seeds=5))
+    with pytest.raises(ConfigError, match="holds results with samples = True, not False"):
+        open_folder(tmp_path, replace(bench, samples=False))
     with pytest.raises(ConfigError, match="holds results with workers = 8, not 4"):
         open_folder(tmp_path, replace(bench, workers=4))
     assert json.loads((tmp_path / "bench.json").read_text())["pace"] == 0.05
@@ -204,8 +237,9 @@ def test_kinds_of_schemes_are_those_of_their_codes() -> None:
     assert {name for name in kinds if kinds[name] == "waits"} == {
         *("ddp", "ddp-bf16", "ddp-powersgd", "sync", "sync-4bit", "frc", "cyclic"),
     }
-    assert {"osgc", "joint-auto", "shifted", "sgc"} < {name for name in kinds if kinds[name] == "coded"}
+    assert {"osgc", "joint-auto", "shifted", "sgc", "partial"} < {name for name in kinds if kinds[name] == "coded"}
     assert {"ignore", "memory", "erasurehead"} < {name for name in kinds if kinds[name] == "biased"}
+    assert {name for name, scheme in SCHEMES.items() if scheme.cuts} == {"partial", "joint-auto"}
 
 
 def test_a_later_scheme_joins_by_one_line() -> None:
@@ -272,6 +306,19 @@ def test_a_machine_scales_with_the_processor_clock() -> None:
 
 def _short(run: Cell, machine: Machine) -> Outcome:
     return simulated(replace(run, budget=1.5), machine)
+
+
+def test_a_pace_at_which_the_machine_cannot_compute_is_told(tmp_path: Path) -> None:
+    machine = Machine(0.001, 0.0007, 0.0005, 0.004, 2, 0.0007)
+    assert "49% of the pace of 0.05 s" in pace_line("digits", machine, 8, 0.05)
+    line = pace_line("digits", machine, 8, 0.025)
+    assert line.endswith(
+        "98% of the pace of 0.025 s: above 50%, so that the machine is measured, too; --pace 0.05 would do"
+    )
+    assert pace_lines(tmp_path) == []
+    open_folder(tmp_path, Bench("digits", ("sync",), ("none",)))
+    write_json(tmp_path / "machine" / "digits.json", asdict(machine))
+    assert pace_lines(tmp_path) == [pace_line("digits", machine, 8, 0.05)]
 
 
 def test_a_machine_that_cannot_be_measured() -> None:

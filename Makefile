@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,9 @@ bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, some hours
 	$(WALLCLOCK) --problem least-squares --schemes $(SQUARES) --delays exponential --out runs/w8 $(ARGS)
 	$(WALLCLOCK) --schemes $(SIZES) --delays exponential --workers 12 --out runs/w12 $(ARGS)
 	$(BIN)/gcdist bench report runs/w8 runs/w12 --page benchmarks/RESULTS.md --pictures benchmarks/img
+
+cases: $(VENV)/dev $(VENV)/gcdist ## every failing input of ../shared/cases, and whether it ends as its README expects
+	$(BIN)/python tests/cases.py $(ARGS)
 
 test-cluster: $(VENV)/dev $(VENV)/gcdist ## seven hosts made of network namespaces (needs root, ip and tc)
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)

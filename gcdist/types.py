@@ -22,7 +22,7 @@ U8: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 
 # injected faults: what a worker does to itself, and what is wrong with a message that it corrupts
-FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay"]
+FaultKind: TypeAlias = Literal["kill", "stop", "cut", "slow", "corrupt", "delay", "throttle"]
 Corruption: TypeAlias = Literal["payload", "checksum", "size", "plan", "step", "row", "nan", "garbage", "flood"]
 
 

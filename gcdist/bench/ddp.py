@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.problems import get_problem
 from gcdist.config import Config
+from gcdist.exchange.injected_faults import fault_of, throttle_process
 from gcdist.model.batches import Batches, fetch
 from gcdist.straggler import make_delays
 
@@ -54,7 +55,7 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
         step = 0
         while not over.item():
             started = time.perf_counter()
-            _die_if_told(config, rank, step)
+            _strike_if_told(config, rank, step)
             optimizer.zero_grad()
             loss = task.loss(model, fetch(task, _samples(batches, mine, step), []))
             until = started + delays.seconds(rank, step, float(len(mine)), cell.seed)
@@ -99,10 +100,14 @@ def _samples(batches: Batches, mine: range, step: int) -> list[int]:
     return [int(i) for j in mine for i in batches.samples(step, j)]
 
 
-def _die_if_told(config: Config, rank: int, step: int) -> None:
+def _strike_if_told(config: Config, rank: int, step: int) -> None:
     for fault in config.faults:
-        if fault.kind == "kill" and fault.worker == rank + 1 and fault.step == step:
+        if fault.worker != rank + 1 or fault.step != step:
+            continue
+        if fault.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif fault.kind == "throttle":
+            throttle_process(fault_of(fault))
 
 
 @wraps(default_hooks.bf16_compress_hook, assigned=())  # DDP looks at the signature

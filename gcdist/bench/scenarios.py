@@ -1,13 +1,15 @@
 """When workers are late: delay scenarios, the same numbers for every scheme (by seed, worker and step).
 
-A delay is a floor on the time from the start of a step to a worker's message, and grows with the data that the worker
-computes: who computes twice as much takes twice as long. ``pace`` is the least time of an even share, in seconds.
+A delay grows with the data that the worker computes: who computes twice as much takes twice as long. It is a floor on the
+time from the start of a step to a worker's message, and the worker is free once the step is over. With ":compute" behind its
+name it is spent inside the partitions, and the worker is free at the end of the one that it has begun, as one that is really
+slow. ``pace`` is the least time of an even share, in seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ FASTEST, SLOWEST = 0.2, 4.0  # mean extra time of the fastest and the slowest wo
 MILD = 0.2
 TOGETHER = 2.0
 DEAD_WORKER, DEAD_STEP = 4, 10
+THROTTLED, THROTTLED_SHARE, THROTTLED_SECONDS = 2, 0.25, 86400.0  # workers, the last ones
+COMPUTE = ":compute"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,17 @@ def _network(workers: int, share: float, pace: float) -> Scenario:
     return Scenario("network", "every worker's link carries 1 Mbit/s, nobody is late otherwise", rate=1e6 / 8)
 
 
+def _throttled(workers: int, share: float, pace: float) -> Scenario:
+    inject = {"model": "shifted-exponential", "shift": pace / share, "mean": 0.0, "scale_with_load": True}
+    count = min(THROTTLED, workers)
+    faults = tuple(
+        {"kind": "throttle", "worker": rank, "step": 0, "seconds": THROTTLED_SECONDS, "share": THROTTLED_SHARE}
+        for rank in range(workers - count + 1, workers + 1)
+    )
+    about = f"the processes of the last {count} workers run {THROTTLED_SHARE:.0%} of the time (SIGSTOP and SIGCONT in turns)"
+    return Scenario("throttled", about, inject, faults)
+
+
 BUILT_IN: dict[str, Callable[[int, float, float], Scenario]] = {
     "none": _none,
     "exponential": _shifted,
@@ -109,15 +124,20 @@ BUILT_IN: dict[str, Callable[[int, float, float], Scenario]] = {
     "spells": _spells,
     "dead": _dead,
     "network": _network,
+    "throttled": _throttled,
 }
-FORMS = "trace:FILE.csv (a column a worker; its median becomes the pace)"
+FORMS = (
+    "trace:FILE.csv (a column a worker; its median becomes the pace); "
+    f'with "{COMPUTE}" behind it (spells{COMPUTE}) delays are spent inside the partitions'
+)
 
 
 def make_scenario(name: str, workers: int, share: float, pace: float) -> Scenario:
     """The scenario of that name for so many workers.
 
     Args:
-        name: a built-in one, or ``trace:FILE.csv``: recorded times, scaled so that their median is the pace.
+        name: a built-in one, or ``trace:FILE.csv``: recorded times, scaled so that their median is the pace; with
+            ``:compute`` behind it the delays are spent computing.
         workers: n.
         share: partitions of an even share.
         pace: seconds.
@@ -125,6 +145,12 @@ def make_scenario(name: str, workers: int, share: float, pace: float) -> Scenari
     Raises:
         ConfigError: no such scenario, or a file that does not do.
     """
+    if name.endswith(COMPUTE):
+        plain = make_scenario(name.removesuffix(COMPUTE), workers, share, pace)
+        if not plain.inject:
+            raise ConfigError(f"delays: found {name!r}; {plain.name!r} has no delays that could be spent computing")
+        about = f"{plain.about}; spent inside the partitions"
+        return replace(plain, name=f"{plain.name}-compute", about=about, inject={**plain.inject, "where": "compute"})
     if name.startswith("trace:"):
         return _recorded(Path(name.removeprefix("trace:")), workers, share, pace)
     if name not in BUILT_IN:

@@ -17,6 +17,7 @@ FAULT_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "slow": (("seconds", "rate"), ()),
     "corrupt": ((), ("what",)),
     "delay": (("seconds",), ()),
+    "throttle": (("seconds", "share"), ()),
 }
 AT_MASTER = ("kill", "stop")
 
@@ -27,7 +28,7 @@ class FaultConfig(Section):
     ``worker`` is a rank (0: the master); absent: a worker that is here, drawn anew each time. It strikes as ``step`` opens,
     or at random times, ``every`` so many seconds in the mean; with neither it only allows `Cluster.inject` its kind.
     ``seconds``: how long it lasts (kill, in the simulator: until the worker is started again; absent: never). ``rate``:
-    bytes a second.
+    bytes a second. ``share``: of the time that a throttled process runs, between 0 and 1.
     """
 
     kind: FaultKind
@@ -37,6 +38,7 @@ class FaultConfig(Section):
     seconds: Positive | None = None
     rate: Positive | None = None
     what: Corruption | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> FaultConfig:
@@ -45,7 +47,7 @@ class FaultConfig(Section):
         wrong = [f'{key}: missing; "{self.kind}" needs it' for key in must if strikes and getattr(self, key) is None]
         wrong += [
             f'{key}: found {getattr(self, key)!r}; "{self.kind}" does not use it'
-            for key in ("seconds", "rate", "what")
+            for key in ("seconds", "rate", "what", "share")
             if getattr(self, key) is not None and key not in must + may
         ]
         if self.step is not None and self.every is not None:

@@ -180,10 +180,16 @@ INJECT_KEYS: dict[str, tuple[str, ...]] = {
     "gilbert-elliott": ("shift", "mean", "slowdown", "slow_share", "slow_spell", "scale_with_load"),
     "trace": ("file", "unit", "scale_with_load"),
 }
+WHERE = "where"  # a delay is spent; every model but "none" has it
 
 
 class InjectConfig(Section):
-    """Delays put into the workers for an experiment: a floor on the time from a round to its message."""
+    """Delays put into the workers for an experiment.
+
+    ``where`` they are spent. "message": a floor on the time from a round to its message; the worker computes at its own
+    speed and, when the step is over, is free at once. "compute": each of the l partitions takes an l-th of the delay at
+    least; one that has begun is not cut short, and the worker is not free before its end, as one that is really slow.
+    """
 
     model: Literal["none", "shifted-exponential", "pareto", "gilbert-elliott", "trace"] = "none"
     shift: PerWorker = 0.0
@@ -196,14 +202,15 @@ class InjectConfig(Section):
     file: Path | None = Field(default=None, strict=False)
     unit: Positive = 1.0
     scale_with_load: bool = False
+    where: Literal["message", "compute"] = "message"
 
     @model_validator(mode="after")
     def _check(self) -> InjectConfig:
+        used = ("model", *INJECT_KEYS[self.model], *((WHERE,) if self.model != "none" else ()))
         wrong = [
             f'{key}: found {shown(getattr(self, key))}; the model "{self.model}" does not use it'
             for key, field in type(self).model_fields.items()
-            if key not in ("model", *INJECT_KEYS[self.model])
-            and getattr(self, key) != field.get_default(call_default_factory=True)
+            if key not in used and getattr(self, key) != field.get_default(call_default_factory=True)
         ]
         if self.model == "trace" and self.file is None:
             wrong.append('file: missing; the model "trace" needs a CSV file')
@@ -219,6 +226,11 @@ class InjectConfig(Section):
     def params(self) -> dict[str, Any]:
         """The keys that the model reads, as keyword arguments of `straggler.make_delays`."""
         return {key: getattr(self, key) for key in INJECT_KEYS[self.model]}
+
+    @property
+    def computing(self) -> bool:
+        """Whether delays are spent inside the partitions."""
+        return self.where == "compute"
 
     def lists(self) -> dict[str, int]:
         """Lengths of the per-worker lists, by key."""

@@ -21,12 +21,13 @@ from gcdist.transport import digest
 from gcdist.types import F64, U8, Corruption, DelayModel
 
 FLOOD = 300  # frames
+DUTY_SECONDS = 0.1  # of a throttled process: stopped for a part of each, far below what makes a worker silent
 _UNKNOWN = 77  # a kind of frame that means nothing
 
 
 def fault_of(config: FaultConfig) -> Fault:
     """What is done, without when and at whom."""
-    return Fault(config.kind, config.seconds, config.rate, config.what or "payload")
+    return Fault(config.kind, config.seconds, config.rate, config.what or "payload", config.share)
 
 
 def schedule_of(config: Config) -> FaultSchedule[Fault]:
@@ -55,6 +56,7 @@ def described(fault: Fault, rank: int) -> str:
     about = f" {fault.what}" if fault.kind == "corrupt" else ""
     about += f" for {fault.seconds:g} s" if fault.seconds is not None else ""
     about += f", {fault.rate:.0f} bytes/s" if fault.rate is not None else ""
+    about += f", running {fault.share:.0%} of the time" if fault.share is not None else ""
     return f"{f'worker {rank}' if rank else 'the master'}: {fault.kind}{about} (injected)"
 
 
@@ -67,6 +69,21 @@ def strike_process(fault: Fault) -> None:
     waker = subprocess.Popen(wake, stdin=subprocess.DEVNULL, start_new_session=True)
     os.kill(os.getpid(), signal.SIGSTOP)
     waker.wait()
+
+
+def throttle_process(fault: Fault) -> None:
+    """Let this very process run only ``share`` of the time, by SIGSTOP and SIGCONT in turns; returns at once.
+
+    All of the process is slow then: computing, encoding, links. A process of its own does it, and ends with this one.
+    """
+    share, seconds = fault.share or 1.0, fault.seconds or 0.0
+    turns = (
+        '(i=0; while [ "$i" -lt "$4" ] && kill -STOP "$1"; do sleep "$2"; kill -CONT "$1"; sleep "$3"; i=$((i + 1)); done) '
+        ">/dev/null 2>&1 &"
+    )
+    stopped, runs = f"{DUTY_SECONDS * (1 - share):.4f}", f"{DUTY_SECONDS * share:.4f}"
+    command = ["/bin/sh", "-c", turns, "throttle", str(os.getpid()), stopped, runs, str(round(seconds / DUTY_SECONDS))]
+    subprocess.run(command, stdin=subprocess.DEVNULL, start_new_session=True, check=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 7  # raised when a message changes; peers of another number are refused
+PROTOCOL = 8  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
@@ -187,6 +187,7 @@ class Fault(NamedTuple):
     seconds: float | None = None
     rate: float | None = None  # bytes a second
     what: Corruption = "payload"  # of a corrupt message
+    share: float | None = None  # of the time that a throttled process runs
 
 
 @dataclass(frozen=True, slots=True)

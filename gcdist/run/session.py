@@ -84,7 +84,7 @@ class Session(Setup):
                 prior_p=straggler.prior_p,
                 prior_weight=straggler.prior_weight,
                 window=straggler.window,
-                delays=FirstPartition(self.delays, self.config.inject.scale_with_load)
+                delays=FirstPartition(self.delays, self.config.inject.scale_with_load, self.config.inject.computing)
                 if self._partial(self.code)
                 else self.delays,
                 noise_most=straggler.noise_most,

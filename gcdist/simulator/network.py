@@ -59,6 +59,10 @@ class WorkerProcess(Protocol):
         """The process dies; another one starts ``seconds`` later, None: never."""
         ...
 
+    def throttle(self, seconds: float, share: float) -> None:
+        """For so long it runs only that share of the time."""
+        ...
+
     def terminate(self) -> None:
         """SIGTERM."""
         ...
@@ -179,6 +183,8 @@ class Network:
                 self.trouble.slow(worker.slot, seconds, fault.rate or 1.0)
             case "corrupt" | "delay":
                 worker.orders.take(step, fault)
+            case "throttle":
+                worker.throttle(seconds, fault.share or 1.0)
 
     def between_rounds(self) -> None:
         """The master's own work takes its time; what arrives meanwhile waits."""

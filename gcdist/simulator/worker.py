@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from gcdist.exchange.injected_faults import Orders
 from gcdist.exchange.message import Message
@@ -36,6 +38,16 @@ from gcdist.worker.driver import Pace, WorkerDriver
 from gcdist.worker.rows import RowMaker
 
 
+@dataclass(slots=True)
+class _Work:
+    """What a worker is at; ``job`` None: its seconds of a core are over, and it is only held."""
+
+    job: Job | None
+    tag: object  # of what comes of it
+    computing: bool
+    wanted: bool = True
+
+
 class SimulatedWorker:
     """One worker's driver and its port into the network."""
 
@@ -48,9 +60,10 @@ class SimulatedWorker:
         self._setup = setup
         self._shared = shared
         self._tagged: dict[object, list[Coming]] = {}
-        self._jobs: dict[int, tuple[Job, object, bool]] = {}  # by number: tag of what comes of it, whether it computes
+        self._jobs: dict[int, _Work] = {}  # by number
         self._queued: deque[tuple[object, Callable[[], None]]] = deque()  # partitions that wait for the one in work
         self._computes_until = 0.0
+        self._throttled = (0.0, 1.0)  # until when, and the share of the time that the process runs
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
         self._begin()
@@ -61,11 +74,13 @@ class SimulatedWorker:
         self.lives += 1
         for tag in list(self._tagged):
             self.cancel(tag)
-        for job, _, _ in self._jobs.values():
-            self._network.cores.give_up(job)
+        for work in self._jobs.values():
+            if work.job is not None:
+                self._network.cores.give_up(work.job)
         self._jobs.clear()
         self._queued.clear()
         self._computes_until = 0.0
+        self._throttled = (0.0, 1.0)
         self._waiting.clear()
         self.orders = Orders(setup.delays)
         self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared))
@@ -79,6 +94,7 @@ class SimulatedWorker:
             Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work),
             setup.state.name_at,
             scale_with_load=config.inject.scale_with_load,
+            inside=config.inject.computing,
         )
 
     def kill(self, seconds: float | None = 1.0) -> None:
@@ -95,6 +111,10 @@ class SimulatedWorker:
                     self.connect(0.0)
 
             self._clock.at(self._clock.now + seconds, start, pressing=False)
+
+    def throttle(self, seconds: float, share: float) -> None:
+        """Work that begins in the next ``seconds`` takes 1/share times as long."""
+        self._throttled = self._clock.now + seconds, share
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -151,26 +171,47 @@ class SimulatedWorker:
             self._tagged.setdefault(tag, []).append(coming)
 
     def work(
-        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float, computing: bool
+        self,
+        seconds: float,
+        make: Callable[[float], WorkerEvent],
+        tag: object,
+        floor: float,
+        computing: bool,
+        least: float = 0.0,
     ) -> None:
         """Deliver after so many seconds of a core, and not before ``floor``, unless cancelled.
 
-        One partition is computed at a time: one whose result nobody wants any more still takes its time.
+        One partition is computed at a time: one whose result nobody wants any more still takes its time, and occupies the
+        worker for ``least`` seconds, of which those beyond ``seconds`` take no core.
         """
-        busy = computing and any(of_computing for _, _, of_computing in self._jobs.values())
-        if not self._network.cores.shared or (seconds == 0.0 and not busy):
+        until, share = self._throttled
+        seconds /= share if self._clock.now < until else 1.0
+        busy = computing and any(work.computing for work in self._jobs.values())
+        if not self._network.cores.shared or (seconds == least == 0.0 and not busy):
             begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
+            end = begin + max(seconds, least)
             if computing:
-                self._computes_until = begin + seconds
-            self.later(max(floor, begin + seconds), make, tag)
+                self._computes_until = end
+            if end < inf:
+                self.later(max(floor, end), make, tag)
             return
 
         def start() -> None:
-            self._jobs[number] = self._network.cores.work(seconds, done), tag, computing
+            until, life = self._clock.now + least, self.lives
+            job = self._network.cores.work(seconds, lambda: hold(until, life))
+            self._jobs[number] = _Work(job, tag, computing)
 
-        def done() -> None:
-            self._end(number)
-            self.later(max(floor, self._clock.now), make, tag)
+        def hold(until: float, life: int) -> None:
+            if until <= self._clock.now:
+                end_it(life)
+            else:
+                self._jobs[number].job = None
+                if until < inf:
+                    self._clock.at(until, lambda: end_it(life))
+
+        def end_it(life: int) -> None:
+            if self.lives == life and self._end(number):
+                self.later(max(floor, self._clock.now), make, tag)
 
         number = next(self._numbers)
         if busy:
@@ -178,20 +219,21 @@ class SimulatedWorker:
         else:
             start()
 
-    def _end(self, number: int) -> None:
-        """A job is over: the next partition begins, if one waits."""
-        _, _, computing = self._jobs.pop(number)
-        if computing and self._queued:
+    def _end(self, number: int) -> bool:
+        """It is over: the next partition begins, if one waits; whether somebody wants what came of it."""
+        work = self._jobs.pop(number)
+        if work.computing and self._queued:
             self._queued.popleft()[1]()
+        return work.wanted
 
     def cancel(self, tag: object) -> None:
         """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
         self._queued = deque(queued for queued in self._queued if queued[0] != tag)
-        for number, (job, of, _) in list(self._jobs.items()):
-            if of == tag:
-                job.done = partial(self._end, number)
+        for work in self._jobs.values():
+            if work.tag == tag:
+                work.wanted = False
 
     def send(self, head: Head, body: Message) -> None:
         """A message takes a core's time to leave and to be taken in, then its time on the link."""

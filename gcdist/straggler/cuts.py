@@ -31,18 +31,25 @@ def with_cuts(terms: StepTerms, laws: WorkLaws, known_p: bool = False) -> StepTe
 class FirstPartition:
     """A delay model as a partial row meets it: something can be sent as soon as one of its partitions is done.
 
-    Where an injected delay grows with the load, the first of l partitions is done at 1/l of it.
+    Where an injected delay grows with the load, or is spent inside the partitions (``computing``), the first of l
+    partitions is done at 1/l of it.
     """
 
-    def __init__(self, delays: DelayModel, scale_with_load: bool) -> None:
+    def __init__(self, delays: DelayModel, scale_with_load: bool, computing: bool = False) -> None:
         self._delays = delays
         self._scale_with_load = scale_with_load
+        self._computing = computing
 
     def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
         """Seconds until the first partition is done."""
+        if self._computing and not self._scale_with_load:
+            return self._delays.seconds(worker, step, load, seed) / max(load, 1.0)
         return self._delays.seconds(worker, step, 1.0 if self._scale_with_load else load, seed)
 
     def survival(self, worker: int, load: F64, t: float) -> F64:
         """P(nothing is done by t)."""
         load = np.asarray(load, np.float64)
+        if self._computing and not self._scale_with_load:
+            each = [self._delays.survival(worker, np.array([x]), t * max(float(x), 1.0))[0] for x in load.ravel()]
+            return np.array(each).reshape(load.shape)
         return self._delays.survival(worker, np.ones_like(load) if self._scale_with_load else load, t)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from math import inf
 from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
@@ -16,6 +18,10 @@ class Computing(Protocol):
         """Run ``job`` behind those that were given before; an error in it ends the worker."""
         ...
 
+    def hold(self, seconds: float) -> None:
+        """Called by a job: nothing else runs for so long, as if it computed. Only the worker's end cuts it short."""
+        ...
+
 
 class InlineComputing:
     """Runs each job at once, in the thread that gives it: the simulator's."""
@@ -23,6 +29,9 @@ class InlineComputing:
     def submit(self, job: Job) -> None:
         """Run it now."""
         job()
+
+    def hold(self, seconds: float) -> None:
+        """Nothing: simulated work takes its time by `Pace`."""
 
 
 class ThreadComputing:
@@ -34,10 +43,16 @@ class ThreadComputing:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._over = threading.Event()
 
     def submit(self, job: Job) -> None:
         """Queue it; called by any thread."""
         self._jobs.put(job)
+
+    def hold(self, seconds: float) -> None:
+        """Sleep so long, or until `end`."""
+        if seconds > 0:
+            self._over.wait(None if seconds == inf else seconds)
 
     def run(self) -> None:
         """Run jobs until `end` has been called and those before it are done."""
@@ -46,4 +61,5 @@ class ThreadComputing:
 
     def end(self) -> None:
         """Let `run` return."""
+        self._over.set()
         self._jobs.put(None)

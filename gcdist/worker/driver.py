@@ -78,15 +78,15 @@ class Pace:
     """How long a worker's work takes in the simulator; zero where it really takes its time.
 
     ``defer``: compute a row only when its message is about to leave, so that work that becomes stale costs nothing.
-    ``work``: takes seconds of work, an event, its tag, the time before which it must not come, and whether it is computing
-    (one partition at a time) or encoding (beside it); delivers it as `later` does. None: the work has taken its time
-    already.
+    ``work``: takes seconds of work, an event, its tag, the time before which it must not come, whether it is computing (one
+    partition at a time) or encoding (beside it), and the least seconds that it occupies the worker; delivers it as `later`
+    does. None: the work has taken its time already.
     """
 
     part_seconds: float = 0.0
     encode_seconds: float = 0.0
     defer: bool = False
-    work: Callable[[float, Callable[[float], WorkerEvent], object, float, bool], None] | None = None
+    work: Callable[[float, Callable[[float], WorkerEvent], object, float, bool, float], None] | None = None
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ class WorkerDriver:
         rows: the arithmetic.
         port: events in, messages out.
         worker: slot of this worker, for the injected delays.
-        delays: injected delays: a floor on the time from a round's arrival to its message.
+        delays: injected delays: a floor on the time from a round's arrival to its message, or as ``inside`` says.
         seed: of the delays.
         pace: simulated durations.
         name_of: names the parameter that a coordinate belongs to.
@@ -114,6 +114,8 @@ class WorkerDriver:
         computing: where the user's code runs.
         scale_with_load: an injected delay is spread over the partitions of a partial row: the r-th of l is done no earlier
             than r/l of it. Without, nothing is done before it.
+        inside: an injected delay is spent inside the l partitions: each takes an l-th of it at least, and the worker is not
+            free before the end of one that it has begun.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class WorkerDriver:
         coming: Callable[[int, tuple[int, ...]], None] | None = None,
         computing: Computing | None = None,
         scale_with_load: bool = False,
+        inside: bool = False,
     ) -> None:
         self.machine = machine
         self.worker = worker
@@ -143,6 +146,7 @@ class WorkerDriver:
         self._coming = coming
         self._computing = computing or InlineComputing()
         self._scale_with_load = scale_with_load
+        self._inside = inside
         self._arrived = 0.0
         self._load = 0
         self._partial = False
@@ -213,7 +217,7 @@ class WorkerDriver:
     def _say_aborted(self, step: int) -> None:
         """Aborted comes when the partition that is under way is done: only then this worker is free for a newer step."""
         if self._pace.work is not None:
-            self._pace.work(0.0, lambda at: Aborted(at, step), None, 0.0, True)
+            self._pace.work(0.0, lambda at: Aborted(at, step), None, 0.0, True, 0.0)
         else:
             self._computing.submit(lambda: self._port.later(self._port.now(), lambda at: Aborted(at, step)))
 
@@ -237,22 +241,30 @@ class WorkerDriver:
         self._row.begun.append(told)
         self._row.under_way = True
         floor = self._part_floor(told.step, len(self._row.begun))
+        least = self._delay(told.step) / max(self._load, 1) if self._inside else 0.0
         if floor == inf:
             return
         if self._pace.defer:
             self._after(
-                self._pace.part_seconds, lambda at: PartDone(at, told.step, told.partition), told.step, floor, True
+                self._pace.part_seconds,
+                lambda at: PartDone(at, told.step, told.partition),
+                told.step,
+                floor,
+                True,
+                least,
             )
             return
 
         def job() -> None:
             if not self._waits_for(told.step, told.partition):
                 return  # it was dropped while an older partition was under way
+            begun = self._port.now()
             try:
                 result = self._rows.compute(told.step, told.partition)
             except (UserCodeError, ValueError) as error:
                 self._failed(told.step, told.partition, error)
             else:
+                self._computing.hold(least - (self._port.now() - begun))
                 when = max(floor, self._port.now())
                 self._port.later(when, lambda at: PartDone(at, told.step, told.partition, result), told.step)
 
@@ -279,17 +291,27 @@ class WorkerDriver:
 
     def _part_floor(self, step: int, r: int) -> float:
         """Before this time the r-th partition of a partial row is not done."""
-        if not self._partial:
+        if not self._partial or self._inside:
             return 0.0
-        seconds = self._delays.seconds(self.worker, step, float(self._load), self._seed)
+        seconds = self._delay(step)
         return self._arrived + (seconds * (r / self._load) if self._scale_with_load else seconds)
 
+    def _delay(self, step: int) -> float:
+        """The injected delay of this worker's load, seconds."""
+        return self._delays.seconds(self.worker, step, float(self._load), self._seed)
+
     def _after(
-        self, seconds: float, make: Callable[[float], WorkerEvent], tag: object, floor: float, computing: bool
+        self,
+        seconds: float,
+        make: Callable[[float], WorkerEvent],
+        tag: object,
+        floor: float,
+        computing: bool,
+        least: float = 0.0,
     ) -> None:
-        """Deliver an event after so much work, and not before ``floor``."""
+        """Deliver an event after so much work, and not before ``floor``; the worker is occupied for ``least`` seconds."""
         if self._pace.work is not None:
-            self._pace.work(seconds, make, tag, floor, computing)
+            self._pace.work(seconds, make, tag, floor, computing, least)
         else:
             self._port.later(max(floor, self._port.now()), make, tag)
 
@@ -297,8 +319,8 @@ class WorkerDriver:
 
     def _encode(self, step: int, row: int, parts: int) -> None:
         floor = 0.0
-        if not self._partial:
-            floor = self._arrived + self._delays.seconds(self.worker, step, float(self._load), self._seed)
+        if not self._partial and not self._inside:
+            floor = self._arrived + self._delay(step)
         if floor == inf:
             return
         taken = self._port.now() - self._arrived

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from gcdist.exchange.inbox import Inbox
-from gcdist.exchange.injected_faults import Orders, described, strike_process
+from gcdist.exchange.injected_faults import Orders, described, strike_process, throttle_process
 from gcdist.exchange.link_frames import bytes_of, link_settings, short_text, text_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
@@ -192,6 +192,8 @@ class WorkerLinks:
                 link.hinder(until, self._rate)
             case "corrupt" | "delay":
                 self.orders.take(step, fault)
+            case "throttle":
+                throttle_process(fault)
 
     def _translated(self, frame: Frame) -> Callable[[float], WorkerEvent]:
         match frame.kind:

@@ -55,6 +55,7 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
         coming=loader.expect if loader else None,
         computing=computing,
         scale_with_load=setup.config.inject.scale_with_load,
+        inside=setup.config.inject.computing,
     )
     protocol = ProtocolThread(driver, port, cluster.join_timeout, cluster.rejoin_timeout, computing.end)
     port.connect(0.0)

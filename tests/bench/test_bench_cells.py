@@ -54,6 +54,17 @@ def test_every_scenario_makes_settings(name: str) -> None:
         assert min(delays.seconds(w, t, 8.0, 0) for w in range(4) for t in range(50)) >= 0.05 * (1 - 1e-9)
 
 
+def test_delays_can_be_spent_computing_instead_of_on_the_message() -> None:
+    scenario = make_scenario("spells:compute", 8, 8, 0.05)
+    assert scenario.name == "spells-compute"
+    assert scenario.inject == {**make_scenario("spells", 8, 8, 0.05).inject, "where": "compute"}
+    assert cell(delays="spells:compute").config().inject.computing
+    made = simulated(cell("joint-auto", "spells:compute", budget=1.0))
+    assert made.status in ("budget", "reached"), made.why
+    with pytest.raises(ConfigError, match="'none' has no delays that could be spent computing"):
+        make_scenario("none:compute", 8, 8, 0.05)
+
+
 def test_a_trace_is_scaled_to_the_pace_and_bad_ones_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "slow.csv"
     path.write_text("round,a,b\n0,10,20\n1,10,40\n")

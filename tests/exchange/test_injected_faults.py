@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 import gcdist
+from gcdist.config import ConfigError
 from gcdist.exchange.injected_faults import FLOOD, Orders, described
 from gcdist.exchange.link_frames import bytes_of
 from gcdist.exchange.message import Message
@@ -112,6 +117,53 @@ def test_a_delay_raises_the_floor_of_one_step() -> None:
 def test_a_line_says_what_is_done() -> None:
     assert described(Fault("corrupt", what="nan"), 3) == "worker 3: corrupt nan (injected)"
     assert described(Fault("stop", seconds=2.5), 0) == "the master: stop for 2.5 s (injected)"
+
+
+THROTTLED = """
+import sys
+from gcdist.exchange.injected_faults import throttle_process
+from gcdist.protocol.messages import Fault
+throttle_process(Fault("throttle", seconds=1.0, share=0.25))
+print("throttled", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_throttled_process_stops_again_and_again_and_goes_on_at_the_end() -> None:
+    def state() -> str:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def throttled() -> bool:
+        mine, found = f"throttle\0{process.pid}\0".encode(), False
+        for each in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                found |= mine in each.read_bytes()
+        return found
+
+    with subprocess.Popen([sys.executable, "-c", THROTTLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"throttled\n"
+        until, stops = time.monotonic() + 60.0, 0
+        was = state()
+        while throttled() and time.monotonic() < until:
+            now = state()
+            stops += now == "T" != was
+            was = now
+        assert stops > 1
+        assert state() != "T"
+        process.stdin.close()
+        assert process.wait(30.0) == 0
+
+
+def test_a_throttle_is_checked() -> None:
+    assert described(Fault("throttle", seconds=9.0, share=0.25), 2) == (
+        "worker 2: throttle for 9 s, running 25% of the time (injected)"
+    )
+    with pytest.raises(ConfigError, match=r'faults\[0\].*share: missing; "throttle" needs it'):
+        gcdist.Config(faults=[{"kind": "throttle", "step": 1, "seconds": 1.0}])
+    with pytest.raises(ConfigError, match=r'the master can be struck by kill and stop, not by "throttle"'):
+        gcdist.Config(faults=[{"kind": "throttle", "worker": 0, "step": 1, "seconds": 1.0, "share": 0.5}])
 
 
 @pytest.fixture

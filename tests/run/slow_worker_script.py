@@ -1,4 +1,7 @@
-"""Run by test_real_processes: one worker takes 50 times as long as the others over a partition."""
+"""Run by test_real_processes: one worker takes 50 times as long as the others over a partition.
+
+python slow_worker_script.py OUT data|injected: it reads its data slowly, or spends an injected delay computing
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ sys.path.append(str(Path(__file__).parents[2]))  # behind the installed gcdist, 
 from tests.master.test_replay import Record, replay
 
 SLOW_RANK, STEPS, DEADLINE = 2, 40, 0.1
+HOW = sys.argv[2]
+INJECTED = {"model": "shifted-exponential", "shift": (0.0, 1.0, 0.0, 0.0), "where": "compute", "scale_with_load": True}
 
 
 class Data(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -30,7 +35,7 @@ class Data(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return 64
 
     def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        time.sleep(1.0 if os.environ["RANK"] == str(SLOW_RANK) else 0.02)
+        time.sleep(1.0 if HOW == "data" and os.environ["RANK"] == str(SLOW_RANK) else 0.02)
         return [(torch.full((3,), float(i)), torch.tensor(float(i % 2))) for i in indices]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +52,7 @@ def main(out: Path) -> None:
     task = gcdist.Task(nn.Linear(3, 1), Data(), loss_fn, batch_size=4)
     config = gcdist.Config(
         out=out,
+        inject=INJECTED if HOW == "injected" else {},
         code={"partitions": 4, "partial": False},  # p is given for whole rows
         straggler={"deadline": DEADLINE, "p": (0.05, 0.9, 0.05, 0.05), "max_wait": 30.0},
     )

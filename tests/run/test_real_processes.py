@@ -72,8 +72,9 @@ def test_a_shifted_code_runs(tmp_path: Path, start: Start) -> None:
     assert metrics[-1]["loss"] < metrics[0]["loss"]
 
 
-def test_a_slow_worker_skips_ahead_and_nobody_waits_for_it(tmp_path: Path, start: Start) -> None:
-    cluster = start([str(HERE / "slow_worker_script.py"), str(tmp_path)], ranks=5)
+@pytest.mark.parametrize("how", ["data", "injected"])
+def test_a_slow_worker_skips_ahead_and_nobody_waits_for_it(how: str, tmp_path: Path, start: Start) -> None:
+    cluster = start([str(HERE / "slow_worker_script.py"), str(tmp_path), how], ranks=5)
     assert cluster.wait(LIMIT) == [0] * 5, cluster.output(0)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["replayed"] == 40  # the recorded events give the same instructions in a fresh machine

@@ -68,6 +68,7 @@ UNITS = {
     "faults.every": "seconds",
     "faults.seconds": "seconds",
     "faults.rate": "bytes a second",
+    "faults.share": "share of the time",
     "cluster.workers": "workers",
     "cluster.min_workers": "workers",
     "cluster.port": "port",

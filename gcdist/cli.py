@@ -16,6 +16,7 @@ from gcdist.types import RunHaltedError
 
 # command -> (module, function, help). A module is imported when its command is used: torch alone takes two seconds.
 COMMANDS = {
+    "init": ("init", "init", "Write a starter for your own model: a task file, its settings, a launch line."),
     "train": ("training", "train", "Train on the processes that torchrun has started."),
     "simulate": ("training", "simulated", "The same run on a virtual clock, in this process."),
     "launch": (

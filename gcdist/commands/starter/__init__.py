@@ -1,0 +1,1 @@
+"""The files that `gcdist init` writes, as they are but for a few words: see `gcdist.commands.init`."""

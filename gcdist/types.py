@@ -125,6 +125,9 @@ class Problem:
     # partition (math.md section 10); None: rows are whole
     excess: Callable[[int, F64], F64] | None = None
     spread: float = 0.0
+    load_N: I64 | None = (
+        None  # loads that were chosen already, (N,), whole partitions that sum to k; None: the design's
+    )
 
     @property
     def n(self) -> int:
@@ -185,6 +188,7 @@ class StepTerms:
     # worker's receipt of its round to its cut, (N,)
     aim: float | None = None
     cut_N: F64 | None = None
+    excess_R: F64 | None = None  # of partial rows: E[l^2/m - l | m >= 1] at these cuts (R,), math.md section 10
 
 
 @dataclass(frozen=True, slots=True)

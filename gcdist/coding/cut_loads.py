@@ -10,8 +10,9 @@ from gcdist.types import F64, I64, Problem
 def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> F64:
     """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
 
-    ``(p+omega)/(1-p) (l/k)^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions of equal
-    mass.
+    ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions of
+    equal mass. l of k partitions with the mean g/k and the variance S^2 have ``|y|^2 = (l/k)^2 (|g|^2 - k S^2) + l S^2``
+    if they differ by chance; where they differ more than the gradient (``k S^2 > |g|^2``), ``l S^2``.
 
     Args:
         p_N: chance that a worker sends nothing, (N,).
@@ -24,7 +25,8 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         absent_N = (p_N + omega_N) / (1 - p_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
-        cost_NL = absent_N[:, None] * (load_L / k) ** 2 + spread * arrived_N[:, None] * excess_NL
+        row_L = max(0.0, 1 - k * spread) * (load_L / k) ** 2 + load_L * spread
+        cost_NL = absent_N[:, None] * row_L + spread * arrived_N[:, None] * excess_NL
     usable_N = (p_N < 1) & np.isfinite(omega_N)
     cost_NL = np.where(usable_N[:, None], cost_NL, np.inf)
     return np.concatenate([np.zeros((len(p_N), 1)), cost_NL], axis=1)

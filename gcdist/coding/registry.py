@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from gcdist.coding.auto import Auto
 from gcdist.coding.cyclic import Cyclic
 from gcdist.coding.graphs import Adjacency, Expander
 from gcdist.coding.groups import ErasureHead, FractionalRepetition
@@ -17,6 +18,7 @@ from gcdist.coding.uncoded import Ignore, IgnoreRescaled, Memory, Sync
 from gcdist.types import GradientCode
 
 _CODES: dict[str, Callable[..., GradientCode]] = {
+    "auto": Auto,
     "sync": Sync,
     "ignore": Ignore,
     "ignore-rescaled": IgnoreRescaled,

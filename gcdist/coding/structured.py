@@ -86,9 +86,15 @@ class Structured:
 
     def _cut_loads(self, problem: Problem, omega_N: F64) -> tuple[I64, F64] | None:
         """(loads, p) of a plan whose rows are cut; None where rows are whole, or loads cannot be chosen freely."""
-        if problem.excess is None or not self._deals_whole(problem):
+        if not self._deals_whole(problem):
+            return None
+        if problem.load_N is None and problem.excess is None:
             return None
         p_N = nominal_miss(problem)
+        if problem.load_N is not None and np.all(p_N[problem.load_N > 0] < 1):
+            return problem.load_N, p_N
+        if problem.excess is None:
+            return None
         return cut_plan_loads(problem, p_N, omega_N), p_N
 
     def _uses_loads(self, problem: Problem) -> bool:

@@ -23,15 +23,16 @@ class ArrivalTally:
 
     workers: int
     early: bool = False
-    _COUNTS: ClassVar = ("planned", "observed", "variance", "steps")
+    _COUNTS: ClassVar = ("planned", "observed", "variance", "steps", "done")
 
     planned_N: F64 = field(init=False)
     observed_N: F64 = field(init=False)
     variance_N: F64 = field(init=False)
     steps_N: F64 = field(init=False)
+    done_N: F64 = field(init=False)  # sum over these steps of the share of its partitions that a worker had done
 
     def __post_init__(self) -> None:
-        self.planned_N, self.observed_N, self.variance_N, self.steps_N = np.zeros((4, self.workers))
+        self.planned_N, self.observed_N, self.variance_N, self.steps_N, self.done_N = np.zeros((5, self.workers))
 
     def add(self, result: RoundResult) -> None:
         """Take in one step."""
@@ -44,7 +45,7 @@ class ArrivalTally:
         if result.why in ("complete", "count") and len(result.counted) + len(lost) < len(rows):
             self.early = True
         if self.early:
-            for array in (self.planned_N, self.observed_N, self.variance_N, self.steps_N):
+            for array in (self.planned_N, self.observed_N, self.variance_N, self.steps_N, self.done_N):
                 array.fill(0.0)
             return
         owner = plan.worker_R[rows]
@@ -53,6 +54,8 @@ class ArrivalTally:
         np.add.at(self.steps_N, owner, 1)
         for counted in result.counted:
             self.observed_N[plan.worker_R[counted.row]] += 1
+        for worker, share in shares_done(result).items():
+            self.done_N[worker] += share
 
     def state_dict(self) -> dict[str, Any]:
         """The counts so far, for a checkpoint."""
@@ -62,14 +65,22 @@ class ArrivalTally:
         """Take what `state_dict` gave, of as many workers."""
         self.early = state["early"]
         for name in self._COUNTS:
-            getattr(self, f"{name}_N")[:] = state[name]
+            getattr(self, f"{name}_N")[:] = state.get(name, 0.0)  # an older gcdist did not count what was done
 
     def rates(self) -> list[WorkerArrivals]:
         """What each worker was promised to do and did, for the summary."""
         steps_N = np.maximum(1.0, self.steps_N)
         planned_N, observed_N, sigmas_N = self.planned_N / steps_N, self.observed_N / steps_N, self.sigmas()
+        done_N = self.done_N / steps_N
         return [
-            WorkerArrivals(i + 1, int(self.steps_N[i]), float(planned_N[i]), float(observed_N[i]), float(sigmas_N[i]))
+            WorkerArrivals(
+                i + 1,
+                int(self.steps_N[i]),
+                float(planned_N[i]),
+                float(observed_N[i]),
+                float(sigmas_N[i]),
+                float(done_N[i]),
+            )
             for i in range(self.workers)
         ]
 
@@ -78,3 +89,12 @@ class ArrivalTally:
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (self.observed_N - self.planned_N) / np.sqrt(self.variance_N)
         return np.where(self.variance_N > 0, z, 0.0)
+
+
+def shares_done(result: RoundResult) -> dict[int, float]:
+    """Share of its partitions that each worker, by index, had done in time; 1 where rows are not cut."""
+    load_R, found = np.diff(result.plan.A_RK.indptr), dict[int, list[float]]()
+    for counted in result.counted:
+        share = len(counted.sidecar.parts_P4) / max(1, int(load_R[counted.row]))
+        found.setdefault(int(result.plan.worker_R[counted.row]), []).append(min(1.0, share))
+    return {worker: sum(shares) / len(shares) for worker, shares in found.items()}

@@ -186,6 +186,7 @@ class MasterDriver:
     _current: _Step = field(default_factory=_Step)
     _plan: Plan | None = None
     _started: bool = False
+    _closed_at: float | None = None  # when the last step was closed
     _failed: set[int] = field(default_factory=set)  # partitions whose failure has been told
     _stop: str | None = None
     _halt: str | None = None
@@ -227,12 +228,14 @@ class MasterDriver:
         self.aggregator.reshape(scheme.maker.shape)
         self._inject_due(step)
         opened = self.port.now()
+        if self._closed_at is not None:
+            scheme.idle(opened - self._closed_at)
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms), state.since))
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
         self._raise_if_over()
-        closed = self._current.result
+        closed, self._closed_at = self._current.result, self._current.closed_at
         counted = tuple(self.aggregator.counted)
         return RoundResult(
             step,

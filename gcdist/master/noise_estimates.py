@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gcdist.master.driver import RoundResult
 from gcdist.quantize.grid import measure
-from gcdist.types import F64, Plan
+from gcdist.types import F64, Plan, StepTerms
 
 
-def noise_planned(plan: Plan, p_R: F64, omega_by_bits: F64, size_K: F64) -> float:
-    """``sum_i c_i (Y_i/k)^2`` under the step's own p: error over |g|^2 if all partitions agree (math section 1)."""
+def noise_planned(plan: Plan, terms: StepTerms, omega_by_bits: F64, size_K: F64, spread: float = 0.0) -> float:
+    """``sum_i c_i (Y_i/k)^2``, with p of this step: error over |g|^2 if all partitions agree (math sections 1 and 10).
+
+    Cut rows add ``(1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2`` each; ``spread`` is ``S^2/|g|^2`` as it was measured.
+    """
+    p_R = terms.p_R
     rows = np.flatnonzero(plan.weighted_R() & (p_R < 1))
     share_R = np.asarray(plan.A_RK @ size_K)
     omega = omega_by_bits[plan.bits_RS[rows]].mean(axis=1)
-    return float(np.sum((p_R[rows] + omega) / (1 - p_R[rows]) * share_R[rows] ** 2))
+    noise_R = (p_R[rows] + omega) / (1 - p_R[rows]) * share_R[rows] ** 2
+    if terms.excess_R is not None:
+        noise_R = noise_R + (1 + omega) / (1 - p_R[rows]) * terms.excess_R[rows] * spread
+    return float(np.sum(noise_R))
 
 
 def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
-    """``sum_i I_i w_i c_i |y_i|^2`` over |ghat|^2 minus itself: an estimate of error over |g|^2 from what arrived.
+    """Error over |g|^2 as what arrived shows it: the noise of `signal_and_energy` over |ghat|^2 minus itself.
 
     None if nothing arrived, or if the noise hides the signal.
     """
@@ -30,14 +39,31 @@ def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
 
 
 def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, float]:
-    """Estimates, without bias where the promises hold, of |g|^2 (may be negative) and of the rows' ``sum_i |y_i|^2``."""
+    """Estimates, without bias where the promises hold, of |g|^2 (may be negative) and of the rows' ``sum_i |y_i|^2``.
+
+    ``|g|^2`` is |ghat|^2 less its noise. A row that arrived with m of its l partitions stands for
+
+        ((p+omega) |yhat|^2/(1-p) + (l^2/m - l) s^2)/(1-p)
+
+    of it, whose mean is the row's part in the error of math section 10: ``|yhat|^2`` holds ``(l^2/m - l) s^2`` beside
+    ``|y|^2``. Of a row with m = 1 < l, s^2 is taken from the step's other rows.
+    """
     if result.gradient is None:
         return 0.0, 0.0
     noise = energy = 0.0
+    spreads = [counted.sidecar.spread for counted in result.counted if len(counted.sidecar.parts_P4) > 1]
+    usual = float(np.mean(spreads)) if spreads else 0.0
+    load_R = np.diff(result.plan.A_RK.indptr)
     for counted in result.counted:
         p = float(result.terms.p_R[counted.row])
+        if p >= 1:
+            continue
         omega = float(omega_by_bits[result.plan.bits_RS[counted.row]].mean())
-        if p < 1:
-            noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy
-            energy += counted.sidecar.energy / (1 - p)
+        missing = 0.0
+        load, done = int(load_R[counted.row]), len(counted.sidecar.parts_P4)
+        if result.plan.partial and 0 < done < load:
+            spread = counted.sidecar.spread
+            missing = (load * load / done - load) * (usual if math.isnan(spread) else spread)
+        noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy + missing / (1 - p)
+        energy += max(0.0, counted.sidecar.energy - missing) / (1 - p)
     return measure(result.gradient)[1] - noise, energy

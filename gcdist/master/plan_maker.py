@@ -13,7 +13,9 @@ from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
+from gcdist.planning.bits_choice import choose_bits
 from gcdist.planning.cut_choice import CutChoice, choose_cut
+from gcdist.planning.objective import Prospect
 from gcdist.straggler import ArrivalRule, WorkLaws
 from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
@@ -23,6 +25,8 @@ NEARLY = 1.1  # sizes of partitions within this factor
 Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that cannot read all of them
 ALL: Holds = {}
 FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
+SMALL = 0.25  # of the usual |g|^2: an estimate below it is taken as this
+FORGET_SPREAD = 0.9  # the same of how much partitions differ over the gradient, which falls fast while a run is young
 
 
 @dataclass(slots=True)
@@ -37,6 +41,36 @@ class PlanIds:
     def __next__(self) -> int:
         self.next += 1
         return self.next - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """What was chosen: a deadline (inf: wait for all), loads and bits, and what is expected of it."""
+
+    deadline: float
+    load_N: I64
+    bits: int
+    prospect: Prospect
+    waiting: Prospect  # of waiting for all, with the loads and bits that are best for it
+
+    def same_as(self, other: Choice) -> bool:
+        """Whether nothing would change."""
+        return (self.deadline, self.bits) == (other.deadline, other.bits) and np.array_equal(self.load_N, other.load_N)
+
+    def line(self, before: Choice | None) -> str:
+        """What it is, beside what was, for the log."""
+        mine, least, most = self._what, int(self.load_N.min()), int(self.load_N.max())
+        was = "" if before is None or before._what == mine else f" (was: {before._what})"
+        loads = f"{least}" if least == most else f"{least} to {most}"
+        gain = self.prospect.gain_over(self.waiting)
+        expected = f"{self.prospect.seconds:.3g} s a step and noise {self.prospect.noise:.2g} expected"
+        than = f", {gain:.2f} times as fast as waiting for all" if np.isfinite(self.deadline) else ""
+        return f"{mine}{was}, {loads} partitions a worker: {expected}{than}"
+
+    @property
+    def _what(self) -> str:
+        cut = f"rows are cut after {self.deadline:.3g} s" if np.isfinite(self.deadline) else "wait for all"
+        return f"{cut}, {self.bits} bits"
 
 
 class PlanMaker:
@@ -57,7 +91,7 @@ class PlanMaker:
         laws: times of the workers, if rows are cut at the deadline; None: rows are whole.
     """
 
-    _LEARNED = ("error", "expected", "energy", "agreeing", "spread", "signal")
+    _LEARNED = ("error", "expected", "energy", "agreeing", "signal", "weight", "ratio", "ratios")
 
     def __init__(
         self,
@@ -90,9 +124,11 @@ class PlanMaker:
         self._bits_cap_N = bits_cap_N
         self._quantizer = quantizer
         self._law = segments_of(quantizer, shape().layout).noise()
+        self._load_N: I64 | None = None  # loads that were chosen, for those who were here
         self._error = self._expected = 0.0
         self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
-        self._spread = self._signal = 0.0  # sums over steps of S^2 of one partition, and of |g|^2
+        self._signal = self._weight = 0.0  # sums over steps of |g|^2, and of 1
+        self._ratio = self._ratios = 0.0  # sums over steps of S^2/|g|^2 of one partition, and of 1
 
     @property
     def shape(self) -> Shape:
@@ -131,9 +167,12 @@ class PlanMaker:
 
     @property
     def spread(self) -> float:
-        """``S^2/|g|^2`` of one partition (math.md section 10); before anything is known 1/k, as if all were noise."""
-        k = len(self._size_K)
-        return self._spread / self._signal if self._signal > 0 and self._spread > 0 else 1.0 / k
+        """``S^2/|g|^2`` of one partition (math.md section 10); before anything is known 1/k, as if all were noise.
+
+        An exponential mean of the steps' own ratios: where the step size is at its edge, |g|^2 swings, and a few large ones
+        must not stand for all.
+        """
+        return self._ratio / self._ratios if self._ratios > 0 else 1.0 / len(self._size_K)
 
     def calibrate(self, plan: Plan, counted: Sequence[tuple[Sidecar, U8]], signal: float, energy: float) -> None:
         """Take in one step: what its messages' errors came to against the law's, and the rows' energies to the gradient's.
@@ -141,13 +180,18 @@ class PlanMaker:
         ``counted``: each message and its bits (S,); ``signal`` and ``energy``: estimates of |g|^2 and of ``sum_i |v_i|^2``.
         """
         for name in self._LEARNED:
-            setattr(self, f"_{name}", FORGET * getattr(self, f"_{name}"))
+            forget = FORGET if name in ("error", "expected", "energy", "agreeing") else FORGET_SPREAD
+            setattr(self, f"_{name}", forget * getattr(self, f"_{name}"))
         self._energy += energy
         self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
         spreads = [sidecar.spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
         if plan.partial and spreads:
-            self._spread += float(np.mean(spreads))
             self._signal += signal
+            self._weight += 1.0
+            usual = self._signal / self._weight
+            if usual > 0:
+                self._ratio += float(np.mean(spreads)) / max(signal, SMALL * usual)
+                self._ratios += 1.0
         for sidecar, bits_S in counted:
             omega = float(self._law[bits_S].mean())
             if sidecar.energy > 0 and np.isfinite(omega):
@@ -169,6 +213,34 @@ class PlanMaker:
             return None
         omega_N = self.omega_N(len(live_N))
         return choose_cut(self.laws, live_N, len(self._size_K), omega_N, self.spread, noise_most, present, between)
+
+    def choose(
+        self, live_N: Mask, holds: Holds, noise_most: float, before: Choice | None, between: float
+    ) -> Choice | None:
+        """Deadline, loads and bits with the least predicted seconds to a given progress, which plans keep to from now on.
+
+        None: nothing is known of the workers, or they cannot read all partitions together.
+        """
+        laws, k = self.laws, len(self._size_K)
+        if laws is None or not (live_N & laws.known_N).any():
+            return None
+        cap_N = np.array([len(set(holds.get(i, range(k)))) for i in range(len(live_N))], np.float64)
+        if cap_N[live_N & laws.known_N].sum() < k:
+            return None
+        bits = self._bits if before is None else before.bits
+        omega_N = np.full(len(live_N), self.noise[bits])
+        present, load_N = (np.inf, None) if before is None else (before.deadline, before.load_N)
+        cut = choose_cut(laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N)
+        if self._chooses_bits:
+            link = float(laws.overhead_N()[live_N & laws.known_N].max())
+            most = int(self._bits_cap_N[live_N].min())
+            bits = choose_bits(cut.prospect, bits, self.noise, link, most, noise_most)
+        self._bits, self._load_N = bits, cut.load_N
+        return Choice(cut.deadline, cut.load_N, bits, cut.prospect, cut.waiting)
+
+    @property
+    def _chooses_bits(self) -> bool:
+        return 1 <= self._bits <= 8
 
     def make(self, live_N: Mask, holds: Holds = ALL) -> tuple[Plan, PlanReport]:
         """The plan for the workers that are live, and its figures; what nobody of them holds is left out.
@@ -215,7 +287,8 @@ class PlanMaker:
             load_cap_N=np.full(len(live_N), np.inf),
             holds_NK=_holders(live_N, holds, len(self._size_K)),
             excess=excess,
-            spread=self.spread / max(1.0, self.disagreement),
+            spread=self.spread,
+            load_N=self._load_N if self._load_N is not None and not np.any(self._load_N[~live_N]) else None,
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,10 +29,12 @@ class Scheme:
     known_p: bool = False  # p is given or from a model, and not measured
     between: float = 0.0  # seconds from a step's end to the next one's opening
     outdated: bool = True
+    why: str = ""  # the newest automatic choice in a line, until somebody has said it
     plan: Plan | None = None
     report: PlanReport | None = None
     _age: int = 0
     _warm: bool = True
+    _idle: deque[float] = field(default_factory=lambda: deque(maxlen=9))
 
     @property
     def promises(self) -> bool:
@@ -40,10 +43,12 @@ class Scheme:
 
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
         """The promise of the next step; rows that may be cut are, once it is one about a deadline."""
-        terms = self.rule.terms(plan, live_N, ready_N)
-        return (
-            with_cuts(terms, self.maker.laws, self.known_p) if self.maker.laws is not None and self.promises else terms
-        )
+        terms, laws = self.rule.terms(plan, live_N, ready_N), self.maker.laws
+        if laws is None or not self.promises:
+            return terms
+        terms = with_cuts(terms, laws, self.known_p)
+        assert terms.cut_N is not None
+        return replace(terms, excess_R=laws.excess_R(plan, terms.cut_N))
 
     def observe(self, seen: Seen) -> None:
         """Take in the outcome of one row."""
@@ -60,14 +65,24 @@ class Scheme:
         if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
             if not warming:
                 self._choose_deadline(live_N)
-            try:
-                self.plan, self.report = self.maker.make(live_N, holds)
-            except ValueError as error:
-                raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
-            self.outdated, self._age, self._warm = False, 0, warming
-            self.on_plan(self.plan, self.report, self.rule.deadline)
+            self._plan_anew(live_N, holds)
+            self._warm = warming
         self._age += 1
+        assert self.plan is not None
         return self.plan
+
+    def _plan_anew(self, live_N: Mask, holds: Holds) -> None:
+        try:
+            self.plan, self.report = self.maker.make(live_N, holds)
+        except ValueError as error:
+            raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
+        self.outdated, self._age = False, 0
+        self.on_plan(self.plan, self.report, self.rule.deadline)
+
+    def idle(self, seconds: float) -> None:
+        """So long it took from a step's end to the next one's opening; ``between`` is the median of the last ones."""
+        self._idle.append(seconds)
+        self.between = float(np.median(self._idle))
 
     def _choose_deadline(self, live_N: Mask) -> None:
         """Choose an automatic deadline anew: of partial rows by what is done when, else by arrivals."""

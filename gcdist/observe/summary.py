@@ -18,13 +18,17 @@ SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wron
 
 @dataclass(frozen=True, slots=True)
 class WorkerArrivals:
-    """Arrival rate of one worker over the steps that promised one: planned is the mean of 1 - p."""
+    """Arrival rate of one worker over the steps that promised one: planned is the mean of 1 - p.
+
+    ``done`` is the share of its partitions that counted, on average over these steps; below ``observed`` where rows are cut.
+    """
 
     rank: int
     steps: int
     planned: float
     observed: float
     sigmas: float  # (observed - planned) over its standard deviation under the promises
+    done: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +169,13 @@ def _arrivals(arrivals: Sequence[WorkerArrivals]) -> Table:
         title = f"arrival rates furthest off their plans, {MANY} of {len(arrivals):,} workers (all: summary.json)"
         arrivals = sorted(arrivals, key=lambda worker: -abs(worker.sigmas) if worker.steps else 0.0)[:MANY]
     table = Table(title=title, title_justify="left", title_style="bold")
-    for heading in ("worker", "steps", "planned", "observed", "sigmas off"):
+    for heading in ("worker", "steps", "planned", "observed", "sigmas off", "work done"):
         table.add_column(heading, justify="right")
     for worker in arrivals:
         if worker.steps == 0:
-            table.add_row(str(worker.rank), "0", "-", "-", "-")
+            table.add_row(str(worker.rank), "0", "-", "-", "-", "-")
             continue
         style = "red" if abs(worker.sigmas) > SUSPECT else ""
         rates = f"{worker.planned:.1%}", f"{worker.observed:.1%}", f"{worker.sigmas:+.1f}"
-        table.add_row(str(worker.rank), str(worker.steps), *rates, style=style)
+        table.add_row(str(worker.rank), str(worker.steps), *rates, f"{worker.done:.0%}", style=style)
     return table

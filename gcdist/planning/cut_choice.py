@@ -7,31 +7,33 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcdist.coding.cut_loads import cheapest_loads, cut_costs
+from gcdist.planning.objective import Prospect
 from gcdist.straggler import WorkLaws
 from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, Mask
 
 GRID = 32  # candidate deadlines
 _LIKELY = 0.98  # quantile of a worker's times at an even share up to which candidates go
-_KEEP = 1.03  # the present deadline stays while its cost is within this factor of the best
+_KEEP = 1.03  # the present deadline stays while its cost is within this factor of the best, and so do the present loads
+_SEEN = 8  # rows of all workers that count as much as a worker's own for the least p
+_LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it
 _TIMES = 24  # points of the integral over a step's time
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutChoice:
-    """A deadline, and what is expected of it."""
+    """A deadline with its loads, and what is expected of it, of the deadline before, and of waiting for all."""
 
     deadline: float  # seconds; inf: wait for all
-    seconds: float  # of a step, with what lies between two steps
-    noise: float  # over |g|^2
     load_N: I64
-    present_seconds: float  # the same of the deadline before ...
-    present_noise: float  # ... which is inf if there was none
+    prospect: Prospect
+    present: Prospect
+    waiting: Prospect
 
     @property
     def gain(self) -> float:
         """How many times less wall clock to the same progress than with the deadline before."""
-        return self.present_seconds * (1 + self.present_noise) / (self.seconds * (1 + self.noise))
+        return self.prospect.gain_over(self.present)
 
 
 def choose_cut(
@@ -43,8 +45,10 @@ def choose_cut(
     noise_most: float,
     present: float,
     between: float = 0.0,
+    cap_N: F64 | None = None,
+    present_load_N: I64 | None = None,
 ) -> CutChoice:
-    """The deadline with the least ``E[seconds of a step] (1 + noise/|g|^2)``, and the loads at it.
+    """The deadline with the least `Prospect.cost`, and the loads at it.
 
     A step ends when all rows are complete, or at the deadline. The noise is that of section 10 at the best loads. The user's
     step size is fixed: the noise may exceed that of waiting for all by ``noise_most`` of ``|g|^2``.
@@ -58,79 +62,103 @@ def choose_cut(
         noise_most: see above.
         present: the deadline now; inf: waiting for all.
         between: seconds between two steps that are not the workers'.
+        cap_N: most partitions of each worker; None: any.
+        present_load_N: loads now, which stay at the present deadline while they cost next to nothing; None: none.
     """
-    who = np.flatnonzero(live_N & laws.known_N)
-    overhead_N = laws.overhead_N()[who]
-    margin_N = laws.overhead_N(SURE)[who]
-    even = max(1, int(np.ceil(k / max(1, len(who)))))
-    most = int(min(k, max(4 * even, even + 8)))
-    load_L = np.arange(1, most + 1)
-    tau_G = _candidates(laws, who, overhead_N, even, present)
-    p_NG, excess_NGL = _outcomes(laws, who, tau_G, margin_N, load_L)
-    best: tuple[float, int] | None = None
-    found = []
+    rows = _Rows.of(laws, live_N, k, present, cap_N)
+    who, tau_G = rows.who, rows.tau_G
+    found: list[tuple[Prospect, I64]] = []
     for g in range(len(tau_G)):
-        cost_NL = cut_costs(p_NG[:, g], omega_N[who], excess_NGL[:, g], spread, k)
+        cost_NL = cut_costs(rows.p_NG[:, g], omega_N[who], rows.excess_NGL[:, g], spread, k)
         try:
-            load_n = cheapest_loads(cost_NL, k, np.full(len(who), float(most)))
+            load_n = cheapest_loads(cost_NL, k, rows.cap_n)
         except ValueError:
-            found.append((np.inf, np.inf, np.zeros(len(who), np.int64)))
+            found.append((Prospect(np.inf, np.inf), np.zeros(len(who), np.int64)))
             continue
-        noise = float(cost_NL[np.arange(len(who)), load_n].sum())
-        found.append((_seconds(laws, who, load_n, overhead_N, float(tau_G[g])) + between, noise, load_n))
-    least = found[-1][1]  # of waiting for all: the last candidate
-    bound = least + noise_most
-    for g, (seconds, noise, _) in enumerate(found):
-        cost = seconds * (1 + noise)
-        if (noise <= bound or g == len(found) - 1) and np.isfinite(cost) and (best is None or cost < best[0]):
-            best = (cost, g)
-    assert best is not None
-    now = int(np.searchsorted(tau_G, present))
-    now_seconds, now_noise, _ = found[min(now, len(found) - 1)]
-    keep = now_noise <= bound and now_seconds * (1 + now_noise) <= _KEEP * best[0]
-    seconds, noise, load_n = found[now if keep else best[1]]
+        found.append((rows.prospect(g, load_n, omega_N[who], spread, k, between), load_n))
+    bound = found[-1][0].noise + noise_most  # above waiting for all: the last candidate
+    allowed = [g for g, (each, _) in enumerate(found) if each.noise <= bound or g == len(found) - 1]
+    best = min(allowed, key=lambda g: found[g][0].cost)
+    now = min(int(np.searchsorted(tau_G, present)), len(found) - 1)
+    chosen = now if now in allowed and found[now][0].cost <= _KEEP * found[best][0].cost else best
+    least = _STAY if np.isfinite(present) else _LEAVE
+    if chosen != len(found) - 1 and found[chosen][0].gain_over(found[-1][0]) < least:
+        chosen = len(found) - 1
+    prospect, load_n = found[chosen]
+    if chosen == now and present_load_N is not None and present_load_N.sum() == k == present_load_N[who].sum():
+        as_it_is = rows.prospect(now, present_load_N[who], omega_N[who], spread, k, between)
+        if as_it_is.noise <= bound and as_it_is.cost <= _KEEP * prospect.cost:
+            prospect, load_n = as_it_is, present_load_N[who]
     load_N = np.zeros(len(live_N), np.int64)
     load_N[who] = load_n
-    return CutChoice(float(tau_G[now if keep else best[1]]), seconds, noise, load_N, now_seconds, now_noise)
+    return CutChoice(float(tau_G[chosen]), load_N, prospect, found[now][0], found[-1][0])
 
 
-def _candidates(laws: WorkLaws, who: I64, overhead_N: F64, even: int, present: float) -> F64:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """What rows come to at each candidate deadline."""
+
+    who: I64  # workers (n,) that are here and known
+    table_n: list[tuple[F64, F64, F64]]  # start, pace and weight (T,) of each
+    overhead_n: F64
+    cap_n: F64
+    tau_G: F64
+    p_NG: F64  # P(nothing is sent), (n, G)
+    excess_NGL: F64  # E[l^2/m - l | m >= 1], (n, G, L)
+
+    @staticmethod
+    def of(laws: WorkLaws, live_N: Mask, k: int, present: float, cap_N: F64 | None) -> _Rows:
+        who = np.flatnonzero(live_N & laws.known_N)
+        even = max(1, int(np.ceil(k / max(1, len(who)))))
+        most = int(min(k, max(4 * even, even + 8)))
+        cap_n = np.full(len(who), float(most)) if cap_N is None else np.minimum(cap_N[who], most)
+        if cap_n.sum() < k:  # who can read so many has to take them
+            most = k
+            cap_n = np.full(len(who), float(k)) if cap_N is None else np.minimum(cap_N[who], k)
+        load_L = np.arange(1, most + 1)
+        table_n = [laws.table(int(i)) for i in who]
+        overhead_n, margin_n = laws.overhead_N()[who], laws.overhead_N(SURE)[who]
+        tau_G = _candidates(table_n, overhead_n, even, present)
+        p_NG = np.zeros((len(who), len(tau_G)))
+        excess_NGL = np.zeros((len(who), len(tau_G), len(load_L)))
+        seen = sum(laws.count(int(i)) for i in who)
+        for n, i in enumerate(who):
+            p_NG[n], excess_NGL[n] = laws.outcomes(int(i), load_L, np.maximum(0.0, tau_G - margin_n[n]))
+            p_NG[n] = np.maximum(p_NG[n], 0.5 / (max(laws.count(int(i)), min(seen, _SEEN)) + 1))
+            p_NG[n, np.isinf(tau_G)] = 0.0
+        return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL)
+
+    def prospect(self, g: int, load_n: I64, omega_n: F64, spread: float, k: int, between: float) -> Prospect:
+        """Seconds and noise at a candidate deadline with these loads."""
+        each = np.arange(len(load_n)), load_n
+        excess_NL = self.excess_NGL[:, g]
+        noise = float(cut_costs(self.p_NG[:, g], omega_n, excess_NL, spread, k)[each].sum())
+        exact = float(cut_costs(self.p_NG[:, g], np.zeros(len(load_n)), excess_NL, spread, k)[each].sum())
+        return Prospect(self._seconds(load_n, float(self.tau_G[g])) + between, exact, noise - exact)
+
+    def _seconds(self, load_n: I64, tau: float) -> float:
+        """``E[min(tau, time until all rows are complete)]``."""
+        time_nT = [
+            (self.overhead_n[n] + start_T + pace_T * (load_n[n] - 1), weight_T)
+            for n, (start_T, pace_T, weight_T) in enumerate(self.table_n)
+            if load_n[n]
+        ]
+        end = tau if np.isfinite(tau) else max((float(time_T.max()) for time_T, _ in time_nT), default=0.0)
+        time_S = np.linspace(0.0, end, _TIMES)
+        all_S = np.ones(_TIMES)
+        for time_T, weight_T in time_nT:
+            order = np.argsort(time_T)
+            share_T = np.concatenate([[0.0], np.cumsum(weight_T[order])])
+            all_S *= share_T[np.searchsorted(time_T[order], time_S + 1e-12, side="right")]
+        return float(np.trapezoid(1.0 - all_S, time_S))
+
+
+def _candidates(table_n: list[tuple[F64, F64, F64]], overhead_n: F64, even: int, present: float) -> F64:
     """Deadlines to compare (G,), ascending; the last is inf."""
     first, last = [], []
-    for i, overhead in zip(who, overhead_N, strict=True):
-        start_T, pace_T, _ = laws.table(int(i))
+    for (start_T, pace_T, _), overhead in zip(table_n, overhead_n, strict=True):
         first.append(overhead + np.quantile(start_T, 0.5))
         last.append(overhead + np.quantile(start_T + pace_T * (even - 1), _LIKELY))
     lo, hi = max(1e-4, min(first)), max(1e-3, max(last))
     grid = np.geomspace(lo, max(hi, 1.01 * lo), GRID)
     return np.unique(np.concatenate([grid, [present] if np.isfinite(present) else [], [np.inf]]))
-
-
-def _outcomes(laws: WorkLaws, who: I64, tau_G: F64, margin_N: F64, load_L: I64) -> tuple[F64, F64]:
-    """P(nothing is sent) (N, G), and ``E[l^2/m - l | m >= 1]`` (N, G, L)."""
-    p_NG = np.zeros((len(who), len(tau_G)))
-    excess_NGL = np.zeros((len(who), len(tau_G), len(load_L)))
-    for n, i in enumerate(who):
-        cut_G = np.maximum(0.0, tau_G - margin_N[n])
-        p_NG[n], excess_NGL[n] = laws.outcomes(int(i), load_L, cut_G)
-        p_NG[n] = np.maximum(p_NG[n], 0.5 / (laws.count(int(i)) + 1))
-        p_NG[n, np.isinf(tau_G)] = 0.0
-    return p_NG, excess_NGL
-
-
-def _seconds(laws: WorkLaws, who: I64, load_n: I64, overhead_N: F64, tau: float) -> float:
-    """``E[min(tau, time until all rows are complete)]``."""
-    used = np.flatnonzero(load_n)
-    end = tau
-    if not np.isfinite(tau):
-        worst = [
-            overhead_N[n] + (start_T + pace_T * (load_n[n] - 1)).max()
-            for n in used
-            for start_T, pace_T, _ in [laws.table(int(who[n]))]
-        ]
-        end = float(max(worst, default=0.0))
-    time_S = np.linspace(0.0, end, _TIMES)
-    all_S = np.ones(_TIMES)
-    for n in used:
-        all_S *= laws.complete(int(who[n]), int(load_n[n]), time_S - overhead_N[n])
-    return float(np.trapezoid(1.0 - all_S, time_S))

@@ -25,6 +25,7 @@ class WorkerReport(TypedDict):
     row_sum: float  # Y_i in partitions of mean size
     load: int  # partitions computed
     share: float  # of all samples, by coefficient: row_sum / k
+    done: float  # expected share of its partitions that is done at the cut (harmonic mean); 1 where rows are whole
 
 
 class PlanReport(TypedDict):
@@ -82,6 +83,7 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
     cost_R = row_costs(plan.p_R, row_noise(plan, problem))
     exact = plan.rows <= _SPECTRAL or problem.k <= _SPECTRAL
     noise_R, Y_R, ratio = row_noise(plan, problem), row_masses(plan, problem), noise_ratio(plan, problem)
+    excess_R = row_excess(plan, problem)
     workers = [
         WorkerReport(
             worker=int(plan.worker_R[r]) + 1,
@@ -91,6 +93,7 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
             row_sum=float(Y_R[r]),
             load=int(load_R[r]),
             share=float(Y_R[r] / problem.k),
+            done=float(load_R[r] / (load_R[r] + excess_R[r])) if load_R[r] else 0.0,
         )
         for r in range(plan.rows)
     ]
@@ -111,6 +114,15 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
         notices=dict(notices or {}),
         workers=workers,
     )
+
+
+def row_excess(plan: Plan, problem: Problem) -> F64:
+    """``E[l^2/m - l | m >= 1]`` (R,) of rows that are cut (math.md section 10); 0 where they are whole."""
+    load_R, excess_R = np.diff(plan.A_RK.indptr).astype(np.float64), np.zeros(plan.rows)
+    if problem.excess is not None:
+        for row in np.flatnonzero(load_R > 1):
+            excess_R[row] = problem.excess(int(plan.worker_R[row]), load_R[row : row + 1])[0]
+    return excess_R
 
 
 def finite(x: float) -> float | None:

@@ -248,7 +248,9 @@ class Cluster:
         state.merge_buffers([counted.sidecar.buffers for counted in result.counted])
         accounts.add(result, self._scheme)
         seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
-        info = step_info(result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K)
+        info = step_info(
+            result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K, self._scheme.maker.spread
+        )
         rounds = self.driver.times.take(self.driver.port.now() - seconds)
         self._write(info, rounds)
         in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
@@ -358,6 +360,9 @@ class Cluster:
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
         learned = {"coordinates": self.session.state.layout.d, "disagreement": self._scheme.maker.disagreement}
         self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next, **learned)
+        if self._scheme.why:
+            self.folder.event("auto", f"from step {self.accounts.next} on: {self._scheme.why}")
+            self._scheme.why, self._deadline = "", deadline
         if deadline != self._deadline:
             was = "" if self._deadline is None else f" (was {self._deadline:.3g} s)"
             self._deadline = deadline

@@ -13,14 +13,15 @@ import numpy as np
 from gcdist.coding import WAITING, get_code, least_noise
 from gcdist.config import Config, ConfigError, checked
 from gcdist.exchange.setup import Setup
+from gcdist.master.auto_scheme import AutoScheme
 from gcdist.master.plan_maker import Holds, PlanIds, PlanMaker
 from gcdist.master.scheme import Scheme
 from gcdist.planning import PlanReport
-from gcdist.straggler import ArrivalRule, Arrivals, FirstPartition, WaitForAll, WorkLaws, make_stop_rule
+from gcdist.straggler import ArrivalRule, Arrivals, ChosenDeadline, FirstPartition, WaitForAll, WorkLaws, make_stop_rule
 from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import GradientCode, Plan
 
-ALLOCATED = ("osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
+ALLOCATED = ("auto", "osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
 
@@ -71,6 +72,8 @@ class Session(Setup):
         """The configured scheme with its stop rule."""
         straggler = self.config.straggler
         deadline = straggler.deadline
+        if self.code.name == "auto" and deadline == "auto" and self._partial(self.code):
+            return self._auto(on_plan)
         if deadline == "auto" and (self.code.name in WAITING or not self.code.unbiased):
             deadline = "wait"  # there is no F to tune by
         rule = checked(
@@ -84,14 +87,28 @@ class Session(Setup):
                 prior_p=straggler.prior_p,
                 prior_weight=straggler.prior_weight,
                 window=straggler.window,
-                delays=FirstPartition(self.delays, self.config.inject.scale_with_load, self.config.inject.computing)
-                if self._partial(self.code)
-                else self.delays,
+                delays=self._first_partition() if self._partial(self.code) else self.delays,
                 noise_most=straggler.noise_most,
                 noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
             ),
         )
         return self._scheme(self.code, rule, on_plan)
+
+    def _first_partition(self) -> FirstPartition:
+        inject = self.config.inject
+        return FirstPartition(self.delays, inject.scale_with_load, inject.computing)
+
+    def _auto(self, on_plan: OnPlan) -> Scheme:
+        """The scheme that chooses by itself."""
+        straggler = self.config.straggler
+        p = straggler.p
+        if not isinstance(p, str):
+            raise ConfigError("straggler.p: found a list; it holds for one deadline: give seconds in place of auto")
+        arrivals = Arrivals(self.workers, straggler.window, straggler.prior_p, straggler.prior_weight)
+        rule = ChosenDeadline(arrivals, straggler.max_wait, p, self._first_partition())
+        made = self._scheme(self.code, rule, on_plan)
+        known_p = p != "measured"
+        return AutoScheme(made.code, rule, made.maker, straggler.replan_every, on_plan, straggler.noise_most, known_p)
 
     def _partial(self, code: GradientCode) -> bool:
         """Whether rows of this code may be cut: as the settings say, or else as the code does by itself."""

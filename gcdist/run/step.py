@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from gcdist.exchange.sidecar import Sidecar
+from gcdist.master.arrival_tally import shares_done
 from gcdist.master.driver import RoundResult
 from gcdist.master.noise_estimates import noise_observed, noise_planned
 from gcdist.types import F64, METRICS_MOST, RunHaltedError
@@ -33,8 +34,8 @@ class StepInfo:
     """What one coded backward pass did.
 
     Ranks are 1..n (the master is rank 0). ``loss`` is the mean over the partitions that arrived, by samples; None if none
-    did. Noise is error over |g|^2: as planned from the step's promises for partitions that agree, and as estimated from
-    what arrived (None where it cannot be told).
+    did. Noise is error over |g|^2: as planned from the promises for partitions that agree, with what cuts add by how much
+    partitions were measured to differ, and as estimated from what arrived (None where it cannot be told).
     """
 
     step: int
@@ -57,11 +58,19 @@ class StepInfo:
     compute_seconds: float | None  # the same: forward and backward
     cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
     loss_share: float  # of the samples, those in partitions that ``loss`` is of
+    done: tuple[
+        float, ...
+    ] = ()  # share of its partitions that each arrived worker had done, in the order of ``arrived``
     metrics: dict[str, float] = field(default_factory=dict)  # that the loss function gave, as means like the loss
 
 
 def step_info(
-    result: RoundResult, seconds: float, traffic: tuple[int, int], omega_by_bits: F64, size_K: F64
+    result: RoundResult,
+    seconds: float,
+    traffic: tuple[int, int],
+    omega_by_bits: F64,
+    size_K: F64,
+    spread: float = 0.0,
 ) -> StepInfo:
     """The figures of a finished round.
 
@@ -71,6 +80,7 @@ def step_info(
         traffic: bytes up and down since the last step's end.
         omega_by_bits: (33,) the noise law as calibrated.
         size_K: (K,) shares of the samples.
+        spread: ``S^2/|g|^2`` of one partition, as measured.
     """
     lines = (line for counted in result.counted for line in counted.sidecar.parts_P4.tolist())
     parts = {int(j): (loss, share) for j, loss, share, _ in lines if j < len(size_K)}
@@ -91,13 +101,14 @@ def step_info(
         deadline=result.terms.deadline,
         why=result.why,
         plan_id=result.plan.plan_id,
-        noise_planned=noise_planned(result.plan, result.terms.p_R, omega_by_bits, size_K),
+        noise_planned=noise_planned(result.plan, result.terms, omega_by_bits, size_K, spread),
         noise_observed=noise_observed(result, omega_by_bits),
         estimated=result.gradient is not None,
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,
         compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
         cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
         loss_share=float(sum(size_K[j] for j, (_, share) in parts.items() if share > 0) / size_K.sum()),
+        done=tuple(share for _, share in sorted(shares_done(result).items())),
         metrics=_metrics(sidecars, size_K),
     )
 

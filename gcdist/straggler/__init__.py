@@ -2,6 +2,7 @@
 
 from gcdist.straggler.arrivals import Arrivals
 from gcdist.straggler.chances import WAIT_P, Chances, make_chances
+from gcdist.straggler.chosen_deadline import ChosenDeadline
 from gcdist.straggler.cuts import FirstPartition, with_cuts
 from gcdist.straggler.deadline import (
     ArrivalRule,
@@ -21,6 +22,7 @@ __all__ = [
     "Arrivals",
     "AutoDeadline",
     "Chances",
+    "ChosenDeadline",
     "FaultSchedule",
     "FirstPartition",
     "FixedDeadline",

@@ -95,6 +95,14 @@ class Arrivals:
         self._count = 0  # of outcomes taken in
         self._long_run: tuple[tuple[float, float, int], F64] | None = None
 
+    def forget_worker(self, worker: int) -> None:
+        """Start without outcomes of one worker again."""
+        self._in_NW[worker] = self._out_NW[worker] = self._ready_NW[worker] = self._kept_NW[worker] = False
+        self._seconds_NW[worker], self._load_NW[worker], self._expected_NW[worker] = math.inf, 1.0, math.nan
+        self._key_NW[worker] = [None] * self.window
+        self._slot[worker] = {}
+        self._long_run = None
+
     def state_dict(self) -> dict[str, Any]:
         """The outcomes held, for a checkpoint, as copies. ``key`` (N, window, 2) is (row, step), -1 where none is."""
         key = [[(-1, -1) if each is None else each for each in keys] for keys in self._key_NW]

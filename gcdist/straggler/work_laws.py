@@ -1,7 +1,8 @@
 """How fast each worker works: when the first partition of its row is done, and how long each further one takes.
 
 Every message tells when its partitions were done (`WorkTimes`). A cut row tells nothing of the partitions behind the cut:
-its further partitions are taken to come at the pace of those that were done. Older steps weigh less.
+its further partitions are taken to come at the pace of those that were done. Older steps weigh less. A worker of which
+little was seen yet is taken to be like the others; one that changes abruptly loses its past.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.types import F64, I64, Seen
+from gcdist.types import F64, I64, Plan, Seen
 
 WINDOW = 100  # steps of a worker that are remembered
 HALF_LIFE = 25.0  # steps after which an observation weighs half
+OTHERS = 2.0  # rows that the others' rows count for beside a worker's own ...
+OWN = 8  # ... of which so many are enough
+POOL = 64  # rows of the others that are looked at, at most
+CHANGED = 4  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
+FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
+PAST = 8  # rows before them that are needed to tell
+ROW = 4  # partitions of the row whose time is compared
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
 
 
@@ -38,27 +46,55 @@ class WorkLaws:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._rows: list[deque[RowTimes]] = [deque(maxlen=WINDOW) for _ in range(workers)]
+        self._cold: dict[int, RowTimes] = {}  # of the first round of workers of which nothing else is known
+        self._cold_overhead: set[int] = set()
+        self.changed: set[int] = set()  # workers that lost their past; whoever has taken that in clears it
         self._overhead_N = np.full(workers, np.nan)
         self._deviation_N = np.zeros(workers)
 
     def observe(self, seen: Seen) -> None:
-        """Take in the outcome of a partial row; outcomes of other rows, and of a worker's first round, say nothing."""
-        if seen.cold:
-            return
+        """Take in the outcome of a partial row; outcomes of other rows say nothing.
+
+        A worker's first round counts until the second one is in.
+        """
+        worker = seen.worker
         if seen.work is None or not seen.work.done:
-            if seen.censored and np.isfinite(self._overhead_N[seen.worker]):
-                begun = max(seen.seconds - self._overhead_N[seen.worker], 0.0)
-                self._rows[seen.worker].append(RowTimes(BEYOND * begun, BEYOND * begun))
+            if seen.censored and not seen.cold and np.isfinite(self._overhead_N[worker]):
+                begun = max(seen.seconds - self._overhead_N[worker], 0.0)
+                self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun))
             return
         done = seen.work.done
         pace = (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
-        self._rows[seen.worker].append(RowTimes(done[0], pace))
+        row = RowTimes(done[0], pace)
+        if seen.cold:
+            if not self._rows[worker]:
+                self._cold[worker] = row
+        else:
+            self._add(worker, row)
         if seen.overhead is not None:
-            self._learn_overhead(seen.worker, max(0.0, seen.overhead))
+            self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
-    def _learn_overhead(self, worker: int, seconds: float) -> None:
+    def _add(self, worker: int, row: RowTimes) -> None:
+        """One more row; a worker whose last rows are all unlike its past loses the latter."""
+        self._cold.pop(worker, None)
+        rows = self._rows[worker]
+        rows.append(row)
+        if len(rows) < CHANGED + PAST:
+            return
+        time_T = np.array([each.start + (ROW - 1) * each.pace for each in rows])
+        past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
+        slower = last_T.min() > FACTOR * np.quantile(past_T, 0.9)
+        faster = last_T.max() < np.quantile(past_T, 0.1) / FACTOR
+        if slower or faster:
+            self._rows[worker] = deque(list(rows)[-CHANGED:], maxlen=WINDOW)
+            self.changed.add(worker)
+
+    def _learn_overhead(self, worker: int, seconds: float, cold: bool) -> None:
         mean = self._overhead_N[worker]
-        if np.isnan(mean):
+        if np.isnan(mean) or worker in self._cold_overhead:
+            self._cold_overhead.discard(worker)
+            if cold:
+                self._cold_overhead.add(worker)
             self._overhead_N[worker], self._deviation_N[worker] = seconds, seconds / 2
             return
         self._deviation_N[worker] += 0.25 * (abs(seconds - mean) - self._deviation_N[worker])
@@ -67,7 +103,7 @@ class WorkLaws:
     @property
     def known_N(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Workers whose times have been seen, (N,)."""
-        return np.array([len(rows) > 0 for rows in self._rows])
+        return np.array([len(rows) > 0 or i in self._cold for i, rows in enumerate(self._rows)])
 
     def overhead_N(self, deviations: float = 0.0) -> F64:
         """Mean overhead plus so many mean deviations, seconds (N,); of a worker never seen: the largest of the others."""
@@ -80,12 +116,33 @@ class WorkLaws:
         return float(self._deviation_N.max(initial=0.0))
 
     def table(self, worker: int) -> tuple[F64, F64, F64]:
-        """(start, pace, weight) of the rows seen of a worker, each (T,); weights sum to 1. Empty: nothing was seen."""
-        rows = self._rows[worker]
+        """(start, pace, weight) of the rows seen of a worker, each (T,); weights sum to 1. Empty: nothing was seen.
+
+        Below `OWN` rows, the newest rows of the others count beside them.
+        """
+        rows = list(self._rows[worker]) or self._first(worker)
+        weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
+        if 0 < len(rows) < OWN and self.workers > 1 and (pool := self._pool(worker)):
+            share = OTHERS * (1 - len(rows) / OWN) / len(pool)
+            weight_T = np.concatenate([weight_T, np.full(len(pool), share)])
+            rows = rows + pool
         start_T = np.array([row.start for row in rows])
         pace_T = np.array([row.pace for row in rows])
-        weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
         return start_T, pace_T, weight_T / max(weight_T.sum(), 1e-300)
+
+    def _pool(self, worker: int) -> list[RowTimes]:
+        """The newest rows of other workers, the next ones by number if there are many."""
+        pool: list[RowTimes] = []
+        for ahead in range(1, self.workers):
+            other = (worker + ahead) % self.workers
+            rows = self._rows[other]
+            pool += [rows[-1]] if rows else self._first(other)
+            if len(pool) >= POOL:
+                break
+        return pool
+
+    def _first(self, worker: int) -> list[RowTimes]:
+        return [self._cold[worker]] if worker in self._cold else []
 
     def count(self, worker: int) -> int:
         """Rows that are remembered of a worker."""
@@ -108,6 +165,15 @@ class WorkLaws:
         for column, load in enumerate(load_L):
             excess_GL[:, column] = (weight_GT * load * np.maximum(0.0, load * inverse_GT - 1.0)).sum(axis=1)
         return 1.0 - some_G, excess_GL / np.maximum(some_G, 1e-12)[:, None]
+
+    def excess_R(self, plan: Plan, cut_N: F64) -> F64:
+        """``E[l^2/m - l | m >= 1]`` of each row of a plan whose workers are cut at these seconds, (R,); 0 without data."""
+        load_R, weighted_R = np.diff(plan.A_RK.indptr).astype(np.int64), plan.weighted_R()
+        excess_R = np.zeros(plan.rows)
+        for row in np.flatnonzero(weighted_R & (load_R > 1)):
+            worker = int(plan.worker_R[row])
+            excess_R[row] = self.outcomes(worker, load_R[row : row + 1], cut_N[worker : worker + 1])[1][0, 0]
+        return excess_R
 
     def complete(self, worker: int, load: int, seconds_G: F64) -> F64:
         """P(the whole row is done by so many seconds) (G,)."""

@@ -35,10 +35,42 @@ def test_a_cut_row_of_which_nothing_was_done_counts_as_slower_than_its_cut() -> 
     assert p_G[2] == pytest.approx(0.0)
 
 
-def test_cold_rows_say_nothing() -> None:
+def test_a_cold_row_counts_until_a_warm_one_is_in() -> None:
     laws = WorkLaws(1)
-    laws.observe(Seen(0, 0, 0, 1.0, 9.0, False, True, True, WorkTimes((9.0,), 9.0), 0.1))
-    assert not laws.known_N.any()
+    laws.observe(Seen(0, 0, 0, 1.0, 9.0, False, True, True, WorkTimes((9.0,), 9.0), 3.0))
+    assert laws.known_N.all()
+    assert laws.table(0)[0].tolist() == [9.0]
+    laws.observe(seen(1, (1.0,), 1.0))
+    assert laws.table(0)[0].tolist() == [1.0]
+    assert laws.overhead_N().tolist() == [0.1]
+
+
+def test_a_worker_of_which_little_is_known_is_like_the_others() -> None:
+    laws = WorkLaws(3)
+    laws.observe(seen(0, (9.0,), 9.0, worker=0))
+    laws.observe(seen(0, (1.0,), 1.0, worker=1))
+    start_T, _, weight_T = laws.table(0)
+    assert start_T.tolist() == [9.0, 1.0]
+    assert 0.3 < weight_T[0] < 0.5
+    for step in range(1, 8):
+        laws.observe(seen(step, (9.0,), 9.0, worker=0))
+    assert laws.table(0)[0].tolist() == [9.0] * 8
+    assert not laws.known_N[2]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_that_changes_loses_its_past_and_one_that_varies_does_not(seed: int) -> None:
+    """A worker with exponential times is taken to have changed in 1,000 rows with a chance below 1e-3."""
+    rng, laws = np.random.default_rng(seed), WorkLaws(1)
+    for step in range(1000):
+        pace = 1.0 + rng.exponential(4.0)
+        laws.observe(seen(step, tuple(pace * np.arange(1, 9)), 8 * pace))
+        assert not laws.changed
+    for step in range(1000, 1006):
+        pace = 10.0 * (1.0 + rng.exponential(0.2))
+        laws.observe(seen(step, (10 * pace,), 10 * pace))
+    assert laws.changed == {0}
+    assert laws.count(0) < 10
 
 
 def test_cuts_leave_room_for_the_message() -> None:

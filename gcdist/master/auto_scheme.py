@@ -1,0 +1,90 @@
+"""The scheme that chooses by itself: deadline, loads and bits anew while the run goes on, by one objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gcdist.master.plan_maker import ALL, Choice, Holds
+from gcdist.master.scheme import Scheme
+from gcdist.straggler.chosen_deadline import ChosenDeadline
+from gcdist.types import Mask, Plan
+
+MOVED = (
+    1.25  # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
+)
+
+
+@dataclass(slots=True, eq=False)
+class AutoScheme(Scheme):
+    """Chooses after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps; at once when members, workers' laws or
+    the gradient's size have changed. The first step waits for all: nothing is known before it.
+
+    What is chosen stays while it costs at most 3% more than the best (`planning.cut_choice`, `planning.bits_choice`).
+    """
+
+    choice: Choice | None = None
+    choices: int = field(default=0, init=False)
+    _spread: float = field(default=0.0, init=False)
+    _live: bytes = field(default=b"", init=False)
+
+    def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
+        """The plan of the next step, after a choice if one is due."""
+        rule, laws = self.rule, self.maker.laws
+        assert isinstance(rule, ChosenDeadline)
+        assert laws is not None
+        rule.review()
+        why = self._why(live_N)
+        if laws.changed:
+            rule.forget(laws.changed)
+            laws.changed.clear()
+        if why is not None:
+            self._choose(live_N, holds, why)
+        return self._made(live_N, holds)
+
+    def _why(self, live_N: Mask) -> str | None:
+        """Why a choice is due; None: none is."""
+        rule, laws = self.rule, self.maker.laws
+        assert isinstance(rule, ChosenDeadline)
+        assert laws is not None
+        if live_N.tobytes() != self._live or self.outdated:
+            return "who is here has changed"
+        if laws.changed:
+            ranks = ", ".join(str(worker + 1) for worker in sorted(laws.changed))
+            return f"the speed of worker{'s' if len(laws.changed) > 1 else ''} {ranks} has changed"
+        if rule.contradicted:
+            return "arrivals contradict what was known"
+        if self._age >= min(self.replan_every, max(1, self.choices)):
+            return "what was measured since"
+        if self._spread > 0 and not 1 / MOVED <= self.maker.spread / self._spread <= MOVED:
+            return "gradients of partitions differ " + ("more" if self.maker.spread > self._spread else "less")
+        return None
+
+    def _choose(self, live_N: Mask, holds: Holds, why: str) -> None:
+        rule = self.rule
+        assert isinstance(rule, ChosenDeadline)
+        self._live, self._age = live_N.tobytes(), 0
+        before = self.choice
+        found = self.maker.choose(live_N, holds, self.noise_most, before, self.between)
+        if found is None:  # nothing is known of anybody: wait for all
+            if before is not None:
+                self.choice = None
+                rule.adopt(np.inf)
+                self.outdated = True
+            return
+        self.choices += 1
+        self._spread = self.maker.spread
+        rule.adopt(found.deadline)
+        if before is None or not found.same_as(before):
+            self.outdated, self.choice = True, found
+            self.why = f"{found.line(before)}, as {why}"
+
+    def _made(self, live_N: Mask, holds: Holds) -> Plan:
+        """The present plan, or a new one where the choice, the members or the vector have changed."""
+        grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
+        if self.plan is None or self.outdated or grown:
+            self._plan_anew(live_N, holds)
+        self._age += 1
+        assert self.plan is not None
+        return self.plan

@@ -1,0 +1,66 @@
+"""The stop rule of the scheme that chooses by itself: a deadline that is chosen elsewhere, and no warm-up of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from gcdist.straggler.arrivals import Arrivals
+from gcdist.straggler.deadline import ArrivalRule
+from gcdist.types import DelayModel
+
+
+class ChosenDeadline(ArrivalRule):
+    """Waits for all until a deadline is adopted; p is that of `ArrivalRule`, for the deadline adopted last.
+
+    Where outcomes contradict the promises, the past is forgotten, but nobody is waited for: ``contradicted`` asks for a new
+    choice at once. Rows that are cut say how fast a worker is however early the cut comes, so no step explores.
+    """
+
+    def __init__(
+        self,
+        arrivals: Arrivals,
+        max_wait: float,
+        p: Literal["measured", "model"] = "measured",
+        delays: DelayModel | None = None,
+    ) -> None:
+        super().__init__(arrivals, max_wait, 0, p, delays)
+        self._deadline = math.inf
+        self.contradicted = False
+
+    @property
+    def deadline(self) -> float:
+        """The deadline adopted last, at most ``max_wait``."""
+        return min(self._deadline, self.max_wait)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to wait for all."""
+        return self._deadline >= self.max_wait
+
+    def adopt(self, deadline: float) -> None:
+        """The deadline from now on, seconds; inf: wait for all."""
+        self._deadline = deadline
+        self.contradicted = False
+
+    def forget(self, workers: Iterable[int]) -> None:
+        """These workers have changed: what was seen of them counts no more."""
+        for worker in workers:
+            self.arrivals.forget_worker(worker)
+        self._surprise.forget()
+
+    def _relearn(self) -> None:
+        self.arrivals.forget()
+        self._surprise.forget()
+        self._promised_N = None
+        self.contradicted = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was learned, the deadline too."""
+        return {**super().state_dict(), "deadline": self._deadline}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what another rule's `state_dict` gave; of another kind: its outcomes."""
+        super().load_state_dict(state)
+        self._deadline = state.get("deadline", math.inf)

@@ -31,7 +31,7 @@ PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
 SAMPLES_HELP = "Whether the samples of a step are tuned, where gradients are not exact: fewer are faster for who waits."
 CORES_HELP = "Processes that simulate; without it one for each core."
 WIDTH = 120  # of tables that go to a file
-QUICK = "ddp,sync,ignore-rescaled,osgc,joint,joint-auto"
+QUICK = "ddp,sync,ignore-rescaled,osgc,joint-auto,auto"
 
 
 @bench.callback()

@@ -99,7 +99,7 @@ def _options(scheme: str, allocation: str, solver: str, allow_negative: bool) ->
     structured: dict[str, object] = {"allocation": allocation, "allow_negative": allow_negative}
     if scheme == "osgc":
         return structured
-    return {**structured, "solver": solver} if scheme in ("joint", "self-normalised", "shifted") else {}
+    return {**structured, "solver": solver} if scheme in ("auto", "joint", "self-normalised", "shifted") else {}
 
 
 def _problem(

@@ -89,14 +89,17 @@ class CodeConfig(Section):
     long, 4 to 8 partitions a worker make that cheap.
 
     ``partial``: at its deadline a worker sends what it has done of its row, and that counts. Absent: as the scheme does
-    (`joint`, `osgc` and `self-normalised` do; `shifted` and `memory` on request; false: the papers' form).
+    (`auto`, `joint`, `osgc` and `self-normalised` do; `shifted` and `memory` on request; false: the papers' form).
+
+    ``unbiased``: refuse a scheme whose estimate is not right on average. Everything that "auto" chooses among is.
     """
 
-    scheme: str = "joint"
+    scheme: str = "auto"
     allocation: str = "chain"
     partitions: Count | None = None
     load_most: Annotated[float, Field(ge=1)] = 1.25
     partial: bool | None = None
+    unbiased: bool = False
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -365,7 +368,7 @@ class Config(Section):
     >>> Config(code={"partitionz": 3})
     Traceback (most recent call last):
     gcdist.config.errors.ConfigError: code.partitionz: unknown key; did you mean "partitions"? allowed: scheme, allocation, \
-partitions, load_most, partial, options
+partitions, load_most, partial, unbiased, options
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

@@ -219,9 +219,11 @@ class PlanMaker:
     ) -> Choice | None:
         """Deadline, loads and bits with the least predicted seconds to a given progress, which plans keep to from now on.
 
-        None: nothing is known of the workers, or they cannot read all partitions together.
+        None: nothing is known of the workers (loads are then even), or they cannot read all partitions together.
         """
         laws, k = self.laws, len(self._size_K)
+        each, more = divmod(k, max(1, int(live_N.sum())))
+        self._load_N = np.where(live_N, each + (np.cumsum(live_N) <= more), 0).astype(np.int64)
         if laws is None or not (live_N & laws.known_N).any():
             return None
         cap_N = np.array([len(set(holds.get(i, range(k)))) for i in range(len(live_N))], np.float64)

@@ -165,7 +165,7 @@ def compare(
         **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised", "shifted")},
         **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
     }
-    found = [_line(name, options.get(name, {}), problem, zeta2, load_most) for name in code_names()]
+    found = [_line(name, options.get(name, {}), problem, zeta2, load_most) for name in code_names() if name != "auto"]
     return sorted(found, key=lambda line: (line["noise_ratio"] is None, line["noise_ratio"] or 0.0))
 
 

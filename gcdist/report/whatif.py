@@ -91,7 +91,7 @@ def usual_changes(run: Run) -> list[list[str]]:
     middle = float(np.median(known)) if len(known) else math.nan
     factors = (0.5, 0.75, 1.5, 2.0) if math.isfinite(middle) else ()
     changes = [[f"straggler.deadline={factor * middle:.3g}"] for factor in factors]
-    scheme, bits = run.setting("code.scheme", "joint"), run.setting("quantizer.bits", 4)
+    scheme, bits = run.setting("code.scheme", "auto"), run.setting("quantizer.bits", 4)
     if run.setting("straggler.deadline", "auto") != "auto":
         changes.append(['straggler.deadline="auto"'])
     changes += [[f'code.scheme="{name}"'] for name in ("joint", "ignore-rescaled") if name != scheme]

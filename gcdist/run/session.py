@@ -44,6 +44,9 @@ class Session(Setup):
         options = dict(config.code.options)
         if config.code.scheme in ALLOCATED:
             options.setdefault("allocation", config.code.allocation)
+        code = checked("code", lambda: get_code(config.code.scheme, **options))
+        if config.code.unbiased and not code.unbiased:
+            raise ConfigError(f"code.unbiased: found true; the estimate of the scheme {code.name!r} is biased")
         session = Session(
             setup.task,
             config,
@@ -52,7 +55,7 @@ class Session(Setup):
             setup.gradients,
             setup.quantizer,
             setup.delays,
-            checked("code", lambda: get_code(config.code.scheme, **options)),
+            code,
         )
         session.scheme(lambda plan, report, deadline: None)  # the settings of stop rule and code are checked here too
         return session

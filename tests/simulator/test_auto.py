@@ -1,0 +1,116 @@
+"""The scheme that chooses by itself, on the virtual clock: never slower than waiting, and quick to follow."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gcdist
+from gcdist.run.step import StepInfo
+from tests.simulator.test_unbiased import task
+
+WORKERS, PARTITIONS = 4, 32
+PACE = 0.01  # seconds of a partition
+
+
+def settings(out: Path, scheme: str = "auto", **sections: Mapping[str, Any]) -> gcdist.Config:
+    return gcdist.Config(
+        out=out,
+        cluster={"workers": WORKERS, "min_workers": 2},
+        code={"scheme": scheme, "partitions": PARTITIONS},
+        simulate={"latency": 0.0005, "compute_seconds": 0.0005, "master_seconds": 0.002},
+        checkpoint={"keep": 0},
+        **sections,
+    )
+
+
+def trained(config: gcdist.Config, folder: Path, steps: int) -> tuple[list[StepInfo], list[list[int]]]:
+    """What each step came to, and the partitions of each worker in it; the parameters stay."""
+    infos, loads = [], []
+    with gcdist.simulate(task(), config, folder=folder, say=lambda kind, text: None) as cluster:
+        for step in cluster.steps(steps):
+            infos.append(step.backward())
+            assert cluster.plan is not None
+            counted = np.where(cluster.plan.weighted_R(), np.diff(cluster.plan.A_RK.indptr), 0)
+            loads.append(counted.tolist())
+    return infos, loads
+
+
+def trace(path: Path, paces_TN: list[list[float]]) -> dict[str, Any]:
+    """Delays of an even share, one line a step: who has more partitions takes longer in proportion."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["step", *(f"worker{i + 1}" for i in range(len(paces_TN[0])))])
+        rows.writerows([step, *paces] for step, paces in enumerate(paces_TN))
+    return {"model": "trace", "file": path, "scale_with_load": True}
+
+
+@pytest.mark.parametrize(
+    "inject", [{}, {"model": "shifted-exponential", "shift": PACE, "mean": 0.0, "scale_with_load": True}]
+)
+def test_where_nobody_is_late_it_is_as_fast_as_waiting(tmp_path: Path, inject: dict[str, Any]) -> None:
+    mine, _ = trained(settings(tmp_path, inject=inject), tmp_path / "auto", 40)
+    waiting, _ = trained(settings(tmp_path, "sync", inject=inject), tmp_path / "sync", 40)
+    assert mine[-1].seconds <= 1.02 * waiting[-1].seconds
+    assert max(info.noise_planned for info in mine) <= 0.25
+
+
+def test_a_worker_that_slows_down_and_recovers_is_followed_within_thirty_steps(tmp_path: Path) -> None:
+    slow, back, steps = 200, 600, 680
+    paces = [[PACE * (10 if i == 3 and slow <= t < back else 1) for i in range(WORKERS)] for t in range(steps)]
+    infos, loads = trained(settings(tmp_path, inject=trace(tmp_path / "times.csv", paces)), tmp_path / "run", steps)
+    even = PARTITIONS / WORKERS
+    assert loads[slow - 1][3] >= 0.75 * even
+    assert loads[slow + 30][3] <= 0.25 * even
+    assert loads[back - 1][3] <= 0.25 * even
+    assert loads[back + 30][3] >= 0.75 * even
+    seconds = np.array([info.step_seconds for info in infos])
+    # who knows the speeds needs 32 partitions over 3.1 workers; waiting with even shares takes 10 times an even share
+    best = PARTITIONS / (WORKERS - 1 + 0.1) * PACE
+    assert seconds[slow + 30 : back].mean() <= 1.25 * best
+    assert seconds[slow : slow + 30].mean() <= 3 * best
+    assert seconds[back + 30 :].mean() <= 1.1 * even * PACE + 0.005
+
+
+def test_each_change_is_one_line(tmp_path: Path) -> None:
+    means = [0.2 * PACE, PACE, 2 * PACE, 8 * PACE]
+    inject = {"model": "shifted-exponential", "shift": PACE, "mean": means, "scale_with_load": True}
+    infos, loads = trained(settings(tmp_path, inject=inject), tmp_path / "run", 60)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    lines = [event["text"] for event in events if event["kind"] == "auto"]
+    plans = {tuple(load) for load in loads}
+    assert 1 <= len(lines) <= len({(info.plan_id, info.deadline) for info in infos}) + 1
+    assert len(lines) >= len(plans) - 1
+    assert any("times as fast as waiting for all" in line for line in lines)
+    assert infos[-1].noise_planned <= 0.35
+    assert infos[0].deadline == 60.0
+
+
+def test_who_dies_is_left_out_at_once(tmp_path: Path) -> None:
+    inject = {"model": "shifted-exponential", "shift": PACE, "mean": PACE, "scale_with_load": True}
+    config = settings(tmp_path, inject=inject, faults=[{"kind": "kill", "worker": 2, "step": 20}])  # type: ignore[arg-type]
+    infos, loads = trained(config, tmp_path / "run", 40)
+    away = next(info.step for info in infos if 2 in info.away)
+    assert away <= 22
+    assert loads[away][1] == 0
+    assert sum(loads[away]) == PARTITIONS
+
+
+def test_a_biased_scheme_is_refused_where_only_unbiased_ones_are_wanted(tmp_path: Path) -> None:
+    config = gcdist.Config(out=tmp_path, cluster={"workers": 2}, code={"scheme": "memory", "unbiased": True})
+    with pytest.raises(
+        gcdist.ConfigError, match=r"code\.unbiased: found true; the estimate of the scheme 'memory' is biased"
+    ):
+        gcdist.simulate(task(), config)
+
+
+def test_a_deadline_of_ones_own_goes_first(tmp_path: Path) -> None:
+    inject = {"model": "shifted-exponential", "shift": PACE, "mean": PACE, "scale_with_load": True}
+    infos, _ = trained(settings(tmp_path, inject=inject, straggler={"deadline": 0.3}), tmp_path / "run", 20)
+    assert infos[-1].deadline == pytest.approx(0.33, abs=0.02)

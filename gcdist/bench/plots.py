@@ -15,7 +15,7 @@ from gcdist.types import F64
 
 STYLES = ["-", "--", "-.", ":"]
 MARKERS = ["o", "s", "^", "D", "v", "x", "P", "*", "<", ">"]
-SHOWN = ("ddp", "sync", "ignore", "erasurehead", "joint", "partial", "joint-auto", "shifted-auto")
+SHOWN = ("ddp", "sync", "ignore", "erasurehead", "joint", "partial", "auto", "shifted-auto")
 POINTS = 200  # of a curve
 DPI = 110
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -67,7 +67,7 @@ def test_what_is_allowed_stands_in_the_table() -> None:
     tables = part("reference").settings_tables()
     assert '| `deadline` | `"auto"` | seconds | seconds above 0, "auto" or "wait" |' in tables
     assert "| `prior_p` | `0.1` | probability | a number above 0 below 1 |" in tables
-    assert '| `"joint"` |  | ' in tables
+    assert '| `"auto"` |  | ' in tables
 
 
 def test_every_command_is_in_the_reference() -> None:

@@ -11,8 +11,9 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
     """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
 
     ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions of
-    equal mass. l of k partitions with the mean g/k and the variance S^2 have ``|y|^2 = (l/k)^2 (|g|^2 - k S^2) + l S^2``
-    if they differ by chance; where they differ more than the gradient (``k S^2 > |g|^2``), ``l S^2``.
+    equal mass. Partitions with the mean g/k and the variance S^2 that differ by chance have
+    ``|y|^2 = (l/k)^2 (|g|^2 - k S^2) + l S^2``. Here ``l S^2`` is taken as ``l^2 n S^2/k``, the same at even loads (ours: in
+    proportion to l, all would go to the workers with the least estimated p, and those are the ones that luck has favoured).
 
     Args:
         p_N: chance that a worker sends nothing, (N,).
@@ -25,7 +26,7 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         absent_N = (p_N + omega_N) / (1 - p_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
-        row_L = max(0.0, 1 - k * spread) * (load_L / k) ** 2 + load_L * spread
+        row_L = (max(0.0, 1 - k * spread) + len(p_N) * k * spread) * (load_L / k) ** 2
         cost_NL = absent_N[:, None] * row_L + spread * arrived_N[:, None] * excess_NL
     usable_N = (p_N < 1) & np.isfinite(omega_N)
     cost_NL = np.where(usable_N[:, None], cost_NL, np.inf)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -79,6 +81,23 @@ class AutoScheme(Scheme):
         if before is None or not found.same_as(before):
             self.outdated, self.choice = True, found
             self.why = f"{found.line(before)}, as {why}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen and chosen, for a checkpoint."""
+        return {
+            **super(AutoScheme, self).state_dict(),
+            "choice": None if self.choice is None else self.choice.state_dict(),
+            "choices": self.choices,
+            "spread": self._spread,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave; a choice for another number of workers is made anew."""
+        super(AutoScheme, self).load_state_dict(state)
+        found = state.get("choice")
+        workers = self.maker.laws.workers if self.maker.laws is not None else 0
+        if found is not None and len(found["load"]) == workers:
+            self.choice, self.choices, self._spread = Choice.of(found), state["choices"], state["spread"]
 
     def _made(self, live_N: Mask, holds: Holds) -> Plan:
         """The present plan, or a new one where the choice, the members or the vector have changed."""

@@ -276,7 +276,7 @@ class MasterDriver:
         Returns:
             Messages that came, and the bytes of their payloads; no step counts them.
         """
-        self._current = _Step()
+        self._current, self._closed_at = _Step(), None
         self._feed(Settle(self.port.now(), step))
         while (at := next_at()) is not None:
             self._feed(self.port.next(at))

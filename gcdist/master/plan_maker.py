@@ -57,6 +57,17 @@ class Choice:
         """Whether nothing would change."""
         return (self.deadline, self.bits) == (other.deadline, other.bits) and np.array_equal(self.load_N, other.load_N)
 
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        expected = [[each.seconds, each.stragglers, each.rounding] for each in (self.prospect, self.waiting)]
+        return {"deadline": self.deadline, "load": self.load_N.tolist(), "bits": self.bits, "expected": expected}
+
+    @staticmethod
+    def of(state: Mapping[str, Any]) -> Choice:
+        """What `state_dict` gave."""
+        prospect, waiting = (Prospect(*each) for each in state["expected"])
+        return Choice(state["deadline"], np.array(state["load"], np.int64), state["bits"], prospect, waiting)
+
     def line(self, before: Choice | None) -> str:
         """What it is, beside what was, for the log."""
         mine, least, most = self._what, int(self.load_N.min()), int(self.load_N.max())
@@ -164,6 +175,11 @@ class PlanMaker:
             return 1.0
         most = float(len(self._size_K))
         return most if self._agreeing * most <= self._energy else self._energy / self._agreeing
+
+    @property
+    def known_spread(self) -> bool:
+        """Whether `spread` was measured."""
+        return self._ratios > 0
 
     @property
     def spread(self) -> float:

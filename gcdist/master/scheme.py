@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,15 @@ class Scheme:
             raise RunHaltedError(f"no plan for {int(live_N.sum())} live workers: {error}") from None
         self.outdated, self._age = False, 0
         self.on_plan(self.plan, self.report, self.rule.deadline)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has seen and chosen by itself, for a checkpoint."""
+        return {"idle": list(self._idle)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave, of this scheme or another one; what does not fit begins anew."""
+        for seconds in state.get("idle", ()):
+            self.idle(float(seconds))
 
     def idle(self, seconds: float) -> None:
         """So long it took from a step's end to the next one's opening; ``between`` is the median of the last ones."""

@@ -219,6 +219,12 @@ def made_up_task(run: Run, partitions: int) -> Task:
     d = min(COORDINATES, max(sizes, default=COORDINATES))
     load = float(np.mean([each.load for each in run.rounds if each.load] or [1]))
     spread = math.sqrt(max(0.0, times - 1.0) * load)
+    of_rows = [plan["spread"] for plan in run.plans.values() if isinstance(plan.get("spread"), float)]
+    if (
+        of_rows
+    ):  # S^2/|g|^2 as cut rows tell it: a partition's term is a k-th, and what is measured of |g|^2 holds its noise
+        ratio = float(np.median(of_rows))
+        spread = partitions * math.sqrt(ratio / max(0.05, 1.0 - partitions * ratio))
     return Task(_Weights(d), _Vectors(4 * partitions, spread, d), _loss, batch_size=1)
 
 

@@ -168,6 +168,7 @@ class Checkpoints:
             "kinds": self.parts.kinds,
             "rule": scheme.rule.state_dict(),
             "maker": scheme.maker.state_dict(),
+            "choices": scheme.state_dict(),
             "accounts": self._accounts.state_dict(),
             "downlink": self._driver.downlink.state_dict(),
             "predictor": self._driver.aggregator.predictor(),
@@ -205,6 +206,7 @@ class Checkpoints:
         ):  # what its errors came to, is not this one's
             learned = {name: value for name, value in learned.items() if name not in ("error", "expected")}
         scheme.maker.load_state_dict(learned)
+        scheme.load_state_dict(state.get("choices", {}))
         anew = self._accounts.load_state_dict(found.step, state["accounts"])
         self._saved = self._accounts.trained
         if state["scheme"] == session.code.name:

@@ -358,7 +358,10 @@ class Cluster:
         return self.driver.run_round(number, scheme)
 
     def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
-        learned = {"coordinates": self.session.state.layout.d, "disagreement": self._scheme.maker.disagreement}
+        maker = self._scheme.maker
+        learned = {"coordinates": self.session.state.layout.d, "disagreement": maker.disagreement}
+        if maker.known_spread:
+            learned["spread"] = maker.spread
         self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next, **learned)
         if self._scheme.why:
             self.folder.event("auto", f"from step {self.accounts.next} on: {self._scheme.why}")

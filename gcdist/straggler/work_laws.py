@@ -19,7 +19,7 @@ from gcdist.types import F64, I64, Plan, Seen
 WINDOW = 100  # steps of a worker that are remembered
 HALF_LIFE = 25.0  # steps after which an observation weighs half
 OTHERS = 2.0  # rows that the others' rows count for beside a worker's own ...
-OWN = 8  # ... of which so many are enough
+OWN = 5  # ... of which so many are enough
 POOL = 64  # rows of the others that are looked at, at most
 CHANGED = 4  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
 FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
@@ -189,6 +189,9 @@ class WorkLaws:
             "rows": [[[row.start, row.pace] for row in rows] for rows in self._rows],
             "overhead": self._overhead_N.copy(),
             "deviation": self._deviation_N.copy(),
+            "cold": [[worker, row.start, row.pace] for worker, row in sorted(self._cold.items())],
+            "cold_overhead": sorted(self._cold_overhead),
+            "changed": sorted(self.changed),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,6 +200,8 @@ class WorkLaws:
             raise ValueError(f"times of {len(state['rows'])} workers, not {self.workers}")
         self._rows = [deque((RowTimes(*row) for row in rows), maxlen=WINDOW) for rows in state["rows"]]
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
+        self._cold = {int(worker): RowTimes(start, pace) for worker, start, pace in state.get("cold", ())}
+        self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
 
 
 def _done(start_T: F64, pace_T: F64, cut_G: F64) -> F64:

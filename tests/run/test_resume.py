@@ -94,6 +94,7 @@ def outcome(cluster: Cluster, mine: dict[str, Any]) -> tuple[Any, ...]:
         ("shifted", "auto", 20),
         ("self-normalised", 0.45, 17),
         ("joint", "auto", 9),
+        ("auto", "auto", 9),
     ],
 )
 def test_a_resumed_run_gives_the_same_numbers(tmp_path: Path, scheme: str, deadline: Any, until: int) -> None:

@@ -41,7 +41,7 @@ def test_the_pictures_are_those_of_the_code() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     trees = part("navigation").toctrees((TREE / "docs" / "README.md").read_text(encoding="utf-8"))
-    listed = set(re.findall(r"^[\w./-]+$", trees, re.MULTILINE))
+    listed = set(re.findall(r"^.+ <(.+)>$", trees, re.MULTILINE))
     pages = [path.relative_to(TREE / "docs").with_suffix("") for path in (TREE / "docs").rglob("*.md")]
     assert [str(page) for page in pages if str(page) not in {*listed, "README"}] == []
     assert [page for page in listed if not (TREE / "docs" / f"{page}.md").exists()] == []

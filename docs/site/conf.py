@@ -47,6 +47,7 @@ suppress_warnings = ["myst.header"]  # a page may begin at any level of heading
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!gcdist\.).*")]  # only gcdist's own names must lead somewhere
 
+smartquotes = False  # what is quoted is copied
 highlight_language = "none"
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

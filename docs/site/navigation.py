@@ -20,14 +20,17 @@ def toctrees(text: str) -> str:
     trees = []
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         caption, _, body = section.partition("\n")
-        pages = re.findall(r"^\| \[[^\]]+\]\(([^)#]+)\.md\)", body, re.MULTILINE)
+        pages = [
+            f"{title} <{page}>" for title, page in re.findall(r"^\| \[([^\]]+)\]\(([^)#]+)\.md\)", body, re.MULTILINE)
+        ]
         if pages:
             trees.append("```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(pages) + "\n```\n")
     return "\n".join(trees)
 
 
 def add_navigation(app: Sphinx, page: str, content: list[str]) -> None:
-    """Give the first page its toctrees."""
+    """Give the first page its toctrees, and links that are named after a file the title of its page."""
+    content[0] = re.sub(r"(?<!!)\[[\w./-]+\.md\]\((?=[\w./-]+\.md[)#])", "[](", content[0])
     if page == ROOT:
         content[0] += "\n" + toctrees(content[0])
 

@@ -32,7 +32,7 @@ FAULT = re.compile(r"^#   (?P<key>\w+) = (?P<value>.*?)\s*# (?P<text>.*)$")
 SECTION = re.compile(r"^\[(\w+)\](?:\s*# (.*))?$")
 EXCEPTIONS = {"straggler": "seconds", "cluster": "seconds"}  # sections whose numbers are seconds unless said below
 NAMED = {("code", "scheme"): code_names, ("quantizer", "name"): quantizer_names}  # from the registries
-SAYS_NO_UNIT = "a number"
+SAYS_NO_UNIT = "none"
 UNITS = {
     "seed": SAYS_NO_UNIT,
     "steps": "steps",
@@ -151,8 +151,13 @@ def range_of(section: str, key: str, field: FieldInfo) -> str:
     for each in bounds:
         for sign, text in (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below")):
             if hasattr(each, sign):
-                words.append(f"{text} {getattr(each, sign)}")
+                words.append(f"{text} {bound(getattr(each, sign))}")
     return " ".join([" or ".join(allowed), *words])
+
+
+def bound(value: float) -> str:
+    """A bound in words: a power of two of many digits as one."""
+    return "2^63" if value == 2**63 else f"{value}"
 
 
 def metadata_of(field: FieldInfo) -> list[Any]:
@@ -216,7 +221,14 @@ def settings_tables() -> str:
     for section, key, field in settings():
         if section != last:
             title = f"[[{section}]]" if section == "faults" else f"[{section}]" if section else "The top of the file"
-            lines += ["", f"## {title}", "", clean(said.get(section, "")), "", "| key | default | unit | allowed | |"]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                clean(said.get(section, "")),
+                "",
+                "| key | default | unit | allowed | meaning |",
+            ]
             lines += ["|---|---|---|---|---|"]
             last = section
         name = f"{section}.{key}" if section else key

@@ -1,4 +1,4 @@
-"""The one objective of every automatic choice: predicted seconds to a given progress (math.md sections 8 and 10).
+"""The one objective of every automatic choice: predicted seconds to a given progress (math.md section 10).
 
 A step of gradient descent with the best step size gains in proportion to ``|g|^2/E|ghat|^2``, so a run's seconds to a given
 progress are in proportion to

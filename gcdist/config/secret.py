@@ -9,7 +9,7 @@ from pathlib import Path
 from gcdist.config.errors import ConfigError
 
 VARIABLE = "GCDIST_SECRET"
-LEAST_CHARACTERS = 16  # below, somebody who has heard one handshake tries them all
+LEAST_CHARACTERS = 16  # a shorter secret can be guessed by trial from one recorded handshake
 MOST_CHARACTERS = 4096
 _MAKE = "openssl rand -hex 32 makes one"
 

@@ -103,7 +103,7 @@ class CodeConfig(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-WIDE = {"float32": 32, "bfloat16": 16}  # quantizers of one width; the others pack 1 to 8 bits
+WIDE = {"float32": 32, "bfloat16": 16}  # bits of the quantizers with one width; the others pack 1 to 8
 
 
 class QuantizerConfig(Section):

@@ -12,7 +12,7 @@ from pathlib import Path
 from gcdist.doctor.finding import Finding, Level
 from gcdist.transport import ChannelError, interface_address, is_loopback, listening_address
 
-NOWHERE = "192.0.2.1"  # of a network for documents: the way to it is the default route
+NOWHERE = "192.0.2.1"  # an address for documentation, which nobody has: its route is the default route
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gcdist.transport import ChannelError, JoinError, StoreSource
 SECONDS = 5.0
 ECHOES = 20
 REACH = 2.5
-PAIR_SECONDS = 1.0  # of bulk each way over gloo, as fast as TCP was
+PAIR_SECONDS = 1.0  # seconds of transfer each way over gloo, at the rate that TCP had
 MOST_PIECES = 200
 
 

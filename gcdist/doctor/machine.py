@@ -10,9 +10,9 @@ from pathlib import Path
 
 from gcdist.doctor.finding import Finding
 
-PROCESS_BYTES = 400 << 20  # torch, numba and a small model
+PROCESS_BYTES = 400 << 20  # memory of one process: torch, numba and a small model
 SHARED_BYTES = 256 << 20
-LINK_DESCRIPTORS = 5  # of a link at most
+LINK_DESCRIPTORS = 5  # descriptors that one link takes at most
 OWN_DESCRIPTORS = 100
 SECRET_BYTES = 16
 

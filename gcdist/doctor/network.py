@@ -10,10 +10,10 @@ from gcdist.doctor.finding import Finding
 from gcdist.doctor.pair import Paired
 from gcdist.doctor.software import judge_both
 
-SLOW = 100e6 / 8  # bytes a second
-FAR = 0.02  # s
-SKEW = 1.0  # s
-PARAMETERS = 1_000_000  # of the model in the example
+SLOW = 100e6 / 8  # bytes a second: warn below
+FAR = 0.02  # seconds of a round trip: warn above
+SKEW = 1.0  # seconds between two clocks: warn above
+PARAMETERS = 1_000_000  # coordinates of the model in the example
 
 
 def judge(seen: Measured, mine: Mapping[str, str], own_name: str) -> list[Finding]:

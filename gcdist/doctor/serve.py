@@ -18,7 +18,7 @@ from gcdist.doctor.software import versions
 from gcdist.doctor.wire import NONCE_BYTES, Wire, WireError, can_reach, door, shown_secret
 from gcdist.transport import ChannelError, JoinError, open_store
 
-SECONDS = 5.0  # for one operation
+SECONDS = 5.0  # seconds that one operation may take
 MOST_REQUESTS = 100
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gcdist.doctor.finding import Finding
 
-PYTHON = ((3, 11), (3, 14))  # from, below
+PYTHON = ((3, 11), (3, 14))  # the oldest version that works, and the first one that does not
 TORCH = (2, 6)
 NAMED = ("gcdist", "torch", "numpy", "numba")
 

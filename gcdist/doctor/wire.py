@@ -16,7 +16,7 @@ from typing import Any
 HEAD = struct.Struct("!BI")
 TEXT, BULK = 1, 2
 MOST = {TEXT: 16 << 10, BULK: 64 << 10}
-BUFFER_BYTES = 1 << 20  # of the system, for sending: what is in it is not yet sent
+BUFFER_BYTES = 1 << 20  # the system's buffer for sending: bytes in it have not left yet
 BULK_SECONDS = 2.0
 BULK_BYTES = 256 << 20
 NONCE_BYTES = 32

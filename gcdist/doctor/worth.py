@@ -26,9 +26,9 @@ from gcdist.straggler.delays import read_trace
 from gcdist.types import F64
 
 GRID = 24
-PARTITIONS = 8  # of an even share
+PARTITIONS = 8  # partitions in an even share of a worker
 SHARE = {"agree": 0.25, "differ": 1.0}  # of the batches' noise in what is measured of the gradient
-MOST_STEPS = 160  # the last ones are looked at
+MOST_STEPS = 160  # newest steps of a trace that are judged
 NOISE_MOST = StragglerConfig().noise_most
 YES, NO = 1.2, 1.05  # gains in wall clock
 LEAST_STEPS = 20

@@ -27,7 +27,7 @@ class Counted:
     sidecar: Sidecar
 
 
-PREDICTOR_GAIN = 0.3  # of the newest estimate in the predictor m0, an exponential mean
+PREDICTOR_GAIN = 0.3  # weight of the newest estimate in the predictor, an exponential mean
 
 
 class Aggregator:

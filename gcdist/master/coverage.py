@@ -13,11 +13,11 @@ from gcdist.observe import PartitionCount
 from gcdist.planning.load_cap import named
 from gcdist.types import F64, I64, Mask, Plan
 
-WINDOW = 50  # newest steps that a line is about
-FIRST = 20  # steps in a row without a partition, after which it is said before there are so many steps
-RARE = 0.1  # of the steps: a partition that is counted in less is hardly ever counted
-AGAIN = 2  # times the steps at the last line: the next one about the same partitions
-FEWEST = 10  # partitions in the summary: those that were counted least
+WINDOW = 50  # a warning counts arrivals in the newest 50 steps
+FIRST = 20  # early in a run: warn after 20 steps in a row without the partition
+RARE = 0.1  # warn about a partition that counts in less than a tenth of the steps
+AGAIN = 2  # warn again about the same partitions after twice as many steps
+FEWEST = 10  # partitions in the summary's table, those that counted least
 
 
 class Coverage:

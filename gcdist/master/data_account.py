@@ -10,8 +10,8 @@ import numpy as np
 
 from gcdist.master.driver import RoundResult
 
-TOO_LONG = 0.2  # waiting for data, over computing, from which on it is worth a line ...
-NOTICEABLE = 0.05  # ... if it is at least this share of the steps' time
+TOO_LONG = 0.2  # recommend reading ahead if waiting for data takes this share of the computing time or more ...
+NOTICEABLE = 0.05  # ... and this share of the steps' time or more
 
 
 class DataAccount:

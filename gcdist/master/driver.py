@@ -52,8 +52,8 @@ from gcdist.protocol.order import partition_order
 from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
-UNTOLD = ("stale", "late", "failed", "cut", "its link is closed")  # reasons to drop a message that need no line
-TELL_SECONDS = 10.0  # between two lines that say who is waited for
+UNTOLD = ("stale", "late", "failed", "cut", "its link is closed")  # a message dropped for these reasons makes no line
+TELL_SECONDS = 10.0  # seconds between two lines about missing workers
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
 

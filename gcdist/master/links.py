@@ -45,9 +45,9 @@ from gcdist.transport import Down, Event, Frame, In, Link, Plane, Sent, Silent, 
 from gcdist.types import U8
 
 MOST_NAME, MOST_DIGITS = 64, 9  # characters of a worker's name, and of its rank
-LEAST_STEPS_QUEUED = 4.0  # times the largest frame: data of one worker that waits for the master
-MOST_REASONS = 50  # that are counted apart
-MOST_UNHANDLED = 64  # frames of one worker; more, where a worker may have more rows
+LEAST_STEPS_QUEUED = 4.0  # largest frames of one worker that may wait for the master; beyond, its link is closed
+MOST_REASONS = 50  # reasons for a refusal that have a counter of their own
+MOST_UNHANDLED = 64  # frames of one worker that may wait for the master; more where a worker may have more rows
 
 
 class MasterLinks:

@@ -20,13 +20,13 @@ from gcdist.straggler import ArrivalRule, WorkLaws
 from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
 
-P_FLOOR = 0.05  # of a measured p, in plans: below it an even plan loses next to nothing, and keeps loads and bits even
-NEARLY = 1.1  # sizes of partitions within this factor
+P_FLOOR = 0.05  # plans treat a measured p below 0.05 as 0.05: an even plan loses almost nothing, and loads stay even
+NEARLY = 1.1  # partitions whose sizes differ by less than this factor count as equal
 Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that cannot read all of them
 ALL: Holds = {}
-FORGET = 0.98  # a step; how fast older errors fade from the calibration of the noise law
-SMALL = 0.25  # of the usual |g|^2: an estimate below it is taken as this
-FORGET_SPREAD = 0.9  # the same of how much partitions differ over the gradient, which falls fast while a run is young
+FORGET = 0.98  # factor, for each step, of the older errors in the calibration of the noise law
+SMALL = 0.25  # an estimate of |g|^2 below a quarter of the usual one is raised to it
+FORGET_SPREAD = 0.9  # the same factor for S^2/|g|^2, which changes fast while a run is young
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ from gcdist.tasks import Task
 from gcdist.types import F64, I64
 
 Sampling: TypeAlias = Literal["independent", "epochs"]
-DRAWN = 4096  # samples, to find some that are held
-ORDERS_KEPT = 2  # of one partition: a batch may begin in one epoch and end in the next
+DRAWN = 4096  # samples drawn in search of some that this process holds
+ORDERS_KEPT = 2  # shuffled orders in memory for one partition: a batch may begin in one epoch and end in the next
 
 
 class Fetched(NamedTuple):

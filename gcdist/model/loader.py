@@ -30,7 +30,7 @@ import torch.multiprocessing  # from here on tensors go through pipes in shared 
 
 from gcdist.model.batches import Batches, Fetched, ReadError, story
 
-END_SECONDS = 1.0  # that a closed loader has to end by itself
+END_SECONDS = 1.0  # seconds that a closed loader has to end by itself; then it is terminated
 
 
 class Loader:

@@ -13,9 +13,9 @@ from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, Mask
 
 GRID = 32  # candidate deadlines
-_LIKELY = 0.98  # quantile of a worker's times at an even share up to which candidates go
-_KEEP = 1.03  # the present deadline stays while its cost is within this factor of the best, and so do the present loads
-_SEEN = 8  # rows of all workers that count as much as a worker's own for the least p
+_LIKELY = 0.98  # candidates end at this quantile of a worker's times at an even share
+_KEEP = 1.03  # present deadline and loads stay while their cost is at most 1.03 times the best
+_SEEN = 8  # at most 8 rows of all workers stand in for a worker's own rows in its least p
 _LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it ...
 # ... with the user's batch, and with one as small as what is done by some cut (`_Rows.lateness`)
 _BALANCED = (0.5, 0.9)  # quantiles of workers' times that loads are balanced by where all are waited for

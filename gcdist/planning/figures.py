@@ -17,7 +17,7 @@ from gcdist.planning.report import PlanReport, describe, finite
 from gcdist.planning.schemes import known_error, scheme_error
 from gcdist.types import GradientCode, Plan, Problem
 
-SEED = 0  # of the Monte Carlo where no formula is known
+SEED = 0  # seed of the Monte Carlo estimates of codes without a formula
 
 
 class WorkerFigures(TypedDict):

@@ -12,9 +12,9 @@ from gcdist.planning.planner import make_plan
 from gcdist.planning.report import row_masses, row_noise
 from gcdist.types import F64, GradientCode, Plan, Problem
 
-NAMED = 12  # partitions that a line names; of more, it says how many
-_AS_GOOD = 1.1  # times the noise without a cap: a plan this close loses nothing to the cap
-_WIDER = 1.5  # times the cap that was too tight
+NAMED = 12  # partitions that a line names one by one; it gives the number of the others
+_AS_GOOD = 1.1  # a capped plan with at most 1.1 times the noise of the free one is good enough
+_WIDER = 1.5  # the next cap is 1.5 times the one that was too tight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

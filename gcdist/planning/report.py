@@ -12,7 +12,7 @@ from gcdist.coding.errors import spectral_ratio, worst_error
 from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, Plan, Problem
 
-_SPECTRAL = 2000  # rows or partitions up to which lambda_max is computed
+_SPECTRAL = 2000  # lambda_max is computed for up to this number of rows and partitions
 
 
 class WorkerReport(TypedDict):

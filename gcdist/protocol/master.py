@@ -45,7 +45,7 @@ from gcdist.protocol.order import Part, partition_order
 from gcdist.types import Decoder, Mask, Plan, Seen, Use, WorkTimes
 
 ASTRAY = "its parameters are not the master's: it gets all of them with its next round"
-FAILURES_TO_HALT = 3  # of one partition, with no arrival of it in between
+FAILURES_TO_HALT = 3  # the run halts at the third failure of a partition without an arrival of it in between
 
 
 class MasterMachine:

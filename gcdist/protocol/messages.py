@@ -31,8 +31,8 @@ class Peer(NamedTuple):
         return self.worker + 1
 
 
-FEW = 8  # values of an array that a sketch holds as they are
-RANDOM = "random"  # kind of a value that is another one each time it is read
+FEW = 8  # a sketch holds arrays of up to 8 values whole
+RANDOM = "random"  # kind of a value that differs each time it is read
 
 
 class ValueSketch(NamedTuple):

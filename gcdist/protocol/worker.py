@@ -51,7 +51,7 @@ from gcdist.protocol.worker_io import (
 )
 
 _Phase: TypeAlias = Literal["idle", "computing", "encoding", "sending"]
-REFUSED_EXIT = 2  # the user must change something: same code as for bad input
+REFUSED_EXIT = 2  # exit code of bad input: the user must change something
 
 
 def _fits(new: Round, work: Assignment) -> bool:

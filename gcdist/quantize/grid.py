@@ -55,7 +55,7 @@ from gcdist.types import F32, U8
 LIMIT = 2.0**115
 _LIMIT_BITS = np.uint32(np.float32(LIMIT).view(np.uint32))
 _SIGN = np.uint32(0x80000000)
-_SMALL = 2.0**-100  # below it 1/s could overflow, so x is scaled up first
+_SMALL = 2.0**-100  # a scale s below this could make 1/s overflow: x is scaled up first
 _LIFT = np.float32(2.0**64)
 _UNIT = np.float32(2.0**-23)
 _TINY = 2.0**-149  # the spacing of denormals

@@ -17,7 +17,7 @@ from gcdist.report.thin import CELLS, POINTS, bins, heat_row, highs, lows, means
 from gcdist.report.verdict import Verdict, rate_text, seconds_text
 from gcdist.report.whatif import WhatIf
 
-EVENTS = 400  # that a page shows: the first and the last half of them
+EVENTS = 400  # most events on a page: the first 200 and the last 200
 HIDDEN = ("name", "out")  # settings that say where a run is, not what
 
 

@@ -37,10 +37,10 @@ from gcdist.simulator.worker import SimulatedWorker
 from gcdist.tasks import Task
 from gcdist.types import F64, U8
 
-STEPS = 200  # that a replay has at most; a longer run is thinned
-COORDINATES = 4096  # of the made-up gradients; a plan that says fewer has fewer
-LEAST = 20  # steps of a run that can be replayed
-ENOUGH = 3  # longer rounds that a dropped one may stand for
+STEPS = 200  # most steps of a replay; a longer run is thinned
+COORDINATES = 4096  # most coordinates of the made-up gradients
+LEAST = 20  # fewest steps of a run that can be replayed
+ENOUGH = 3  # a dropped round gets a time drawn from longer ones if there are at least 3 of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,25 +15,23 @@ import numpy as np
 
 from gcdist.types import F64, Mask, Seen
 
-_ROUNDING = 1e-9  # a closing's stamp minus the opening's may fall this much short of the deadline
+_ROUNDING = 1e-9  # seconds: rounding may make a step this much shorter than its deadline
 EXPONENTS = (0.0, 0.5, 1.0)  # seconds grow as load**exponent: not at all, half, in proportion
-_OTHERS = 1.0  # outcomes that the other workers' law counts for beyond the times that a worker was waited for
-_OTHERS_IN_PLANS = (
-    5.0  # outcomes that the other workers' share of misses counts for in plans: less is luck that gets large shares
-)
-_LUCK = 0.5  # arrivals too many: plans give the largest shares to workers whose arrivals luck has overstated
-_LEAST = (
-    0.25  # misses that a worker has at least: 0 would be certainty, one half a weight that is 3% too large for long
-)
-_EXPONENT_PRIOR = (0.1, 0.2, 0.7)  # before an outcome tells: computing takes time in proportion
-_PERSISTENCE_PRIOR = 1.0  # arrivals of busy workers, seen as often as expected, before any are seen
-_PERSISTENCE_SHRINK = 4.0  # arrivals of other busy workers that one worker's own persistence is shrunk by
-_IMPLAUSIBLE = 0.05  # an exponent below this probability is not planned by
-_QUANTILES = (0.2, 0.4, 0.6, 0.8)  # of a worker's times: what lies between is foretold by each exponent
-_WITNESSES = 64  # workers whose outcomes tell of the exponent
-_SCORE_FORGET = 0.999  # an outcome; how fast older evidence for an exponent fades
-_BINS = 12  # of the other workers' law beyond the times that a worker was waited for
-_PLAUSIBLE = 0.02  # chances are at least this far from 0 and 1 where models are compared: no outcome decides alone
+_OTHERS = 1.0  # weight, in outcomes, of the other workers' law at times for which this worker was never waited for
+# weight, in outcomes, of the other workers' share of misses in plans; with less, a lucky worker gets a large share
+_OTHERS_IN_PLANS = 5.0
+_LUCK = 0.5  # arrivals that plans subtract: the largest shares go to workers whose past was lucky
+# misses that a worker has at least: 0 would make it certain, 1/2 keeps its weight 3% too large for long
+_LEAST = 0.25
+_EXPONENT_PRIOR = (0.1, 0.2, 0.7)  # before the first outcome: seconds are probably proportional to the load
+_PERSISTENCE_PRIOR = 1.0  # weight, in arrivals of busy workers, of the assumption that busy workers arrive as expected
+_PERSISTENCE_SHRINK = 4.0  # weight, in arrivals, of the other busy workers in one worker's own persistence
+_IMPLAUSIBLE = 0.05  # plans ignore an exponent below this probability
+_QUANTILES = (0.2, 0.4, 0.6, 0.8)  # edges of the bins of a worker's times in which exponents are compared
+_WITNESSES = 64  # workers whose outcomes decide between exponents
+_SCORE_FORGET = 0.999  # factor, for each outcome, of the older evidence for an exponent
+_BINS = 12  # bins of the other workers' law at times for which this worker was never waited for
+_PLAUSIBLE = 0.02  # least distance of a chance from 0 and 1 where models are compared: no single outcome decides
 
 _Array: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[Any]]
 

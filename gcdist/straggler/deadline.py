@@ -18,12 +18,12 @@ from gcdist.straggler.surprise import Surprise
 from gcdist.types import F64, DelayModel, Mask, Plan, Seen, StepTerms
 
 _GRID = 64  # candidate deadlines: quantiles of the arrivals seen
-_EXPLORE_EVERY = 25  # steps; one in so many has twice the learned deadline, or it could only shrink
-_LONGER = 2.0  # choose again when an arrival takes this many times as long as the longest one before the choice to wait
-_RELEARN_WAIT = 16.0  # deadlines; a warm-up after a change of the laws waits no longer, for a worker that hangs
-_ROUNDING = 1e-9  # a closing's stamp minus the opening's may fall this much short of the deadline
-_HUGE = 1e12  # noise of a plan that cannot be
-_KEEP = 1.05  # a learned deadline is kept while its cost is within this factor of the best
+_EXPLORE_EVERY = 25  # one step in 25 has twice the learned deadline: without it the deadline could only shrink
+_LONGER = 2.0  # choose again when an arrival takes twice as long as the longest one before the choice to wait
+_RELEARN_WAIT = 16.0  # a warm-up after a change waits at most 16 of the old deadlines: a worker may hang
+_ROUNDING = 1e-9  # seconds: rounding may make a step this much shorter than its deadline
+_HUGE = 1e12  # noise of a plan that does not exist
+_KEEP = 1.05  # the learned deadline stays while its cost is at most 1.05 times the best
 
 
 # the least sum of c_i Y_i^2 over a plan's shares Y, which sum to 1, by the costs c_i = (p_i+omega_i)/(1-p_i) of the live

@@ -21,7 +21,7 @@ from torch.nn import functional
 from gcdist.tasks.task import LossFn, Task
 from gcdist.types import F32, F64, I64
 
-POLISH = 5  # steps of Newton's method after the minimiser, which stops where the loss has no digits left
+POLISH = 5  # Newton steps after the minimiser, which stops when the loss no longer changes in its last digit
 
 
 class Problem(Protocol):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Broken: TypeAlias = Literal["refuse", "skip", "later"]
 Target: TypeAlias = dict[str, Tensor]
 Sample: TypeAlias = tuple[Tensor, Target]
-NAMED = 5  # files in a line about missing ones
+NAMED = 5  # missing files that a line names; it gives the number of the others
 log = logging.getLogger("gcdist.coco")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gcdist.tasks.coco.parse import CATEGORIES_MOST
 from gcdist.types import I64
 
-SAME_MOST = 255  # ids up to here are labels themselves: COCO's 1 to 90; above it gaps would cost a detector a lot
+SAME_MOST = 255  # ids up to 255 are labels themselves, as COCO's 1 to 90; larger ids would make a detector huge
 log = logging.getLogger("gcdist.coco")
 
 

@@ -12,7 +12,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -86,6 +86,9 @@ bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against Distributed
 
 bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)
+
+bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside equal, selected and greedy ones, two minutes
+	$(BIN)/python benchmarks/allocation.py $(ARGS)
 
 bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")
 	$(BIN)/python benchmarks/planner.py $(ARGS)

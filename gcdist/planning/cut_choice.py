@@ -91,7 +91,7 @@ def choose_cut(
     if chosen != len(found) - 1 and min(late, found[chosen][0].gain_over(waiting)) < least:
         chosen = len(found) - 1
     prospect, load_n = found[chosen]
-    if chosen == now and present_load_N is not None and present_load_N.sum() == k == present_load_N[who].sum():
+    if chosen == now and present_load_N is not None and rows.fits(present_load_N, k):
         as_it_is = rows.prospect(now, present_load_N[who], omega_N[who], spread, k, between)
         if as_it_is.noise <= bound and as_it_is.cost <= _KEEP * prospect.cost:
             prospect, load_n = as_it_is, present_load_N[who]
@@ -133,6 +133,10 @@ class _Rows:
             p_NG[n] = np.maximum(p_NG[n], 0.5 / (max(laws.count(int(i)), min(seen, _SEEN)) + 1))
             p_NG[n, np.isinf(tau_G)] = 0.0
         return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL)
+
+    def fits(self, load_N: I64, k: int) -> bool:
+        """Whether these loads (N,) are of those who are here, and within their caps."""
+        return bool(load_N.sum() == k == load_N[self.who].sum() and np.all(load_N[self.who] <= self.cap_n))
 
     def balanced(self, k: int) -> list[I64]:
         """Loads (n,) with which all workers are done at about the same time, by quantiles of their times."""

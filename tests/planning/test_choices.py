@@ -94,3 +94,11 @@ def test_noise_is_bounded_and_less_of_it_takes_longer(noise_most: float) -> None
     again = chosen(laws, 1 / K, noise_most, present=found.deadline, load_N=found.load_N)
     assert again.deadline == found.deadline
     assert again.load_N.tolist() == found.load_N.tolist()
+
+
+def test_loads_of_those_who_were_here_before_are_not_kept() -> None:
+    laws = laws_of((0.01,) * 8, vary=2.0)
+    before = np.array([K, 0, 0, 0, 0, 0, 0, 0])  # more than anybody may have now
+    found = chosen(laws, 1 / K, load_N=before)
+    assert found.load_N.max() < K
+    assert found.load_N.sum() == K

@@ -276,7 +276,7 @@ def test_a_halted_run_leaves_a_checkpoint(tmp_path: Path) -> None:
     with cluster, pytest.raises(gcdist.RunHaltedError):
         loop()
     [path] = (tmp_path / "run" / "checkpoints").iterdir()
-    assert 4 <= int(path.name.removeprefix("step-")) < 7
+    assert 4 <= int(path.name.removeprefix("step-")) < 9  # a row that is cut may end before the bad partition
 
 
 def full_file(*about: Any, **more: Any) -> None:

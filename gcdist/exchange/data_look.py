@@ -1,4 +1,4 @@
-"""A look at some samples before the run begins, so that other data in another process are noticed when it joins.
+"""Reads some samples before the run begins, so that the master notices a worker with other data when it joins.
 
 A forked process looks: a data set that opens its files when it is first read stays as it is here, and what takes too long or
 never ends is broken off.

@@ -1,4 +1,4 @@
-"""Faults on purpose, as they are done: to a process, to a message, to a step's floor."""
+"""Injected faults in action: on a process, a message, or the floor of a step's time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile the kernels before the first round, once per machine: the first process compiles, the others read its cache."""
+"""Compiles the kernels before the first round, once per machine: the first process compiles, the others read its cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small things that both ends of a link need: its settings, and text in frames."""
+"""Parts that both ends of a link need: its settings, and text in frames."""
 
 from __future__ import annotations
 

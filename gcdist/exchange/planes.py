@@ -1,4 +1,4 @@
-"""Which plane the links of a run travel on, and where its master is: from the settings and the environment."""
+"""The plane that the links of a run travel on, and its master's address: from the settings and the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sample looks like, in a few numbers: enough to tell two samples apart, and alike where one is read on two machines.
+"""A sketch of a sample: a few numbers that differ for two samples, and agree for one sample read on two machines.
 
 Not a checksum: the same picture, decoded, turned or scaled by two builds of a library, differs in its last bits.
 """

@@ -1,4 +1,4 @@
-"""Arrivals of each worker: how many the steps promised, and how many came."""
+"""Arrivals of each worker: the number that plans expected, and the number that came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of the data the steps have counted: a line while a partition is hardly ever counted, figures for the end."""
+"""The share of the data that the steps have counted: warnings about partitions that hardly count, and final figures."""
 
 from __future__ import annotations
 

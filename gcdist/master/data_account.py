@@ -1,4 +1,4 @@
-"""The run's account of its data: how long workers waited for it, and what was left out because nobody could read it."""
+"""The run's account of its data: seconds that workers waited for it, and partitions that nobody present could read."""
 
 from __future__ import annotations
 

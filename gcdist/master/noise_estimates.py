@@ -1,4 +1,4 @@
-"""Noise of the decoded gradient: as a step plans it, and as its arrivals show it."""
+"""Noise of the decoded gradient: planned from p and the noise law, and observed from the arrivals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long each worker's rounds took, as the master sees it: from the sending of a round until the worker is free again."""
+"""Seconds of each worker's rounds as the master sees them: from the sending of a round until the worker is free again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the same steps would have taken, had every step waited for all workers."""
+"""The estimated seconds of the same steps if every step had waited for all workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples a partition gives in a step, and reading them: batches can be addressed in any order."""
+"""The samples of a partition in a step, and how they are read: batches can be asked for in any order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ORDERS_KEPT = 2  # shuffled orders in memory for one partition: a batch may begi
 
 
 class Fetched(NamedTuple):
-    """A batch: which samples it holds, and how long it was waited for."""
+    """A batch, the numbers of its samples, and the seconds that the worker waited for it."""
 
     indices: I64
     batch: Any
@@ -47,7 +47,7 @@ class ReadError(Exception):
 
 
 def story(error: Exception, step: int, j: int, indices: I64, reading: int | None = None, *, trace: bool = True) -> str:
-    """One line of what went wrong and where, then the user's traceback; ``reading`` is the sample that was being read."""
+    """One line that names the error and its place, then the user's traceback; ``reading``: the sample in work."""
     samples = f"samples {np.array2string(indices, threshold=20)}".replace("\n", "")
     where = f"(step {step}, partition {j}, {samples if reading is None else f'sample {reading}'})"
     if not trace:

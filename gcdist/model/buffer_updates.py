@@ -1,4 +1,4 @@
-"""What forward passes did to a model's buffers, and several of these as one: the same arithmetic at worker and master."""
+"""Changes of a model's buffers by forward passes, and their merging: the same arithmetic at worker and master."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def merged(updates: Sequence[BufferUpdate], shape: Shape) -> BufferUpdate:
 
 
 def _means(values: list[F32], shares_UF: F64, sizes_F: I64) -> F32:
-    """The mean of each value by share; exactly it where all are equal."""
+    """The mean of each value, weighted by share; equal values keep every bit."""
     union_F = (shares_UF > 0).any(axis=0)
     width = sizes_F[union_F]
     count = int(width.sum())
@@ -89,5 +89,5 @@ def _largest(values: list[U8], shares_UI: F64, shape: Shape) -> U8:
 
 
 def _elements(buffers: Mask, width: I64) -> Any:
-    """Where the values of these buffers lie; all of them is a slice's price."""
+    """The places of these buffers' values; a slice where it is all of them, which costs nothing."""
     return np.repeat(buffers, width)

@@ -15,7 +15,7 @@ from gcdist.types import F32, U8, Mask
 
 
 class ModelChangedError(ValueError):
-    """The forward pass made of the model what no other process can follow; one line, the same whatever the batch is."""
+    """The forward pass changed the model in a way that no other process can follow. One line, equal for every batch."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +101,7 @@ class Buffers:
         return floats, np.concatenate(ints) if ints else np.zeros(0, np.uint8)
 
     def update(self, share: float) -> BufferUpdate:
-        """The buffers that are not as the last `write` left them, bit for bit; ``share`` is that of the samples behind it.
+        """The buffers whose bits have changed since the last `write`; ``share``: the share of the samples behind the change.
 
         Raises:
             ModelChangedError: as `read`.
@@ -168,7 +168,7 @@ class Buffers:
         return sum(len(module._buffers) for _, module in self._modules)
 
     def _look(self) -> None:
-        """Whether every buffer can still be told from here; caches become their process's own."""
+        """Check that every buffer can still travel; caches become their process's own."""
         for i, (home, tensor) in enumerate(zip(self._homes, self._tensors, strict=True)):
             now = home.now
             if i in self._own or (now is not None and now.shape == tensor.shape and now.dtype == tensor.dtype):

@@ -1,4 +1,4 @@
-"""The task's own evaluation on the master's model, which leaves nothing behind but its numbers."""
+"""The task's own evaluation on the master's model; it leaves the model as it was."""
 
 from __future__ import annotations
 

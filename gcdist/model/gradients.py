@@ -24,7 +24,7 @@ from gcdist.types import F32, I64, Mask
 
 
 class UserCodeError(Exception):
-    """The user's data set, model or loss raised, or gave numbers that are not finite; ``text`` says all of it."""
+    """The user's data set, model or loss raised, or gave numbers that are not finite; ``text``: the whole report."""
 
     def __init__(self, step: int, partition: int, indices: I64, text: str, *, of_model: bool = False) -> None:
         super().__init__(text)
@@ -36,7 +36,7 @@ class UserCodeError(Exception):
 
 
 class _Made(NamedTuple):
-    """What a forward and a backward pass gave; ``trained``: the batch had something to train on."""
+    """Results of a forward and a backward pass; ``trained``: the batch had something to train on."""
 
     value: float
     metrics: Mapping[str, float]

@@ -69,7 +69,7 @@ class Loader:
 
     @property
     def pid(self) -> int | None:
-        """Of the process; None once batches are read here."""
+        """The process's number; None once batches are read in this process."""
         return self._process.pid if self._open else None
 
     def expect(self, step: int, partitions: tuple[int, ...]) -> None:
@@ -117,7 +117,7 @@ class Loader:
         return found
 
     def _from(self, step: int, j: int) -> Iterator[tuple[int, int]]:
-        """What comes from (step, j) on; a partition that nobody said would come stands alone."""
+        """The batches expected from (step, j) on; a partition that was not announced stands alone."""
         if j not in self._partitions:
             yield step, j
             return

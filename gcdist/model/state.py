@@ -96,7 +96,7 @@ class ModelState:
         return self._ints_at + self.shape.int_nbytes
 
     def name_at(self, coordinate: int) -> str:
-        """The parameter that a coordinate of the flat vector belongs to."""
+        """Name of the parameter that a coordinate of the flat vector belongs to."""
         return self.names[int(np.searchsorted(self._ends, coordinate, side="right"))]
 
     def grow(self, names: Iterable[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""What the flat vector and the buffers of a model look like: all that sizes and checks messages."""
+"""The layout of a model's flat vector and buffers: sizes and checks of messages follow from it."""
 
 from __future__ import annotations
 

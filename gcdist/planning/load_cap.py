@@ -1,4 +1,4 @@
-"""Plans within a load cap that is relaxed before data is lost, and what somebody should know of a plan."""
+"""Plans within a load cap, which is relaxed before data is lost, and warnings about a plan."""
 
 from __future__ import annotations
 

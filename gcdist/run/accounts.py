@@ -1,4 +1,4 @@
-"""Where a run is, what it has taken and what came of it: steps, arrivals, seconds, bytes, data, the newest evaluation."""
+"""The accounts of a run: steps, arrivals, seconds, bytes, data, the newest evaluation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Accounts:
         self.ledger.saved_down += result.down_saved
 
     def count_saved(self, messages: int, payload_bytes: int) -> None:
-        """Count what float32 payloads of as many messages would have taken."""
+        """Count the bytes that the same number of messages would have in float32."""
         self.ledger.saved_bytes += 4 * self._session.state.layout.d * messages - payload_bytes
 
     def check_waiting(
@@ -144,7 +144,7 @@ class Accounts:
 
 
 def bits_line(quantizer: Quantizer, layout: Layout, bits: int) -> str:
-    """The quantizer and its bits; in brackets what a message holds for each coordinate, if that is another number."""
+    """The quantizer and its bits; in brackets the bits a coordinate of a whole message, if they differ."""
     sent = 8 * segments_of(quantizer, layout).nbytes(bits) / layout.d
     more = f" ({sent:.2f} with scales and small parameters)" if sent > bits else ""
     return f"{quantizer.name}, {bits} bits{more}"

@@ -51,7 +51,7 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, step: int, model: Tensors, state: dict[str, Any], keep: int) -> Path:
-    """Write a checkpoint into ``folder``, then remove what is not wanted any more.
+    """Write a checkpoint into ``folder``, then remove older ones beyond ``keep``.
 
     Another one of the same step is followed, not overwritten: ``step-00000120-2``. Once the new one stands, the newest
     ``keep`` up to it are kept (1 or more). Those of later steps go: they are of a run that was taken up before them.

@@ -24,7 +24,7 @@ _WRONG = (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeEr
 
 
 class Checkpoints:
-    """Writes a run's checkpoints, and takes up the one that it goes on from.
+    """Writes a run's checkpoints, and restores the one that a resumed run begins with.
 
     Args:
         session: the run's parts.
@@ -78,7 +78,7 @@ class Checkpoints:
 
     @property
     def behind(self) -> bool:
-        """Whether steps were trained that no checkpoint has."""
+        """Whether a trained step is in no checkpoint yet."""
         return self._accounts.trained > self._saved
 
     def begin(self) -> None:
@@ -176,7 +176,7 @@ class Checkpoints:
         }
 
     def _restored(self, found: Checkpoint) -> Checkpoint:
-        """Take up a checkpoint; one with wrong content is named, and the one before it is tried."""
+        """Restore a checkpoint. One with wrong content is named in the log, and the one before it is tried."""
         older = good_checkpoints(self.folder, lambda line: self._driver.say("warning", line), before=found.path)
         for each in chain([found], older):
             try:
@@ -222,5 +222,5 @@ class Checkpoints:
 
 
 def _quantizer(session: Session) -> list[Any]:
-    """Of which quantizer the noise was measured."""
+    """The quantizer whose noise was measured."""
     return [session.quantizer.name, {key: str(value) for key, value in session.config.quantizer.options.items()}]

@@ -91,7 +91,7 @@ class Cluster:
 
     @property
     def arrivals(self) -> ArrivalTally:
-        """How often each worker arrived, and was promised to."""
+        """How often each worker arrived, and how often plans expected it to."""
         return self.accounts.arrivals
 
     @property
@@ -111,7 +111,7 @@ class Cluster:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which the largest partition gives as many samples as it has."""
+        """Steps that one epoch takes: samples of the largest partition over the batch size, rounded up."""
         return self.session.gradients.batches.steps_per_epoch
 
     def steps(self, count: int) -> Iterator[Step]:
@@ -214,7 +214,7 @@ class Cluster:
         return dict(accounts.evaluation)
 
     def final_evaluation(self) -> dict[str, float]:
-        """The metrics after the last step: those there are, or `evaluate`; empty if the task has none."""
+        """The metrics after the last step. They are evaluated if that has not happened; empty if the task has none."""
         if self.session.task.evaluate is None:
             return {}
         accounts = self.accounts
@@ -332,7 +332,7 @@ class Cluster:
             )
 
     def _begin(self) -> None:
-        """The first round is near: wait for the workers, then let the run's clock go (on)."""
+        """Before the first round: wait for the workers, then start the run's clock, or let it go on."""
         self.driver.gather()
         self.checkpoints.begin()
 
@@ -342,7 +342,7 @@ class Cluster:
             self.evaluate()
 
     def _recall_evaluation(self) -> None:
-        """What was evaluated at the checkpoint's step, after the checkpoint was written."""
+        """Find the evaluation of the checkpoint's step, which came after the checkpoint was written."""
         for line in self.folder.evaluations():
             if line["step"] == self.accounts.next != self.accounts.evaluated_at:
                 self.accounts.evaluated_at, self.accounts.evaluation = line["step"], dict(line["metrics"])

@@ -1,4 +1,4 @@
-"""What the training loop does to the model that no worker can see; a line for each."""
+"""Changes of the model by the training loop that no worker can see: the run names each in a line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ModelWatch:
         self._told: set[str] = set()
 
     def standing(self) -> str | None:
-        """A line about what the model is from the start, if there is something to say."""
+        """A line about the model as it is at the start, or None."""
         sparse = [
             name
             for name, module in self._model.named_modules()
@@ -34,7 +34,7 @@ class ModelWatch:
         )
 
     def changed(self) -> str | None:
-        """A line about attributes that are other ones than at the start; each is told once."""
+        """A line about attributes that the loop has changed since the start; each is named once."""
         new = []
         for name, value in _attributes(self._model):
             before = self._before.get(name, _Missing)
@@ -50,7 +50,7 @@ class ModelWatch:
         )
 
     def accept(self) -> None:
-        """What is now is as it should be: an evaluation may count or keep something."""
+        """Take the present attributes as the right ones: an evaluation may count something in them."""
         self._before.update(_attributes(self._model))
 
 

@@ -60,7 +60,7 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
 
 
 def take_up(run: RunFolder, session: Session, found: Checkpoint | None) -> None:
-    """The run goes on in its folder: these are its settings now, and the lines of steps that come again are cut off."""
+    """Make the folder the resumed run's: write its settings, and remove the lines of steps that will be trained again."""
     run.write_config(dump_config(session.config))
     run.rewind(0 if found is None else found.step)
 
@@ -86,7 +86,7 @@ def _compare(config: Config, path: Path, bound: bool, say: Say) -> None:
 
 
 def data_state(session: Session) -> dict[str, Any]:
-    """What a checkpoint says of the data: how they are cut, and sketches of some samples."""
+    """The data's part of a checkpoint: a hash of the cut into partitions, and sketches of some samples."""
     return {
         "cut": session.gradients.batches.cut,
         "looked": [[s.number, s.partition, [[v.kind, list(v.numbers)] for v in s.values]] for s in session.looked],
@@ -94,7 +94,7 @@ def data_state(session: Session) -> dict[str, Any]:
 
 
 def _other_data(session: Session, state: Any) -> str | None:
-    """In what these data differ from the checkpoint's; None: in nothing, or an older version has not said."""
+    """The difference between these data and the checkpoint's; None: no difference, or none recorded by an older version."""
     if state is None:
         return None
     now = {sample.number: sample for sample in session.looked}
@@ -106,5 +106,5 @@ def _other_data(session: Session, state: Any) -> str | None:
 
 
 def _is_shared(key: str, *configs: Config) -> bool:
-    """Whether both ends of a link must have this setting alike: it decides what is computed, not how."""
+    """Whether master and workers must have the same value of this setting."""
     return any(line.startswith(f"{key}=") for config in configs for line in shared_settings(config).splitlines())

@@ -1,4 +1,4 @@
-"""One step as the training script sees it, and what it came to."""
+"""One step as the training script sees it, and its figures."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def step_info(
 
 
 def _metrics(sidecars: Iterable[Sidecar], size_K: F64) -> dict[str, float]:
-    """Means over the partitions that gave them, by samples; a partition that came twice counts once."""
+    """Means, by samples, over the partitions that reported the metric; a partition computed twice counts once."""
     found: dict[str, dict[int, float]] = {}
     for sidecar in sidecars:
         for j, metrics in zip(sidecar.parts_P4[:, 0].astype(int).tolist(), sidecar.metrics_P, strict=False):
@@ -136,7 +136,7 @@ class Step:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are over before this step."""
+        """Number of whole epochs before this step."""
         return self.number // self._cluster.steps_per_epoch
 
     def backward(self) -> StepInfo:

@@ -1,4 +1,4 @@
-"""What of the user's a checkpoint keeps: the model, tracked parts, the global generators."""
+"""The user's part of a checkpoint: the model, tracked parts, the global generators."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Parts:
 
     @property
     def forgotten(self) -> list[str]:
-        """Parts in the checkpoint that nobody has asked for."""
+        """Parts of the checkpoint that the script has not tracked."""
         return sorted(self._waiting)
 
     @property
@@ -188,12 +188,12 @@ class Parts:
         return any(isinstance(p, torch.optim.Optimizer) or "optim" in name for name, p in self._parts.items())
 
     def state_dict(self) -> dict[str, Any]:
-        """The parts' states now; those that nobody has asked for stay as they were."""
+        """The parts' states now; states of parts that the script has not tracked stay as they were."""
         return {**self._waiting, **{name: _state_of(part) for name, part in self._parts.items()}}
 
 
 def _kind(part: Stateful | dict[Any, Any]) -> str:
-    """The name of its type; a part may name another."""
+    """The name of the part's type; a part may give another one."""
     found: str = getattr(part, "kind", type(part).__name__) if not isinstance(part, dict) else "dict"
     return found
 
@@ -205,7 +205,7 @@ def _settings(part: Any) -> dict[str, Any]:
 
 
 def _stays(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """A line for settings that the checkpoint has put in the place of the script's, but for what a schedule moves."""
+    """A line that names the settings that the checkpoint has replaced; those that a schedule moves are left out."""
     moved = {"lr", "momentum", "betas"} if "initial_lr" in before else set()
     changed = [
         f"{key} = {now[key]} (the script: {before[key]})"

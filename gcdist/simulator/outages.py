@@ -1,4 +1,4 @@
-"""Who is stopped, cut off or slow in a simulated run, and what the master's links hear of it: silence, then loss."""
+"""Workers that are stopped, cut off or slow in a simulated run, and the effect on the master's links: silence, then loss."""
 
 from __future__ import annotations
 

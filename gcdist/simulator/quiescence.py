@@ -1,4 +1,4 @@
-"""A simulated run at a standstill: nothing is on its way, so that a resumed one goes on to the same numbers."""
+"""A simulated run at rest: nothing is on its way, so that a resumed run gives the same numbers."""
 
 from __future__ import annotations
 

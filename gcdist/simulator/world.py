@@ -1,4 +1,4 @@
-"""The same run on a virtual clock: the same machines and drivers, real gradients, simulated time and network."""
+"""A run on a virtual clock: the machines and drivers of a real run, real gradients, simulated time and network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When injected faults strike and whom: a schedule that follows from the settings, the seed and who is here.
+"""The schedule of injected faults: time and worker follow from the settings, the seed and the workers present.
 
 What a fault does is no business of this room: it is opaque. Nothing that plans or waits may read the schedule, or p would
 know what is to come.

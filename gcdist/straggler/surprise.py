@@ -1,4 +1,4 @@
-"""Noticing that promised chances no longer hold: as many arrivals, or as few, as they make next to impossible."""
+"""Detects chances that no longer hold: numbers of arrivals, high or low, that are next to impossible under them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker has to say: on its own stderr, and in its file in the run's folder at the master."""
+"""A worker's log lines: on its own stderr, and in its file in the run's folder at the master."""
 
 from __future__ import annotations
 

@@ -328,7 +328,7 @@ class MasterDriver:
                 until = min(give_up, now + self.start_timeout)
             if now >= until:
                 if here >= self.min_workers:
-                    text = f"starting with {here} of {self.start_workers} workers; others are taken in when they come"
+                    text = f"starting with {here} of {self.start_workers} workers; the others take part once they join"
                     self.say("join", text)
                     break
                 text = (
@@ -339,7 +339,7 @@ class MasterDriver:
                 raise RunHaltedError(text)
             if now >= tell:
                 ranks = sorted(peer.rank for peer in self.machine.peers())
-                self.say("join", f"waiting for {need} workers; here are {ranks or 'none'}")
+                self.say("join", f"waiting for {need} workers; joined so far: {ranks or 'none'}")
                 tell = now + TELL_SECONDS
             self._feed(self.port.next(min(until, tell)))
         self._started = True

@@ -91,7 +91,9 @@ class Checkpoints:
         self._accounts.ledger.begin(same_clock=exact)
         self._last = self._clock()
         if self.parts.forgotten:
-            self._driver.say("warning", f"in the checkpoint and not tracked: {', '.join(self.parts.forgotten)}")
+            self._driver.say(
+                "warning", f"not tracked by this script, but in the checkpoint: {', '.join(self.parts.forgotten)}"
+            )
 
     def due(self) -> bool:
         """Whether one is due after the step that has ended: by its number, else by the time since the last one."""

@@ -79,10 +79,10 @@ def _compare(config: Config, path: Path, bound: bool, say: Say) -> None:
                 "run cannot change it"
             )
     if kept := [key for key in changed if key in KEPT]:
-        say("settings", f"the run stays in {path}: {', '.join(kept)} would only say where a new one is written")
+        say("settings", f"the run stays in {path}: {', '.join(kept)} would apply to a new run only")
     if used := [key for key in changed if key not in KEPT]:
         told = (f"{key} = {now.get(key, 'nothing')} (was {was.get(key, 'nothing')})" for key in used)
-        say("settings", f"other than in the run so far: {', '.join(told)}")
+        say("settings", f"settings that differ from the run so far: {', '.join(told)}")
 
 
 def data_state(session: Session) -> dict[str, Any]:

@@ -177,6 +177,6 @@ def test_the_folder_stays_and_a_quantizer_s_noise_is_measured_anew(tmp_path: Pat
         assert cluster._scheme.maker.state_dict()["expected"] > 0
     with run(task(), tmp_path / "run", True, lines, quantizer={"name": "dither"}, name="other") as cluster:
         assert cluster._scheme.maker.state_dict()["expected"] == 0
-    assert f"the run stays in {tmp_path / 'run'}: name would only say where a new one is written" in lines
+    assert f"the run stays in {tmp_path / 'run'}: name would apply to a new run only" in lines
     with run(task(), tmp_path / "run", True, lines, quantizer={"name": "bucket"}) as cluster:
         assert cluster._scheme.maker.state_dict()["expected"] > 0

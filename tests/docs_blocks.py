@@ -8,6 +8,7 @@ Every block of the pages under test has a mark, an HTML comment in the line befo
 ``<!-- run beside ... -->``   the same, but the next blocks do not wait for it; the page's end does
 ``<!-- prints -->``           its lines, numbers aside, are in the output of the last run, in this order; one that ends in
                               "..." is the beginning of a line
+``<!-- settings -->``         TOML that is a valid config
 ``<!-- not run: REASON -->``  it is not
 """
 
@@ -22,6 +23,8 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from gcdist.config import load_config
 
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^(?P<fence>```|~~~)(?P<language>\w*)\n(?P<text>.*?)^(?P=fence)$", re.M | re.S
@@ -73,6 +76,9 @@ def run_page(page: Path, folder: Path) -> int:
                 if not rest.startswith("beside"):
                     beside.pop()
                     output = ended_well(where, started)
+            elif verb == "settings":
+                (folder / "settings.toml").write_text(block.text, encoding="utf-8")
+                load_config(folder / "settings.toml")
             elif verb == "prints":
                 missing = not_printed(block.text, output)
                 assert missing is None, f"{where}: {missing!r} is not in what was printed:\n{output}"

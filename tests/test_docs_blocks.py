@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,13 @@ PAGES = [
     "spot-machines",
     "partitions-and-batch",
     "slow-worker",
+    "training",
+    "from-ddp",
+    "coco",
+    "report",
+    "doctor",
+    "faults",
+    "init",
 ]
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="the docs are not beside the tests")
 
@@ -41,6 +49,8 @@ def test_every_block_is_marked(name: str) -> None:
     assert found
     for block in found:
         assert block.mark, f"{page.name}, line {block.line}: the block has no mark; see tests/docs_blocks.py"
+        named = re.findall(r"(?:tests|examples)/[\w./]+", block.mark)
+        assert [path for path in named if not (TREE / path).exists()] == [], f"{page.name}, line {block.line}"
     assert tools().indented(page) == [], f"{page.name}: fence these blocks, so that they can be marked"
 
 

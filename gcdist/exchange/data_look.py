@@ -27,7 +27,7 @@ HELLO_ROOM = 3000  # characters of a Hello for them
 
 
 class Look(NamedTuple):
-    """What was seen, and a line about what could not be."""
+    """The sketches, and a line about samples that could not be read."""
 
     samples: tuple[SampleSketch, ...]
     line: str | None
@@ -84,7 +84,7 @@ def _line(found: list[SampleSketch], asked: int, why: str) -> str | None:
 
 
 def _fitting(found: list[SampleSketch]) -> tuple[SampleSketch, ...]:
-    """The first ones, as many as a Hello has room for."""
+    """The first sketches, up to the room of a Hello."""
     room, fit = HELLO_ROOM, []
     for sample in found:
         room -= len(str(tuple(sample)))
@@ -95,7 +95,7 @@ def _fitting(found: list[SampleSketch]) -> tuple[SampleSketch, ...]:
 
 
 def _read(pipe: Connection, batches: Batches, chosen: list[tuple[int, int]]) -> None:
-    """The forked process: sketches in order, or a line that says why not."""
+    """The forked process: sketches in order, or a line with the reason for none."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

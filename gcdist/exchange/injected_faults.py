@@ -26,12 +26,12 @@ _UNKNOWN = 77  # a kind of frame that means nothing
 
 
 def fault_of(config: FaultConfig) -> Fault:
-    """What is done, without when and at whom."""
+    """The fault of a table, without its time and worker."""
     return Fault(config.kind, config.seconds, config.rate, config.what or "payload", config.share)
 
 
 def schedule_of(config: Config) -> FaultSchedule[Fault]:
-    """When the faults of the settings strike."""
+    """The schedule of the settings' faults."""
     planned = [Planned(fault_of(each), each.worker, each.step, each.every) for each in config.faults]
     return FaultSchedule(planned, config.seed)
 
@@ -117,11 +117,11 @@ class Orders:
         return self._delays.seconds(worker, step, load, seed) + (more if step == raised else 0.0)
 
     def survival(self, worker: int, load: F64, t: float) -> F64:
-        """Without the faults: nobody may know of them."""
+        """The law without the faults: no plan may know of them."""
         return self._delays.survival(worker, load, t)
 
     def outgoing(self, head: Head, body: Message) -> list[Outgoing]:
-        """What is sent in place of a message; one without a payload (a probe) is left as it is."""
+        """The message that is sent in place of the true one; a message without a payload (a probe) stays as it is."""
         what = self._what
         if what is None or not len(body.payload):
             return [Outgoing(head, body)]

@@ -23,7 +23,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CheckedMessage:
-    """A message as the master counts it: its bytes fit the plan of its sender, so that nothing of it can fail.
+    """A checked message: its bytes fit the plan of its sender, so adding it cannot fail.
 
     ``bits`` are the packed bits per segment that the row was asked for: they belong to the plan of the round, which need
     not be today's.

@@ -89,7 +89,7 @@ class DifferenceCoder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """What a round carries: all parameters (``vector``), or differences; always the buffers."""
+    """The body of a round: all parameters (``vector``) or differences, and the buffers."""
 
     d: int
     vector: F32 | None  # (d,)
@@ -159,7 +159,7 @@ def body_nbytes(coder: DifferenceCoder, layout: Layout, differences: int) -> int
 
 
 def most_differences(coder: DifferenceCoder, layout: Layout) -> int:
-    """So many differences together are smaller than all parameters: about 32/b - 1."""
+    """The number of differences that together are smaller than all parameters: about 32/b - 1."""
     whole, most = body_nbytes(coder, layout, 0), 0
     while body_nbytes(coder, layout, most + 1) < whole:
         most += 1
@@ -178,7 +178,7 @@ class Replica:
         self.vector = np.zeros(0, np.float32) if vector is None else vector
 
     def copy(self) -> Replica:
-        """One that moves on by itself."""
+        """A copy of its own."""
         return Replica(self.coder, self.version, self.vector.copy())
 
     def digest(self) -> int:
@@ -186,7 +186,7 @@ class Replica:
         return digest(self.vector.view(np.uint8))
 
     def add(self, differences: Iterable[Difference], layout: Layout) -> None:
-        """Go on to the last of these versions."""
+        """Move to the last of these versions."""
         for difference in differences:
             self.coder.add(difference, self.vector, layout)
             self.version = difference.version
@@ -223,7 +223,7 @@ class Replica:
 
 
 def pack_round(replica: Replica, differences: Sequence[Difference], floats: F32, ints: U8, with_digest: bool) -> U8:
-    """The body that brings another end to this replica: by these differences, or (none) whole."""
+    """The body that gives another end this replica: by these differences, or whole if there are none."""
     vector = None if differences else replica.vector
     told = replica.digest() if with_digest and differences else None
     return Body(len(replica.vector), vector, tuple(differences), floats, ints, told).pack()

@@ -33,7 +33,7 @@ ValueSketch(kind='NoneType', numbers=()))
 
 
 def common(first: tuple[ValueSketch, ...], again: tuple[ValueSketch, ...]) -> tuple[ValueSketch, ...]:
-    """What two readings of one sample agree in; where they do not, the data set is random by itself: `RANDOM`."""
+    """The values in which two readings of one sample agree; the others are `RANDOM`: the data set draws them."""
     if len(first) != len(again):
         return (ValueSketch(RANDOM, ()),)
     return tuple(a if a == b else ValueSketch(RANDOM, ()) for a, b in zip(first, again, strict=True))

@@ -1,4 +1,4 @@
-"""A run's parts that master and workers build alike, from a task and its settings."""
+"""The parts of a run that master and workers build in the same way, from a task and its settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _version() -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """Everything that both ends make alike. ``config`` is resolved for ``workers``."""
+    """The parts that both ends build. ``config`` is resolved for ``workers``."""
 
     task: Task
     config: Config
@@ -85,14 +85,14 @@ class Setup:
 
     @property
     def coder(self) -> DifferenceCoder | None:
-        """What encodes the differences on the way down; None: parameters travel whole."""
+        """The coder of the differences on the way down; None: parameters travel whole."""
         chosen = self.config.quantizer
         if chosen.downlink != "differences":
             return None
         return DifferenceCoder(self.quantizer, chosen.downlink_bits, self.config.seed)
 
     def hello(self, name: str, worker: int | None = None) -> Hello:
-        """What this process says of itself: as the worker of that index, or as the master; ``looked`` is in it."""
+        """This process's introduction, as the worker of that index or as the master, with ``looked``."""
         return Hello(
             name=name,
             protocol=PROTOCOL,

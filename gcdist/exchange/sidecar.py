@@ -1,4 +1,4 @@
-"""What travels beside a payload: losses, metrics, energies, times and buffers of one row, in a fixed binary form."""
+"""The sidecar of a payload: losses, metrics, energies, times and buffers of one row, in a fixed binary form."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def unpack_step(raw: bytes) -> int:
 
 
 def pack_failed(step: int, partition: int) -> bytes:
-    """Where a user's error happened; its text travels beside."""
+    """The place of a user's error; its text travels beside it."""
     return _FAILED.pack(step, partition)
 
 
@@ -128,7 +128,7 @@ def unpack_hello(raw: bytes) -> Hello:
 
 
 def pack_fault(fault: Fault) -> bytes:
-    """A fault that a worker shall do to itself."""
+    """A fault that a worker is to inject into itself."""
     return _FAULT.dump_json(fault)
 
 

@@ -1,4 +1,4 @@
-"""The master machine: who is here, who has been sent what, which messages count, when a step is over.
+"""The master machine: members, rounds sent, messages that count, the end of a step.
 
 Pure: no clock, no socket, no array. ``handle`` takes one stamped event and returns instructions; the same events give the
 same instructions in the simulator and in real processes. What it protects is listed in docs/protocol.md.
@@ -97,7 +97,7 @@ class MasterMachine:
         return tuple(p.peer for p in self._peers.values())
 
     def restoring(self, at: float) -> Restore:
-        """The event that brings another machine with the same peers to these shifts; for checkpoints."""
+        """The event that gives another machine with the same peers these shifts; for checkpoints."""
         shifts = tuple((row, s.holder, s.version, s.beta) for row, s in self._shifts.items())
         return Restore(at, shifts, tuple(w for w, p in self._peers.items() if p.cold))
 
@@ -182,7 +182,7 @@ class MasterMachine:
         return f"worker {peer.rank} differs in its {difference}" if difference else None
 
     def _other_data(self, peer: Peer, hello: Hello) -> str | None:
-        """A sample that another worker here has read otherwise; data that the master has not is compared among workers."""
+        """A sample that another worker reads otherwise, in words; this compares data that the master does not have."""
         theirs = {sample.number: sample for sample in hello.looked}
         for state in self._peers.values() if theirs else ():
             for sample in state.looked if state.peer.worker != peer.worker else ():
@@ -192,7 +192,7 @@ class MasterMachine:
         return None
 
     def _gone(self, at: float, peer: Peer, reason: str) -> None:
-        """A peer's link is over: its rows cannot arrive, and its shifts have lost their other end."""
+        """A peer's link is closed: write off its rows, and take out its shifts, whose other end is gone."""
         del self._peers[peer.worker]
         for row in [r for r, shift in self._shifts.items() if shift.holder == peer]:
             self._take_out(row)
@@ -264,7 +264,7 @@ class MasterMachine:
         self._close_if_done(event.at)
 
     def _install(self, plan: Plan) -> None:
-        """Make a new plan the current one; rows that left their holder leave the shift, with another vector all do."""
+        """Install a new plan. Shifts of rows that have left their holder are taken out; with a new vector, all are."""
         same_vector = self._plan is None or self._plan.trained == plan.trained
         self._plan = plan
         self._weighted = plan.weighted_R()
@@ -336,7 +336,7 @@ class MasterMachine:
         self._out.append(SendRound(state.peer, sent))
 
     def _base(self, state: PeerState) -> int | None:
-        """The version that a peer gets differences to: the link is ordered, so it has what its last round brought."""
+        """The version that a peer's differences begin at: that of its last round, as the link keeps its order."""
         since = None if self._open is None else self._open.event.since
         return state.params if since is not None and state.params is not None and state.params >= since else None
 
@@ -425,7 +425,7 @@ class MasterMachine:
         self._close_if_done(event.at)
 
     def parts_in(self, head: Head) -> tuple[Part, ...]:
-        """What a message of the open plan holds: the partitions done, in their order, and their coefficients."""
+        """The content of a message of the open plan: the partitions done, in order, with coefficients."""
         assert self._plan is not None
         parts = self._plan.parts(head.row)
         return partition_order(self.seed, head.step, head.row, parts)[: head.done] if self._plan.partial else parts

@@ -137,7 +137,7 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Turn the peer away for good, with the reason."""
+    """Refuse the peer for good, with the reason."""
 
     peer: Peer
     reason: str
@@ -205,7 +205,7 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Replan:
-    """The plan no longer fits who is here: make a new one before the next step."""
+    """The plan no longer fits the workers present: make a new one before the next step."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""What the master machine remembers of its peers, of the open step and of the shifts."""
+"""The memory of the master machine: its peers, the open step, the shifts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OpenedStep:
 
 @dataclass(slots=True)
 class Shift:
-    """Version of h_row and who holds the same vector; beta is what moved it last."""
+    """Version of h_row, the peer that holds the same vector, and the beta of its last move."""
 
     holder: Peer
     version: int

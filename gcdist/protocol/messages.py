@@ -1,4 +1,4 @@
-"""What master and worker say to each other, and what both machines share: the tick and the wake-up.
+"""The messages between master and worker, and what both machines share: the tick and the wake-up.
 
 A ``body`` is opaque to the machines: they pass it through and never look inside.
 """
@@ -27,7 +27,7 @@ class Peer(NamedTuple):
 
     @property
     def rank(self) -> int:
-        """How texts for people count workers: 1..n, the master is 0."""
+        """The worker's number in texts for people: 1..n; the master is 0."""
         return self.worker + 1
 
 
@@ -45,7 +45,7 @@ class ValueSketch(NamedTuple):
     numbers: tuple[float, ...]
 
     def difference(self, theirs: ValueSketch) -> tuple[str, str] | None:
-        """What theirs is and what this one is, where they differ; None: they may be of one sample.
+        """Both values in words, if they differ; None: they may belong to one sample.
 
         Of many values, two numbers must differ by a tenth of their size: builds of libraries decode a picture differently.
         """
@@ -70,7 +70,7 @@ class SampleSketch(NamedTuple):
     values: tuple[ValueSketch, ...]
 
     def difference(self, theirs: SampleSketch, whose: str) -> str | None:
-        """In what somebody's sample of the same number is another one, in words; ``whose`` has this one.
+        """The difference to somebody else's sample of the same number, in words; ``whose`` names the owner of this one.
 
         >>> mine, other = (SampleSketch(7, 1, (ValueSketch("int ()", (label,)),)) for label in (3, 5))
         >>> mine.difference(other, "the master has")
@@ -87,7 +87,7 @@ class SampleSketch(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """What a worker says of itself when it joins; the master refuses a mismatch and names the difference."""
+    """A worker's introduction when it joins; the master refuses a mismatch and names the difference."""
 
     name: str
     protocol: int
@@ -142,7 +142,7 @@ _MUST_AGREE = {
 
 
 class Assignment(NamedTuple):
-    """What one worker does in every round of one plan."""
+    """The work of one worker in every round of one plan."""
 
     rows: tuple[int, ...]
     parts: tuple[tuple[tuple[int, float], ...], ...]  # per row: (partition, coefficient)
@@ -181,7 +181,7 @@ class Head(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Master to worker: something to do to itself on purpose, if its own settings allow this kind."""
+    """Master to worker: a fault that the worker injects into itself, if its own settings allow this kind."""
 
     kind: FaultKind
     seconds: float | None = None

@@ -55,7 +55,7 @@ REFUSED_EXIT = 2  # exit code of bad input: the user must change something
 
 
 def _fits(new: Round, work: Assignment) -> bool:
-    """Whether a round says one thing of each row."""
+    """Whether a round has one entry for each row."""
     return len({len(each) for each in (new.shift, new.beta, work.rows, work.parts, work.bits)}) == 1
 
 
@@ -76,7 +76,7 @@ class _Work:
 
 @dataclass(slots=True)
 class _Held:
-    """Version of this worker's h_row, and whether a message awaits the master's verdict."""
+    """Version of this worker's h_row, and whether its last message still waits for the master's verdict."""
 
     version: int = 0
     pending: bool = False
@@ -159,7 +159,7 @@ class WorkerMachine:
     # --- the link ---
 
     def _unlinked(self, event: LinkLost) -> None:
-        """Whatever was in hand belonged to the old incarnation, shifts included."""
+        """Drop the round in hand and the shifts: they belonged to the old incarnation."""
         if self._work is not None and self._work.phase != "sending":
             self._out.append(Abort(self._work.round.step))
         self._linked, self._work, self._assignment, self._plan_id = False, None, None, -1
@@ -184,7 +184,7 @@ class WorkerMachine:
     # --- rounds ---
 
     def _current(self, step: int, phase: _Phase) -> bool:
-        """An answer of the driver is for the round in hand; others are of dropped work."""
+        """Whether an answer of the driver belongs to the round in hand; others belong to dropped work."""
         return self._work is not None and self._work.round.step == step and self._work.phase == phase
 
     def _stale(self) -> bool:
@@ -262,7 +262,7 @@ class WorkerMachine:
         self._next_part()
 
     def _cut(self) -> None:
-        """Time is up: the row in hand goes as far as it is, rows not begun do not go at all."""
+        """The cut: send the done part of the row in hand, and leave out rows that were not begun."""
         work = self._work
         assert work is not None
         if work.cut:

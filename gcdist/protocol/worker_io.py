@@ -31,7 +31,7 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The master turned this worker away for good."""
+    """The master refused this worker for good."""
 
     at: float
     reason: str
@@ -56,7 +56,7 @@ class RoundIn:
 
 @dataclass(frozen=True, slots=True)
 class Astray:
-    """The parameters of ``step`` do not lead to the master's: its digest is another one, or it does not fit what is here."""
+    """The parameters of ``step`` do not lead to the master's replica: the digest differs, or the differences do not fit."""
 
     at: float
     step: int
@@ -88,7 +88,7 @@ class PartDone:
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """Nothing is waited for of a step that was aborted: its partition was broken off, or its result goes nowhere."""
+    """The worker waits for nothing of an aborted step: its partition was broken off, or its result will be dropped."""
 
     at: float
     step: int
@@ -154,7 +154,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """The round's work is dropped before it began; its parameters are taken all the same, as later ones begin there."""
+    """Take the parameters of a round whose work is dropped before it began: later differences begin there."""
 
     round: Round
     body: Body
@@ -184,7 +184,7 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Nobody wants ``step`` any more: stop what can be stopped of it."""
+    """``step`` is over: stop its work as far as possible."""
 
     step: int
 

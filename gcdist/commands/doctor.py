@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gcdist.config import ConfigError
-from gcdist.doctor import Finding, address, machine, network, software, verdict, worth
+from gcdist.config import ConfigError, load_config
+from gcdist.doctor import Finding, address, links, machine, network, software, verdict, worth
 from gcdist.doctor.connect import connect
 from gcdist.doctor.serve import serve as answer
 from gcdist.doctor.wire import WireError
@@ -44,6 +44,9 @@ def doctor(
         Path | None,
         typer.Option(metavar="CSV", help="The same from a table: a row a step, a column a worker, seconds."),
     ] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE.toml", help="Also check what protects this run's links.")
+    ] = None,
     trace_unit: Annotated[float, typer.Option(help="Seconds of one unit of the table.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -54,6 +57,8 @@ def doctor(
     Example: gcdist doctor
 
     Example: on the master's machine gcdist doctor --serve node0, on each other one gcdist doctor --connect node0
+
+    Example: gcdist doctor --config my.toml
 
     Example: gcdist doctor --run runs/first
     """
@@ -71,6 +76,8 @@ def doctor(
         findings = _worth(run, trace, trace_unit, about)
     else:
         findings = _here(place, serve_at is not None)
+        if settings is not None:
+            findings += links.judge_links(load_config(settings).cluster)
         if connect_to is not None and place is not None:
             findings += _way(*place, about)
         if run is not None or trace is not None:

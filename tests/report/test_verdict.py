@@ -24,6 +24,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=1,
         steps=100,
         cluster={"workers": 8, "silent_after": 1.5, "lost_after": 2.0},
+        code={"scheme": "joint"},
         inject={"model": "shifted-exponential", "shift": [0.0, 0.0, 0.3, *[0.0] * 5], "mean": 0.01},
         simulate={"compute_seconds": 0.02, "bandwidth": 1e7},
         faults=[
@@ -57,7 +58,7 @@ def test_where_the_time_went_is_told_for_each_worker(troubled: Path) -> None:
     for each in workers.values():
         assert sum(each.parts.values()) == pytest.approx(1.0)
     assert workers[3].parts["other"] > 0.8  # the injected delay
-    assert workers[2].parts["link"] > 0.3
+    assert workers[2].parts["link"] > 0.1  # it has no rows soon, and is idle then
     assert workers[7].parts["away"] > 0.2
     assert workers[1].parts["link"] < 0.2
     assert workers[2].held == pytest.approx(0.04, rel=0.5)

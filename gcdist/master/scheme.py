@@ -12,7 +12,9 @@ import numpy as np
 from gcdist.master.plan_maker import ALL, Holds, PlanMaker
 from gcdist.planning import PlanReport
 from gcdist.straggler import ArrivalRule, AutoDeadline, WaitForAll, with_cuts
-from gcdist.types import GradientCode, Mask, Plan, RunHaltedError, Seen, StepTerms
+from gcdist.types import F64, GradientCode, Mask, Plan, RunHaltedError, Seen, StepTerms
+
+EXCESS_EVERY = 10  # steps of a plan after which the noise that cuts add is worked out anew
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,7 @@ class Scheme:
     report: PlanReport | None = None
     _age: int = 0
     _warm: bool = True
+    _excess: tuple[tuple[int, float | None, int], F64] | None = None
     _idle: deque[float] = field(default_factory=lambda: deque(maxlen=9))
 
     @property
@@ -49,7 +52,10 @@ class Scheme:
             return terms
         terms = with_cuts(terms, laws, self.known_p)
         assert terms.cut_N is not None
-        return replace(terms, excess_R=laws.excess_R(plan, terms.cut_N))
+        key = plan.plan_id, terms.aim, self._age // EXCESS_EVERY
+        if self._excess is None or self._excess[0] != key:
+            self._excess = key, laws.excess_R(plan, terms.cut_N)
+        return replace(terms, excess_R=self._excess[1])
 
     def observe(self, seen: Seen) -> None:
         """Take in the outcome of one row."""

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from rich.text import Text
 from gcdist.config import ConfigError, load_config
 from gcdist.doctor import Finding, address, links, machine, network, software, verdict, worth
 from gcdist.doctor.connect import connect
+from gcdist.doctor.probe import probe as probe_run
 from gcdist.doctor.serve import serve as answer
 from gcdist.doctor.wire import WireError
 from gcdist.transport import is_loopback
@@ -48,6 +50,11 @@ def doctor(
         Path | None, typer.Option("--config", metavar="FILE.toml", help="Also check what protects this run's links.")
     ] = None,
     trace_unit: Annotated[float, typer.Option(help="Seconds of one unit of the table.")] = 1.0,
+    probe: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="The same from a short run of this config by processes of this machine."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option("-n", help="With --probe: workers; by default the config's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine, and the network between machines, before a run. Exit code 1 if something must be fixed.
@@ -61,27 +68,32 @@ def doctor(
     Example: gcdist doctor --config my.toml
 
     Example: gcdist doctor --run runs/first
+
+    Example: gcdist doctor --probe my.toml -n 4
     """
     if sum(given is not None for given in (connect_to, serve_at)) > 1:
         raise ConfigError("doctor: give --connect or --serve, not both")
     if count is not None and (serve_at is None or count < 1):
         raise ConfigError(f"doctor --count: found {count}; should be 1 or more, with --serve")
-    if trace is not None and run is not None:
-        raise ConfigError("doctor: give --run or --trace, not both")
+    if sum(given is not None for given in (run, trace, probe)) > 1:
+        raise ConfigError("doctor: give one of --run, --trace and --probe")
+    if workers is not None and (probe is None or workers < 2):
+        raise ConfigError(f"doctor -n: found {workers}; should be 2 or more, with --probe")
     if not trace_unit > 0:
         raise ConfigError(f"doctor --trace-unit: found {trace_unit}; should be seconds above 0")
     place = _place("--connect", connect_to) or _place("--serve", serve_at)
     about: dict[str, Any] = {}
-    if (run is not None or trace is not None) and place is None:
-        findings = _worth(run, trace, trace_unit, about)
+    asked = run is not None or trace is not None or probe is not None
+    if asked and place is None:
+        findings = _worth(run, trace, trace_unit, probe, workers, about)
     else:
         findings = _here(place, serve_at is not None)
         if settings is not None:
             findings += links.judge_links(load_config(settings).cluster)
         if connect_to is not None and place is not None:
             findings += _way(*place, about)
-        if run is not None or trace is not None:
-            findings += _worth(run, trace, trace_unit, about)
+        if asked:
+            findings += _worth(run, trace, trace_unit, probe, workers, about)
     result = verdict(findings)
     if as_json:
         print(json.dumps({"verdict": result, "findings": [asdict(each) for each in findings], **about}), flush=True)
@@ -147,9 +159,17 @@ def _way(host: str, port: int, about: dict[str, Any]) -> list[Finding]:
     return network.judge(seen, software.versions(), socket.gethostname())
 
 
-def _worth(run: Path | None, trace: Path | None, unit: float, about: dict[str, Any]) -> list[Finding]:
+def _worth(
+    run: Path | None, trace: Path | None, unit: float, probed: Path | None, workers: int | None, about: dict[str, Any]
+) -> list[Finding]:
     try:
-        if run is not None:
+        if probed is not None:
+            count = workers or load_config(probed).cluster.workers
+            if count is None:
+                raise ConfigError("doctor --probe: give the number of workers: -n")
+            with tempfile.TemporaryDirectory(prefix="gcdist-probe-") as folder:
+                seconds, least = probe_run(probed, count, Path(folder))
+        elif run is not None:
             seconds, least = worth.from_run(run)
         else:
             assert trace is not None

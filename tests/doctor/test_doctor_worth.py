@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gcdist.doctor import worth
+from gcdist.doctor.probe import probe
 from gcdist.doctor.worth import Cost, Worth, _best, _uncoded, finding, from_csv, from_run, weigh
 from gcdist.observe import RunFolder
 
@@ -101,3 +103,30 @@ def test_records_that_cannot_be_used(tmp_path: Path) -> None:
     table.write_text("round,a,b\n0,1,2\n1,3,x\n")
     with pytest.raises(ValueError, match="line 3: should be 2 numbers"):
         from_csv(table)
+
+
+def test_a_probe_is_a_short_run_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        with RunFolder(tmp_path / "probe") as folder:
+            for step in range(30):
+                folder.trace.step(step, float(step), 0.7, {1: 0.5, 2: 0.6})
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("gcdist.doctor.probe.subprocess.run", run)
+    seconds, cut = probe(tmp_path / "my.toml", 2, tmp_path)
+    assert seconds.shape == (25, 2)
+    assert not cut
+    assert asked[0][5:7] == ["-n", "2"]
+    assert {'code.scheme="sync"', 'straggler.deadline="wait"', f'out="{tmp_path}"'} <= set(asked[0])
+
+
+def test_a_probe_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **more: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 2, "", "hello\nlr: should be above 0\n")
+
+    monkeypatch.setattr("gcdist.doctor.probe.subprocess.run", run)
+    with pytest.raises(ValueError, match=r"--probe: the run of my\.toml failed: lr: should be above 0"):
+        probe(Path("my.toml"), 2, tmp_path)

@@ -111,7 +111,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Problem:
-    """All that a design of code, data allocation and bits may use (math.md sections 1 to 4)."""
+    """All that a design of code, data allocation and bits may use (math sections 1 to 4)."""
 
     size_K: F64  # (K,) shares of the samples, sum 1
     late: Callable[[int, F64], F64]  # (worker, loads (m,)) -> p (m,) at the intended deadline; 1 = absent
@@ -122,7 +122,7 @@ class Problem:
     holds_NK: csr_array | None = None  # who can read what; None = everybody everything
     energy_N: F64 | None = None  # E|y_i - h_i|^2 seen; None = worst case
     # of rows that are cut: (worker, loads (L,)) -> E[l^2/m - l | m >= 1] (L,) at the intended deadline, and S^2/|g|^2 of one
-    # partition (math.md section 10); None: rows are whole
+    # partition (math section 10); None: rows are whole
     excess: Callable[[int, F64], F64] | None = None
     spread: float = 0.0
     load_N: I64 | None = (
@@ -144,7 +144,7 @@ class Problem:
 class Plan:
     """A design: who computes what with which coefficient, and with how many bits it is sent.
 
-    The coefficients follow the free scale of math.md section 1: ``a = alpha`` and decoding weight ``1/(1-p)``, so that
+    The coefficients follow the free scale of math section 1: ``a = alpha`` and decoding weight ``1/(1-p)``, so that
     each covered column of ``A_RK`` sums to 1 for unbiased codes (baselines with other published scales say so). A row
     with zero bits is a probe: its partitions (stored entries, possibly zero) are computed and timed, nothing is added. A
     row without stored entries is not assigned at all.
@@ -157,7 +157,7 @@ class Plan:
     p_R: F64  # the design's, for the record: decoding uses StepTerms.p_R
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
-    partial: bool = False  # a row may be cut: its message stands for the partitions that are done (math.md section 10)
+    partial: bool = False  # a row may be cut: its message stands for the partitions that are done (math section 10)
 
     @property
     def rows(self) -> int:
@@ -188,7 +188,7 @@ class StepTerms:
     # worker's receipt of its round to its cut, (N,)
     aim: float | None = None
     cut_N: F64 | None = None
-    excess_R: F64 | None = None  # of partial rows: E[l^2/m - l | m >= 1] at these cuts (R,), math.md section 10
+    excess_R: F64 | None = None  # of partial rows: E[l^2/m - l | m >= 1] at these cuts (R,), math section 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class GradientCode(Protocol):
 
     @property
     def partial(self) -> bool | None:
-        """Whether its rows are cut at the deadline, and what is done counts (math.md section 10); None: on request."""
+        """Whether its rows are cut at the deadline, and what is done counts (math section 10); None: on request."""
         ...
 
     @property
@@ -298,7 +298,7 @@ class Accumulator(Protocol):
 
 
 class Quantizer(Protocol):
-    """Vectors to packed bytes and back, unbiased where it says so (math.md section 7)."""
+    """Vectors to packed bytes and back, unbiased where it says so (math section 7)."""
 
     @property
     def name(self) -> str:

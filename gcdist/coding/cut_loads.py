@@ -1,4 +1,4 @@
-"""Loads of rows that are cut at the deadline: who is slow computes less (math.md section 10, "Loads")."""
+"""Loads of rows that are cut at the deadline: a slow worker computes less (math section 10)."""
 
 from __future__ import annotations
 

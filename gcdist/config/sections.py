@@ -127,6 +127,8 @@ class QuantizerConfig(Section):
         if not isinstance(data, Mapping):
             return data
         name = data.get("name")
+        if not isinstance(name, str):
+            return data
         width = {"bits": WIDE[name], "downlink_bits": WIDE[name]} if name in WIDE else {}
         return {**width, **({"downlink": "float32"} if name in ("float32", "qsgd") else {}), **data}
 

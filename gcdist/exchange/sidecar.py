@@ -144,7 +144,7 @@ class Sidecar:
 
     @property
     def spread(self) -> float:
-        """``s^2``: an estimate of S_i^2, how much the row's terms a_j g_j differ (math.md section 10); nan below two."""
+        """``s^2``: an estimate of S_i^2, how much the row's terms a_j g_j differ (math section 10); nan below two."""
         m = len(self.parts_P4)
         return max(0.0, self.parts_energy - self.sum_energy / m) / (m - 1) if m > 1 else float("nan")
 

@@ -185,7 +185,7 @@ class PlanMaker:
 
     @property
     def spread(self) -> float:
-        """``S^2/|g|^2`` of one partition (math.md section 10); before anything is known 1/k, as if all were noise.
+        """``S^2/|g|^2`` of one partition (math section 10); before anything is known 1/k, as if all were noise.
 
         An exponential mean of the steps' own ratios: where the step size is at its edge, |g|^2 swings, and a few large ones
         must not stand for all.

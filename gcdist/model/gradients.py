@@ -62,7 +62,7 @@ class PartitionResult:
 
 
 class PartitionGradients:
-    """The gradients g_j of all partitions, scaled so that they sum to the gradient of the mean loss (math.md section 1).
+    """The gradients g_j of all partitions, scaled so that they sum to the gradient of the mean loss (math section 1).
 
     ``g_j`` at step t is a function of (seed, t, j) and of what `ModelState.load` brought: not of what was computed before,
     in which order or where. For this, python's, numpy's and torch's global generators are seeded before the batch is read

@@ -1,4 +1,4 @@
-"""How many bits a coordinate: fewer where links are slow, so many that rounding does not count where they are fast."""
+"""The bits a coordinate: few on slow links, and on fast links enough that rounding does not matter."""
 
 from __future__ import annotations
 

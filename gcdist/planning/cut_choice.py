@@ -1,4 +1,4 @@
-"""The automatic deadline of partial rows, and the loads that go with it (math.md sections 8 and 10)."""
+"""The automatic deadline of partial rows, and the loads that go with it (math sections 8 and 10)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIMES = 24  # points of the integral over a step's time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutChoice:
-    """A deadline with its loads, and what is expected of it, of the deadline before, and of waiting for all."""
+    """A deadline with its loads, and the prospects of this deadline, of the one before, and of waiting for all."""
 
     deadline: float  # seconds; inf: wait for all
     load_N: I64
@@ -102,7 +102,7 @@ def choose_cut(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rows:
-    """What rows come to at each candidate deadline."""
+    """Outcomes of rows at each candidate deadline."""
 
     who: I64  # workers (n,) that are here and known
     table_n: list[tuple[F64, F64, F64]]  # start, pace and weight (T,) of each
@@ -135,7 +135,7 @@ class _Rows:
         return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL)
 
     def fits(self, load_N: I64, k: int) -> bool:
-        """Whether these loads (N,) are of those who are here, and within their caps."""
+        """Whether these loads (N,) are those of workers present, and within their caps."""
         return bool(load_N.sum() == k == load_N[self.who].sum() and np.all(load_N[self.who] <= self.cap_n))
 
     def balanced(self, k: int) -> list[I64]:

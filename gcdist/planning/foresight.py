@@ -1,4 +1,4 @@
-"""What the automatic scheme would make of recorded times: the same choices by the same code, step by step.
+"""A forecast of the automatic scheme from recorded times: the same choices by the same code, step by step.
 
 Each choice sees what the steps before it have shown and no more. So the forecast is of what a run can learn, not of what
 somebody who knows the times beforehand could do.
@@ -68,7 +68,7 @@ def foresee(
 
 
 def _miss(laws: WorkLaws, worker: int, cut: float) -> float:
-    """P(nothing is done by the cut), as far as it is known."""
+    """P(nothing is done by the cut), estimated from the rows seen."""
     if np.isinf(cut):
         return 0.0
     p = float(laws.outcomes(worker, np.ones(1, np.int64), np.array([cut]))[0][0])

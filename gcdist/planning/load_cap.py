@@ -112,7 +112,7 @@ def counted_chance(plan: Plan) -> F64:
 
 
 def named(partitions: list[int]) -> str:
-    """The numbers for a line of text.
+    """The partitions' numbers for a line of text.
 
     >>> named([3]), named([1, 2])
     ('partition 3', 'partitions 1, 2')

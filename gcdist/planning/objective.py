@@ -1,4 +1,4 @@
-"""The one objective of every automatic choice: predicted seconds to a given progress (math.md section 10).
+"""The one objective of every automatic choice: predicted seconds to a given progress (math section 10).
 
 A step of gradient descent with the best step size gains in proportion to ``|g|^2/E|ghat|^2``, so a run's seconds to a given
 progress are in proportion to
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What is expected of a choice: seconds of a step, and noise over the signal."""
+    """The prospect of a choice: seconds of a step, and noise over the signal."""
 
     seconds: float  # with what lies between two steps
     stragglers: float  # of rows that are cut or do not come

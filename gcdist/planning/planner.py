@@ -1,4 +1,4 @@
-"""A code's design, checked: what every plan must hold before a step is opened with it."""
+"""Checks of a code's design: conditions of every plan before a step is opened with it."""
 
 from __future__ import annotations
 

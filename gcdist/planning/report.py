@@ -1,4 +1,4 @@
-"""What a plan promises, in figures: for the run's folder, `gcdist plan` and the tables."""
+"""The figures of a plan: for the run's folder, `gcdist plan` and the tables."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def describe(plan: Plan, problem: Problem, notices: Mapping[str, str] | None = N
 
 
 def row_excess(plan: Plan, problem: Problem) -> F64:
-    """``E[l^2/m - l | m >= 1]`` (R,) of rows that are cut (math.md section 10); 0 where they are whole."""
+    """``E[l^2/m - l | m >= 1]`` (R,) of rows that are cut (math section 10); 0 where they are whole."""
     load_R, excess_R = np.diff(plan.A_RK.indptr).astype(np.float64), np.zeros(plan.rows)
     if problem.excess is not None:
         for row in np.flatnonzero(load_R > 1):

@@ -1,4 +1,4 @@
-"""The error of any scheme at the same problem, through its own decoder: what the comparison table shows."""
+"""The error of any scheme at the same problem, through its own decoder, for the comparison table."""
 
 from __future__ import annotations
 

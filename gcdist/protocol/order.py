@@ -12,7 +12,7 @@ def partition_order(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> 
     """``parts`` in an order that is drawn uniformly at random by (seed, step, row) and nothing else.
 
     A row that is cut holds a prefix of this order: a random subset without replacement, whatever the times were. That
-    makes ``l/m`` times its sum unbiased (math.md section 10).
+    makes ``l/m`` times its sum unbiased (math section 10).
 
     >>> partition_order(0, 7, 2, ((4, 1.0), (5, 1.0), (6, 0.5)))
     ((4, 1.0), (6, 0.5), (5, 1.0))

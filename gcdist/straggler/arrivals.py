@@ -1,4 +1,4 @@
-"""Arrival statistics: each worker's chance to miss a deadline, from its censored past (math.md sections 5 and 8).
+"""Arrival statistics: each worker's chance to miss a deadline, from its censored past (math sections 5 and 8).
 
 Two estimates, for two uses. `Arrivals.p_long_run_N` is for plans: the share of steps that a worker misses, ready or busy.
 `Arrivals.p_given_ready` is for weights: the chance to miss the step that opens now, given the worker's load and whether it
@@ -45,7 +45,7 @@ class Arrivals:
 
         1/(1-p) = (m + 1 + w) / (A + 1 - u + w (1-prior)),    u = A/(A + 1) (m - A)/(m - A + 1) / 2,
 
-    as w vanishes the weight from counts of math.md section 5, for which ``E[1/(1-p)] q = 1 - (1-q)^(m+1)`` at the true
+    as w vanishes the weight from counts of math section 5, for which ``E[1/(1-p)] q = 1 - (1-q)^(m+1)`` at the true
     chance q to arrive, with up to half an arrival less: plans give the largest shares to workers whom luck favoured. Beyond
     the times that a worker was waited for, few of its outcomes tell anything; there one more outcome follows the hazard of
     all workers (Hjort's 1990 beta process with weight 1). p is at least a quarter of a miss in the outcomes seen and at most
@@ -102,7 +102,7 @@ class Arrivals:
         self._long_run = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The outcomes held, for a checkpoint, as copies. ``key`` (N, window, 2) is (row, step), -1 where none is."""
+        """Copies of the remembered outcomes, for a checkpoint. ``key`` (N, window, 2) is (row, step), -1 where none is."""
         key = [[(-1, -1) if each is None else each for each in keys] for keys in self._key_NW]
         return {
             "seconds": self._seconds_NW.copy(),
@@ -175,13 +175,13 @@ class Arrivals:
         return 1 - self._persistence() * (1 - p_N)
 
     def promise_nothing(self) -> None:
-        """The step that opens now waits: its outcomes tell nothing of the estimates."""
+        """The step that opens now waits for all: its outcomes do not test the estimates."""
         self._open_bins = self._open_N = None
 
     def p_long_run_N(self, deadline: float, load: float | None = None) -> F64:
         """P(not in by ``deadline``) in the long run, ready or busy, (N,); for plans. ``load``: None is the `usual_load`.
 
-        Seconds grow with the load as fast as is plausible: a plan must not hand out loads that nobody finishes.
+        Seconds are taken to grow with the load as fast as is plausible: a plan must not hand out loads that nobody finishes.
         """
         load = self.usual_load if load is None else load
         key = (deadline, load, self._count)
@@ -195,12 +195,12 @@ class Arrivals:
 
     @property
     def usual_load(self) -> float:
-        """The median of the loads held, in partitions; 1 before any."""
+        """The median of the remembered loads, in partitions; 1 before the first outcome."""
         held = self._in_NW | self._out_NW
         return float(np.median(self._load_NW[held])) if held.any() else 1.0
 
     def count_N(self) -> F64:
-        """Outcomes held of each worker, (N,)."""
+        """Number of remembered outcomes of each worker, (N,)."""
         counts: F64 = (self._in_NW | self._out_NW).sum(axis=1, dtype=np.float64)
         return counts
 
@@ -209,7 +209,7 @@ class Arrivals:
         return np.sort(self._for_plans(self.usual_load if load is None else load)[self._in_NW])
 
     def longest(self) -> float:
-        """Seconds of the longest arrival held, as they were."""
+        """Seconds of the longest remembered arrival, at its own load."""
         return float(self._seconds_NW[self._in_NW].max())
 
     def missed_N(self, deadline: float) -> Mask:
@@ -300,7 +300,7 @@ class Arrivals:
     # --- load ---
 
     def _at(self, load_N: F64) -> F64:
-        """Seconds as they would be at these loads, (N, W)."""
+        """The remembered seconds, scaled to these loads, (N, W)."""
         ratio_NW = np.maximum(load_N, 1.0)[:, None] / self._load_NW
         return self._seconds_NW * ratio_NW ** float(self._exponents() @ EXPONENTS)
 
@@ -336,7 +336,7 @@ class Arrivals:
         return bound_NB, chance_NEB
 
     def _score(self, seen: Seen) -> None:
-        """Let an outcome of the open step tell for and against the exponents."""
+        """Update the evidence for each exponent by an outcome of the open step."""
         if self._open_bins is None or seen.worker >= _WITNESSES:
             return
         bound_B, chance_EB = self._open_bins[0][seen.worker], self._open_bins[1][seen.worker]
@@ -346,7 +346,7 @@ class Arrivals:
         self._score_E = _SCORE_FORGET * self._score_E + np.log(chance_EB[:, b])
 
     def _exponents(self) -> F64:
-        """Probability of each exponent, (E,), from what each foretold."""
+        """Probability of each exponent, (E,), by how well it predicted the outcomes."""
         weight_E = np.asarray(_EXPONENT_PRIOR) * np.exp(self._score_E - self._score_E.max())
         return np.asarray(weight_E / weight_E.sum())
 

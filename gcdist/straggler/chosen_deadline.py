@@ -1,4 +1,4 @@
-"""The stop rule of the scheme that chooses by itself: a deadline that is chosen elsewhere, and no warm-up of its own."""
+"""The stop rule of the automatic scheme: a deadline that the scheme chooses, and no warm-up."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ChosenDeadline(ArrivalRule):
 
     @property
     def waits(self) -> bool:
-        """Whether it is to wait for all."""
+        """Whether the next step waits for all."""
         return self._deadline >= self.max_wait
 
     def adopt(self, deadline: float) -> None:
@@ -45,7 +45,7 @@ class ChosenDeadline(ArrivalRule):
         self.contradicted = False
 
     def forget(self, workers: Iterable[int]) -> None:
-        """These workers have changed: what was seen of them counts no more."""
+        """Forget the outcomes of these workers: their speed has changed."""
         for worker in workers:
             self.arrivals.forget_worker(worker)
         self._surprise.forget()

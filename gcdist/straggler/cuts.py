@@ -1,4 +1,4 @@
-"""When the rows of a step are cut (math.md section 10): the promise of a stop rule, made a cut of each worker."""
+"""The cuts of a step's rows (math section 10): a stop rule's promise becomes a cut for each worker."""
 
 from __future__ import annotations
 

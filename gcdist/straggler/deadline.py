@@ -1,4 +1,4 @@
-"""Stop rules: the deadline of each step and the chances to miss it, from the past alone (math.md section 8).
+"""Stop rules: the deadline of each step and the chances to miss it, from the past alone (math section 8).
 
 A rule is told outcomes (`observe`: `Seen` in) and promises each step (`terms`: `StepTerms` out). Where its chances come from
 is an object of `gcdist.straggler.chances`.
@@ -217,7 +217,7 @@ class WaitForAll(ArrivalRule):
 
 
 class AutoDeadline(ArrivalRule):
-    """The deadline that minimises ``E[min(tau, time until all are in)] (1 + D/F(tau))`` (math.md section 8, for D = 1).
+    """The deadline that minimises ``E[min(tau, time until all are in)] (1 + D/F(tau))`` (math section 8, for D = 1).
 
     That is the wall clock to a given accuracy if the step size follows the noise, with ``F = sum (1-p_i)/(p_i+omega_i)`` and
     independent arrivals. D is how many times larger the noise is than for partitions that agree, as it was observed (ours:
@@ -270,7 +270,7 @@ class AutoDeadline(ArrivalRule):
         return self._surprised and self.waits
 
     def state_dict(self) -> dict[str, Any]:
-        """What was learned, the deadline too."""
+        """The outcomes and the deadline, for a checkpoint."""
         return {**super().state_dict(), **{name: getattr(self, f"_{name}") for name in self._LEARNED}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Delay models: the floors that workers inject, and the chance to be above a time.
 
 A delay is a pure function of (worker, step, load, seed), so that every scheme meets the same delays (common random
-numbers). Sources: math.md section 8; the shifted exponential is that of papers 1 and 2.
+numbers). Sources: math section 8; the shifted exponential is that of papers 1 and 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Numbers: TypeAlias = float | Sequence[float]
 
 
 def uniform(seed: int, worker: int, step: int, stream: int = 0) -> float:
-    """A number in (0, 1) that depends on nothing but its arguments; ``step`` may be negative.
+    """A number in (0, 1), a function of its arguments alone; ``step`` may be negative.
 
     >>> uniform(0, 1, 2) == uniform(0, 1, 2) != uniform(0, 1, 3)
     True
@@ -46,7 +46,7 @@ class NoDelay:
 
 @dataclass(frozen=True, slots=True)
 class ShiftedExponential:
-    """``s_i + Exp(mean m_i)``; with ``scale_with_load`` at load l: ``l s_i + Exp(mean l m_i)`` (math.md section 8)."""
+    """``s_i + Exp(mean m_i)``; with ``scale_with_load`` at load l: ``l s_i + Exp(mean l m_i)`` (math section 8)."""
 
     shift_N: tuple[float, ...]  # seconds
     mean_N: tuple[float, ...]  # seconds, of the exponential part

@@ -71,7 +71,7 @@ class FaultSchedule(Generic[F]):
         return found
 
     def spare_master(self) -> None:
-        """Leave out what strikes the master at a step: a run that was resumed before it would never get beyond."""
+        """Leave out faults that strike the master at a step: a run resumed before that step would never pass it."""
         self.planned = [replace(each, step=None) if each.rank == 0 else each for each in self.planned]
 
     def _gap(self, number: int, every: float) -> float:

@@ -40,7 +40,7 @@ class Surprise:
         self._steps.clear()
 
     def found(self) -> bool:
-        """Whether the last 1, 2, 3, 6 or 12 steps had, by their promises, a chance below that of `DOUBT`."""
+        """Whether the last 1, 2, 3, 6 or 12 steps had, under the promised p, a chance below that of `DOUBT`."""
         recent: Outcomes = []
         for back, (_, outcomes) in enumerate(reversed(self._steps), start=1):
             recent += outcomes

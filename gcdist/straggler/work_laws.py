@@ -1,4 +1,4 @@
-"""How fast each worker works: when the first partition of its row is done, and how long each further one takes.
+"""Each worker's speed: seconds until the first partition of its row is done, and seconds of each further one.
 
 Every message tells when its partitions were done (`WorkTimes`). A cut row tells nothing of the partitions behind the cut:
 its further partitions are taken to come at the pace of those that were done. Older steps weigh less. A worker of which
@@ -37,7 +37,7 @@ class RowTimes:
 
 
 class WorkLaws:
-    """The times of the last rows of each worker, and what its link takes besides.
+    """The times of each worker's last rows, and the seconds of its link.
 
     ``overhead`` of a worker is what a step takes of it outside its row: the round's way down, encoding, and the message's
     way up. Its mean and mean deviation are exponential averages, as in TCP's estimate of round-trip times (Jacobson 1988).
@@ -75,7 +75,7 @@ class WorkLaws:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
     def _add(self, worker: int, row: RowTimes) -> None:
-        """One more row; a worker whose last rows are all unlike its past loses the latter."""
+        """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""
         self._cold.pop(worker, None)
         rows = self._rows[worker]
         rows.append(row)
@@ -145,14 +145,14 @@ class WorkLaws:
         return [self._cold[worker]] if worker in self._cold else []
 
     def count(self, worker: int) -> int:
-        """Rows that are remembered of a worker."""
+        """Number of remembered rows of a worker."""
         return len(self._rows[worker])
 
     def outcomes(self, worker: int, load_L: I64, cut_G: F64) -> tuple[F64, F64]:
-        """What rows of these loads come to at each cut, seconds since the round's receipt.
+        """Outcomes of rows of these loads at each cut, in seconds since the round's receipt.
 
         Returns:
-            ``P(m = 0)`` (G,), and ``E[l^2/m - l | m >= 1]`` (G, L), the factor of S_i^2 in math.md section 10.
+            ``P(m = 0)`` (G,), and ``E[l^2/m - l | m >= 1]`` (G, L), the factor of S_i^2 in math section 10.
         """
         start_T, pace_T, weight_T = self.table(worker)
         if not len(start_T):

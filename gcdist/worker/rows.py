@@ -130,7 +130,7 @@ class RowMaker:
         made.merge(result, self._shape)
 
     def encode(self, step: int, row: int, parts: int, seconds: float, name_of: Callable[[int], str] = str) -> Message:
-        """Scale what is done of the row to all of it (math.md section 10), subtract the shift, quantize, pack.
+        """Scale what is done of the row to all of it (math section 10), subtract the shift, quantize, pack.
 
         Args:
             step: of the round.

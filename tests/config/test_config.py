@@ -53,6 +53,7 @@ def fails(**values: object) -> str:
         ({"inject": {"model": "pareto", "scale": 1.0}}, 'inject.shape: found 0.0; the model "pareto" needs numbers'),
         ({"inject": {"model": "shifted-exponential", "mean": [-1.0]}}, "inject.mean: found [-1.0]; should be a number"),
         ({"optimizer": {"name": "adam", "momentum": 0.9}}, 'optimizer.momentum: found 0.9; the optimizer "adam" does'),
+        ({"quantizer": {"name": {}}}, "quantizer.name: found {}; should be a valid string"),
         ({"quantizer": {"bits": 9}}, 'quantizer.bits: found 9; the quantizer "rotated-dither" takes 1 to 8'),
         ({"quantizer": {"name": "float32", "bits": 4}}, 'quantizer.bits: found 4; the quantizer "float32" has 32'),
         ({"cluster": {"workers": 2, "min_workers": 3}}, "cluster.min_workers: found 3; should be at most workers = 2"),

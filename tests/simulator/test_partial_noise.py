@@ -1,4 +1,4 @@
-"""The error of cut rows is that of math.md section 10, with real gradients: planned, observed and measured agree.
+"""The error of cut rows is that of math section 10, with real gradients: planned, observed and measured agree.
 
 Delays are exponential and in proportion to the load, so that the number m of partitions that are done by the cut takes every
 value from 1 to l. Means of 2,000 rounds; their standard errors are 2 to 3%, and 10% is more than three of them.

@@ -1,4 +1,4 @@
-"""Rows that are cut are right on average, end to end, and as noisy as math.md section 10 says.
+"""Rows that are cut are right on average, end to end, and as noisy as math section 10 says.
 
 As in `test_unbiased`: one z-test on many rounds at fixed parameters; |z| < 5 fails a right program with probability 6e-7 a
 test; seeds are fixed. Cuts depend on times: a slow worker sends fewer of its partitions.

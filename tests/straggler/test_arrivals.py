@@ -57,7 +57,7 @@ def test_without_outcomes_it_is_the_prior() -> None:
 
 @pytest.mark.parametrize(("m", "q"), [(5, 0.3), (20, 0.2), (20, 0.9), (60, 0.05)])
 def test_weights_from_counts_are_cautious(m: int, q: float) -> None:
-    # exact: over all counts A of arrivals; q is the true chance to arrive (math.md section 5). Against (m+1)/(A+1) a weight
+    # exact: over all counts A of arrivals; q is the true chance to arrive (math section 5). Against (m+1)/(A+1) a weight
     # is higher by half an arrival, for the luck of those that plans prefer
     mean = 0.0
     for arrived in range(m + 1):

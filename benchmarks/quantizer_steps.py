@@ -1,16 +1,19 @@
 """What a quantizer costs in steps: five models, SGD and AdamW, against float32 on the same batches.
 
-    python benchmarks/quantizer_steps.py --models transformer --optimizers adamw --seeds 0,1,2 --json FILE
+    python benchmarks/quantizer_steps.py --json FILE        # one line a run; goes on where it stopped
+    python benchmarks/quantizer_steps.py --models transformer --optimizers adamw --seeds 3,4,5 --json FILE
     python benchmarks/quantizer_steps.py --table FILE... > table.md
 
 Each run is `gcdist.simulate` with the default code, four workers and nobody late, so that the quantizer is all that differs.
-The loss is the batches' own, and the batches are the same. What is written down is by how many steps a quantizer is behind
-float32 after 40% and after 70% of the steps (`lag`): mean over seeds, and their range.
+The loss is the batches' own, and the batches are the same. The table has by how many steps a quantizer is behind float32
+after 40% and after 70% of the steps (`lag`): mean over seeds, and their range; beside it by how many steps float32 itself
+differs from seed to seed. Parameters go down in float32, but for the variant that says "down" (the default of a run).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -29,6 +32,7 @@ from gcdist.tasks.digits import arrays, cnn, mlp
 from gcdist.types import Layout
 
 WORKERS, NEAR, MARKS = 4, 10, (0.4, 0.7)
+RUN = ("model", "optimizer", "seed", "variant")
 by_parameter = Layout.by_parameter
 
 
@@ -128,22 +132,23 @@ MODELS: dict[
     "transformer": (Transformer, sequences, entropy, 4, {"sgd": (0.5, 120), "adamw": (0.003, 80)}),
     "least-squares": (lambda: nn.Linear(400, 1), regression, square, 16, {"sgd": (0.05, 80), "adamw": (0.05, 80)}),
 }
-# as written: quantizer, bits, whether it is cut along parameters
+# as written: quantizer, bits, whether it is cut along parameters, the way down
 VARIANTS = {
-    "float32": ("float32", 32, True),
-    "rotated-dither, whole": ("rotated-dither", 4, False),
-    "rotated-dither": ("rotated-dither", 4, True),
-    "dither": ("dither", 4, True),
-    "bucket": ("bucket", 4, True),
-    "rotated": ("rotated", 4, True),
-    "rotated-dither, 8 bits": ("rotated-dither", 8, True),
+    "float32": ("float32", 32, True, "float32"),
+    "rotated-dither, whole": ("rotated-dither", 4, False, "float32"),
+    "rotated-dither": ("rotated-dither", 4, True, "float32"),
+    "rotated-dither, 4 bits down": ("rotated-dither", 4, True, "differences"),
+    "dither": ("dither", 4, True, "float32"),
+    "bucket": ("bucket", 4, True, "float32"),
+    "rotated": ("rotated", 4, True, "float32"),
+    "rotated-dither, 8 bits": ("rotated-dither", 8, True, "float32"),
 }
 
 
 def losses(model: str, optimizer: str, seed: int, variant: str) -> tuple[list[float], float]:
     """The loss of each step, and bits of payload a coordinate."""
     make, data, loss, batch, settings = MODELS[model]
-    quantizer, bits, cut = VARIANTS[variant]
+    quantizer, bits, cut, down = VARIANTS[variant]
     step_size, steps = settings[optimizer]
     Layout.by_parameter = staticmethod(by_parameter if cut else whole)  # type: ignore[method-assign]
     torch.manual_seed(seed)
@@ -152,7 +157,7 @@ def losses(model: str, optimizer: str, seed: int, variant: str) -> tuple[list[fl
         steps=steps,
         seed=seed,
         code={"partitions": WORKERS},
-        quantizer={"name": quantizer, "bits": bits, **({"bits_most": bits} if bits <= 8 else {})},  # all alike
+        quantizer={"name": quantizer, "bits": bits, "downlink": down, **({"bits_most": bits} if bits <= 8 else {})},
         straggler={"deadline": "wait"},
         cluster={"workers": WORKERS},
         checkpoint={"keep": 0},
@@ -177,8 +182,8 @@ def losses(model: str, optimizer: str, seed: int, variant: str) -> tuple[list[fl
     return found, 32 - 8 * saved / sum(p.numel() for p in task.model.parameters())
 
 
-def lag(base: list[float], other: list[float], mark: float) -> tuple[int, float]:
-    """(step, steps that ``other`` is behind ``base`` there): how far its log loss is above that of ``base`` on the same
+def lag(base: list[float], other: list[float], mark: float) -> float:
+    """Steps that ``other`` is behind ``base`` at ``mark``: how far its log loss is above that of ``base`` on the same
     batches, mean of 21 steps, over the slope of ``base``'s log loss by least squares over 41 steps.
 
     Crossing a target would be luck: a batch's loss varies more from step to step than it falls.
@@ -188,89 +193,113 @@ def lag(base: list[float], other: list[float], mark: float) -> tuple[int, float]
     wide = np.arange(max(at - 2 * NEAR, 0), min(at + 2 * NEAR + 1, len(base)))
     slope = float(np.polyfit(wide, np.log(base)[wide], 1)[0])
     behind = float(np.mean(np.log(other[near]) - np.log(base[near])))
-    return at, behind / -slope
+    return behind / -slope
 
 
-def measured(model: str, optimizer: str, seeds: list[int], variants: list[str]) -> list[dict[str, Any]]:
-    """One entry a variant; float32 is always measured, first."""
-    rows: list[dict[str, Any]] = []
-    base: dict[int, list[float]] = {}
-    for variant in ["float32", *(v for v in variants if v != "float32")]:
-        late: list[list[float]] = [[] for _ in MARKS]
-        marks, bits, last = [0 for _ in MARKS], 0.0, 0.0
-        for seed in seeds:
-            curve, bits = losses(model, optimizer, seed, variant)
-            last += float(np.mean(curve[-10:])) / len(seeds)
-            base.setdefault(seed, curve)
-            for i, mark in enumerate(MARKS):
-                marks[i], steps = lag(base[seed], curve, mark)
-                late[i].append(steps)
-        rows.append(
-            {"model": model, "optimizer": optimizer, "variant": variant, "bits": bits, "late": late, "loss": last}
-        )
-        rows[-1]["marks"] = marks
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return rows
+def spread(curves: list[list[float]], mark: float) -> float:
+    """Steps by which seeds differ: standard deviation of the log loss, mean of 21 steps, over the slope."""
+    at = int(mark * len(curves[0]))
+    near = slice(max(at - NEAR, 0), at + NEAR + 1)
+    wide = np.arange(max(at - 2 * NEAR, 0), min(at + 2 * NEAR + 1, len(curves[0])))
+    logs = np.log(np.array(curves))
+    slope = float(np.polyfit(wide, logs.mean(0)[wide], 1)[0])
+    return float(logs[:, near].mean(1).std(ddof=1)) / -slope
 
 
-def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a model, optimizer and variant: seeds that were measured apart are put together."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = (row["model"], row["optimizer"], row["variant"])
-        if key not in found:
-            found[key] = {**row, "late": [list(late) for late in row["late"]]}
-            continue
-        mine = found[key]
-        old, new = len(mine["late"][0]), len(row["late"][0])
-        mine["loss"] = (mine["loss"] * old + row["loss"] * new) / (old + new)
-        for late, more in zip(mine["late"], row["late"], strict=True):
-            late.extend(more)
-    return list(found.values())
+def measure(models: list[str], optimizers: list[str], seeds: list[int], variants: list[str], into: Path | None) -> None:
+    """One line of JSON a run, float32 first; what ``into`` has already is not measured again."""
+    known = set()
+    if into is not None and into.exists():
+        known = {tuple(run[name] for name in RUN) for run in read(into)}
+    for model, optimizer, seed in itertools.product(models, optimizers, seeds):
+        for variant in ["float32", *(name for name in variants if name != "float32")]:
+            run = (model, optimizer, seed, variant)
+            if run in known:
+                continue
+            curve, bits = losses(*run)
+            line = json.dumps(dict(zip(RUN, run, strict=True)) | {"bits": bits, "losses": curve})
+            if into is None:
+                print(line, flush=True)
+            else:
+                with into.open("a") as file:
+                    file.write(line + "\n")
+                print(*run, f"{np.mean(curve[-10:]):.3g}", file=sys.stderr, flush=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Steps behind float32, at both marks: mean (least to most)."""
-    head = [
-        "model",
-        "optimizer",
-        "quantizer, 4 bits",
-        "bits a coordinate",
-        "steps behind at 40%",
-        "at 70%",
-        "last loss",
-    ]
-    lines = []
-    for row in merged(rows):
-        cells = [f"{np.mean(late):+.1f} ({min(late):+.1f} to {max(late):+.1f})" for late in row["late"]]
-        if row["variant"] == "float32":
-            cells = [f"(at step {mark})" for mark in row["marks"]]
-        lines.append(
-            [row["model"], row["optimizer"], row["variant"], f"{row['bits']:.2f}", *cells, f"{row['loss']:.3g}"]
-        )
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *lines])
+def read(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file of ``--json``."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry a model, optimizer and variant: steps behind float32 of each seed, at both marks.
+
+    Float32's own entry has in place of them by how many steps its seeds differ (`spread`).
+    """
+    curves: dict[tuple[str, str], dict[str, dict[int, list[float]]]] = {}
+    bits = {}
+    for run in runs:
+        of_run = curves.setdefault((run["model"], run["optimizer"]), {})
+        of_run.setdefault(run["variant"], {})[run["seed"]] = run["losses"]
+        bits[run["model"], run["variant"]] = run["bits"]
+    found = []
+    for (model, optimizer), of_variant in curves.items():
+        base = of_variant["float32"]
+        for variant, of_seed in of_variant.items():
+            entry: dict[str, Any] = {"model": model, "optimizer": optimizer, "variant": variant, "seeds": len(of_seed)}
+            entry["bits"] = round(bits[model, variant], 2)
+            entry["last_loss"] = float(f"{np.mean([np.mean(curve[-10:]) for curve in of_seed.values()]):.3g}")
+            for mark in MARKS:
+                if variant == "float32":
+                    entry[f"spread_{mark}"] = round(spread(list(base.values()), mark), 2)
+                else:
+                    late = [round(lag(base[seed], curve, mark), 2) for seed, curve in sorted(of_seed.items())]
+                    entry[f"behind_{mark}"] = late
+            entry["steps"] = len(next(iter(of_seed.values())))
+            found.append(entry)
+    return found
+
+
+def table(entries: list[dict[str, Any]], mark: float) -> str:
+    """Steps behind float32 at ``mark``: mean (least to most); one line a model and optimizer, one column a variant."""
+    variants = list(dict.fromkeys(entry["variant"] for entry in entries if entry["variant"] != "float32"))
+    cells = {(e["model"], e["optimizer"], e["variant"]): e for e in entries}
+    lines = [["model", "optimizer", "step", "seeds differ by", *variants]]
+    lines.append(["---"] * len(lines[0]))
+    for model, optimizer in dict.fromkeys((entry["model"], entry["optimizer"]) for entry in entries):
+        base = cells[model, optimizer, "float32"]
+        line = [model, optimizer, str(int(mark * base["steps"])), f"{base[f'spread_{mark}']:.1f}"]
+        for variant in variants:
+            entry = cells.get((model, optimizer, variant))
+            late = [] if entry is None else entry[f"behind_{mark}"]
+            line.append(f"{np.mean(late):+.1f} ({min(late):+.1f} to {max(late):+.1f})" if late else "")
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--optimizers", default="sgd,adamw")
-    parser.add_argument("--variants", default="rotated-dither, whole;rotated-dither;dither;bucket")
+    parser.add_argument("--variants", default=";".join(VARIANTS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--json", type=Path, help="file to which one line a variant is added")
+    parser.add_argument(
+        "--json", type=Path, help="file to which one line a run is added; runs that it has are left out"
+    )
     parser.add_argument("--table", type=Path, nargs="+", help="print the table of these files and measure nothing")
+    parser.add_argument("--mark", type=float, choices=MARKS, default=MARKS[-1], help="of the table: share of the steps")
+    parser.add_argument("--summary", type=Path, help="with --table: write its figures here")
     args = parser.parse_args()
     if args.table:
-        print(table([json.loads(line) for path in args.table for line in path.read_text().splitlines()]))
+        found = summary([run for path in args.table for run in read(path)])
+        print(table(found, args.mark))
+        if args.summary:
+            lines = ",\n".join(json.dumps(entry) for entry in found)
+            args.summary.write_text(f"[\n{lines}\n]\n")
         return
     torch.set_num_threads(1)
-    for model in args.models.split(","):
-        for optimizer in args.optimizers.split(","):
-            seeds = [int(seed) for seed in args.seeds.split(",")]
-            rows = measured(model, optimizer, seeds, args.variants.split(";"))
-            if args.json:
-                with args.json.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    measure(args.models.split(","), args.optimizers.split(","), seeds, args.variants.split(";"), args.json)
 
 
 if __name__ == "__main__":

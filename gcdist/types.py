@@ -158,6 +158,16 @@ class Plan:
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
     partial: bool = False  # a row may be cut: its message stands for the partitions that are done (math section 10)
+    mass_K: F64 | None = None  # C_j: sizes of the partitions, mean 1; None: all 1
+
+    def row_masses(self) -> F64:
+        """``Y_i = sum_j a_ij C_j``, (R,): a row's part of the gradient, times K, where partitions agree."""
+        mass_K = np.ones(self.A_RK.shape[1]) if self.mass_K is None else self.mass_K
+        return np.asarray(self.A_RK @ mass_K, np.float64)
+
+    def covered_mass(self) -> float:
+        """Sum of C_j over the covered partitions: K where all are."""
+        return float(self.covered_K.sum() if self.mass_K is None else self.mass_K[self.covered_K].sum())
 
     @property
     def rows(self) -> int:

@@ -55,9 +55,9 @@ class Structured:
         weight_R, counted_R = inverse_weights(plan, terms)
         if self.decoding == "inverse" or not counted_R.any():
             return Summing(weight_R, counted_R)
-        Y_R = np.asarray(plan.A_RK.sum(axis=1), np.float64)
+        Y_R = plan.row_masses()
         if self.decoding == "predictor":
-            return Predicting(weight_R, Y_R / max(1, int(plan.covered_K.sum())), counted_R)
+            return Predicting(weight_R, Y_R / (plan.covered_mass() or 1.0), counted_R)
         a_R = self._self_normalised(plan, Y_R, terms.p_R, counted_R)
         return Summing(weight_R, counted_R) if a_R is None else SelfNormalised(a_R, Y_R, counted_R)
 

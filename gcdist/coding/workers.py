@@ -111,4 +111,5 @@ def finish(
         covered_K = np.ones(problem.k, np.bool_)
     A_RK = csr_array(A_RK, dtype=np.float64)
     bits_RS = np.where(loads(A_RK) > 0, bits_N, 0)[:, None].astype(np.uint8)
-    return Plan(plan_id, A_RK, np.arange(problem.n), bits_RS, p_N, covered_K)
+    mass_K = None if np.all(problem.size_K == problem.size_K[0]) else problem.size_K / problem.size_K.mean()
+    return Plan(plan_id, A_RK, np.arange(problem.n), bits_RS, p_N, covered_K, mass_K=mass_K)

@@ -211,7 +211,7 @@ class PlanMaker:
                 self._ratio += float(np.mean(spreads)) / max(signal, SMALL * usual)
                 self._ratios += 1.0
         for sidecar, bits_S in counted:
-            omega = float(self._law[bits_S].mean())
+            omega = float(self._law[bits_S[0]])  # of all segments of a row
             if sidecar.energy > 0 and np.isfinite(omega):
                 self._error += sidecar.error / sidecar.energy
                 self._expected += omega
@@ -342,4 +342,4 @@ def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:
     order = np.lexsort((columns, rows))
     indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=plan.rows))])
     A_RK = csr_array((values[order], columns[order], indptr), shape=plan.A_RK.shape)
-    return Plan(plan.plan_id, A_RK, plan.worker_R, plan.bits_RS, plan.p_R, plan.covered_K)
+    return replace(plan, A_RK=A_RK)

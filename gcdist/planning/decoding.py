@@ -49,7 +49,7 @@ def row_norms(plan: Plan, Y_R: F64, zeta2: float) -> F64:
 def predictor_error(plan: Plan, p_R: F64, omega_R: F64, v_RD: F64, m_D: F64) -> float:
     """``sum_i p_i/(1-p_i) |v_i - (Y_i/k) m|^2 + omega_i/(1-p_i) |v_i|^2`` for a predicted m, fixed before the step."""
     used = plan.weighted_R()
-    share_R = np.asarray(plan.A_RK.sum(axis=1)).ravel() / max(1, int(plan.covered_K.sum()))
+    share_R = plan.row_masses() / (plan.covered_mass() or 1.0)
     missing_R = np.square(v_RD - share_R[:, None] * m_D[None, :]).sum(axis=1)
     noise_R = np.square(v_RD).sum(axis=1)
     p, omega = p_R[used], omega_R[used]

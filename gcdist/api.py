@@ -16,6 +16,7 @@ from gcdist.exchange.planes import make_plane
 from gcdist.exchange.setup import Setup
 from gcdist.master.driver import Say
 from gcdist.master.main import real_master
+from gcdist.memory import keep_freed_memory
 from gcdist.observe import RunFolder
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.cluster import Cluster, Step
@@ -96,6 +97,7 @@ def connect(
     """
     config = config or Config()
     rank, world = _place()
+    keep_freed_memory()
     if world < 2:
         raise ConfigError("WORLD_SIZE: found 1; a master and at least one worker are needed (or use gcdist.simulate)")
     setup = Setup.of(task, config, world - 1, own=True) if rank > 0 else Session.build(task, config, world - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from sys import getrefcount
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from gcdist.types import U8
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 SMALL = 64 << 10  # bytes; below, the allocator has memory at hand
 _MINE = 2  # references to an array that only the recycler holds: its list's and getrefcount's argument
 
@@ -49,3 +51,17 @@ class Recycler:
 
 
 recycler = Recycler()  # the process's
+
+
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep what this process frees, for its next use; whether it is one that can (glibc).
+
+    A backward pass allocates a gradient of each parameter, and every step frees them. By default glibc gives large ones back
+    to the system at once, and each page of the next one is a fault: about as long as the pass itself. Memory does not grow
+    by it: the next step needs as much.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, 1 << 30) and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))

@@ -45,6 +45,8 @@ def look(setup: Setup, worker: int | None = None) -> Look:
     chosen = setup.gradients.batches.some(count, held)
     if not chosen:
         return Look((), None)
+    if multiprocessing.current_process().daemon:
+        return Look((), _line([], len(chosen), "a daemonic process may not start the one that reads them"))
     context = multiprocessing.get_context("fork")
     pipe, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_read, args=(theirs, setup.gradients.batches, chosen), daemon=True)

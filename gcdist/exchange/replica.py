@@ -82,9 +82,7 @@ class DifferenceCoder:
             segments.check(difference.payload, self.bits)
         except ValueError as error:
             raise ReplicaError(f"difference of version {difference.version}: {error}") from None
-        sums = segments.sums(self.seed ^ _APART, difference.version)
-        sums.add(difference.payload, self.bits, 0, difference.c)
-        sums.finish(xr)
+        segments.add_decoded(xr, difference.payload, self.bits, self.seed ^ _APART, difference.version, 0, difference.c)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

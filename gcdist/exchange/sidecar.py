@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from itertools import chain
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,6 @@ from gcdist.types import F64, METRICS_MOST, U8, Mask, WorkTimes, check_metric_na
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
 _FIXED = struct.Struct("<IIIIIIIddddddddd")
 _HELD = struct.Struct("<d")  # the last of them
-_NUMBERS = (
-    "energy",
-    "error",
-    "parts_energy",
-    "sum_energy",
-    "row_seconds",
-    "compute_seconds",
-    "data_seconds",
-    "cpu_seconds",
-    "held_seconds",
-)
 
 
 def _no_buffers() -> BufferUpdate:
@@ -63,7 +54,7 @@ class Sidecar:
 
     def pack(self) -> U8:
         """As bytes, (n,) uint8."""
-        names = sorted({name for metrics in self.metrics_P for name in metrics})
+        names = sorted({name for metrics in self.metrics_P for name in metrics})  # none: the usual case
         table = "\n".join(names).encode()
         values = np.array([[metrics.get(name, np.nan) for name in names] for metrics in self.metrics_P], "<f8")
         fixed = _FIXED.pack(
@@ -122,20 +113,25 @@ class Sidecar:
         shares_B = take("<f8", buffers)
         update = BufferUpdate(shares_B, take("<f4", floats), take("u1", ints))
         used = take("u1", masks) != 0
-        if not np.isfinite(numbers).all() or not np.isfinite(parts_P4).all() or not np.isfinite(shares_B).all():
+        # most messages have a few partitions: python looks at so many numbers faster than numpy
+        lines, shares = parts_P4.tolist(), shares_B.tolist()
+        if not all(map(isfinite, chain(numbers, chain.from_iterable(lines), shares))):
             raise ValueError("sidecar: a number is not finite")
-        shares = np.concatenate([parts_P4[:, 2], shares_B])
-        if ((shares < 0) | (shares > SHARE_MOST)).any():
+        shares += [line[2] for line in lines]
+        if shares and not (min(shares) >= 0 and max(shares) <= SHARE_MOST):
             raise ValueError("sidecar: a share is not from 0 to 1")
-        if (parts_P4[:, 0] != np.clip(np.floor(parts_P4[:, 0]), 0, 2**31)).any():
+        if not all(line[0].is_integer() and 0 <= line[0] <= 2**31 for line in lines):
             raise ValueError("sidecar: a partition has no whole number")
-        names = _names(rest[at:], metrics)
-        found = tuple(
-            {name: value for name, value in zip(names, line, strict=True) if value == value}  # not-a-number: not given
-            for line in values_PM.tolist()
-        )
-        values = dict(zip(_NUMBERS, numbers, strict=True))
-        return Sidecar(parts_P4, **values, buffers=update, used=used, metrics_P=found if metrics else ())
+        found: tuple[dict[str, float], ...] = ()
+        if metrics or text:
+            names = _names(rest[at:], metrics)
+            found = tuple(
+                {name: value for name, value in zip(names, line, strict=True) if value == value}  # NaN: not given
+                for line in values_PM.tolist()
+            )
+        energy, error, parts_energy, sum_energy, row, compute, data, cpu, held = numbers
+        times = (row, compute, data, cpu)
+        return Sidecar(parts_P4, energy, error, parts_energy, sum_energy, *times, update, used, found, held)
 
     @property
     def times(self) -> WorkTimes:

@@ -65,7 +65,8 @@ class Aggregator:
 
     def open(self, step: int) -> None:
         """Begin a step; H is remembered as it is now, so rows that leave with the step must be out."""
-        self._sums = segments_of(self._quantizer, self.layout).sums(self._seed, step)
+        room = recycler.take(4 * self.layout.d).view(np.float32)  # fresh memory costs a page fault every 4 KiB
+        self._sums = segments_of(self._quantizer, self.layout).sums(self._seed, step, room)
         self._H_open = None if self._H is None else self._H.copy()
         self._kept.clear()
         self._counted.clear()
@@ -134,10 +135,8 @@ class Aggregator:
         predicts = closing.predicted != 0.0 or self._predictor is not None
         if not self._counted and self._H_open is None and not predicts:
             return None
-        out = recycler.take(4 * self.layout.d).view(np.float32)
-        out.fill(0.0)
         assert self._sums is not None
-        self._sums.finish(out, closing.scale)
+        out, self._sums = self._sums.result(closing.scale), None
         if self._H_open is not None:
             out += self._H_open.astype(np.float32)
         self._kept.clear()

@@ -48,7 +48,8 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
-from gcdist.protocol.order import partition_order
+from gcdist.protocol.order import Part, partition_order
+from gcdist.quantize.grid import measure
 from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
@@ -119,6 +120,7 @@ class RoundResult:
 
     step: int
     gradient: F32 | None
+    energy: float  # |gradient|^2; 0 if it is None
     why: CloseWhy
     seconds: float
     counted: tuple[Counted, ...]
@@ -177,6 +179,7 @@ class MasterDriver:
     _began: float | None = None
     _step: int = -1
     _load: tuple[int, F64] | None = None  # plan's number, and partitions (N,) of each worker in it
+    _rows: tuple[Plan, dict[int, tuple[tuple[int, ...], tuple[Part, ...]]]] | None = None  # see `_row_of`
     _state: Outgoing | None = None
     _sent: dict[Peer, tuple[Plan, Shape, int]] = field(
         default_factory=dict
@@ -232,14 +235,17 @@ class MasterDriver:
             scheme.idle(opened - self._closed_at)
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms), state.since))
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
+        state.finish()
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
         self._raise_if_over()
         closed, self._closed_at = self._current.result, self._current.closed_at
         counted = tuple(self.aggregator.counted)
+        gradient = self.aggregator.close(closed.closing)
         return RoundResult(
             step,
-            self.aggregator.close(closed.closing),
+            gradient,
+            0.0 if gradient is None else measure(gradient)[1],
             closed.why,
             self._current.closed_at - opened,
             counted,
@@ -390,8 +396,7 @@ class MasterDriver:
         if event.fault is not None or plan is None or not 0 <= event.head.row < plan.rows or event.head.step != step:
             return event  # the machine says what is wrong with its head
         head, seed = event.head, self.machine.seed
-        bits_S = tuple(int(b) for b in plan.bits_RS[head.row])
-        parts = plan.parts(head.row)
+        bits_S, parts = self._row_of(plan, head.row)
         if plan.partial:
             parts = partition_order(seed, head.step, head.row, parts)[: head.done]
         try:
@@ -399,6 +404,15 @@ class MasterDriver:
         except ValueError as error:
             return replace(event, fault=str(error))
         return replace(event, body=body, work=body.sidecar.times if plan.partial else None)
+
+    def _row_of(self, plan: Plan, row: int) -> tuple[tuple[int, ...], tuple[Part, ...]]:
+        """Bits of a row's segments, and its partitions: asked for with each message, made once a plan."""
+        if self._rows is None or self._rows[0] is not plan:
+            self._rows = plan, {}
+        rows = self._rows[1]
+        if row not in rows:
+            rows[row] = tuple(plan.bits_RS[row].tolist()), plan.parts(row)
+        return rows[row]
 
     def _load_of(self, peer: Peer) -> int:
         """Partitions that the worker computes in a round of the plan."""

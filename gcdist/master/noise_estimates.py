@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from gcdist.master.driver import RoundResult
-from gcdist.quantize.grid import measure
 from gcdist.types import F64, Plan, StepTerms
 
 
@@ -37,9 +36,8 @@ def noise_observed(result: RoundResult, omega_by_bits: F64) -> float | None:
     """
     if result.gradient is None or not result.counted:
         return None
-    _, energy, _ = measure(result.gradient)
     signal = signal_and_energy(result, omega_by_bits)[0]
-    return (energy - signal) / signal if signal > 0 else None
+    return (result.energy - signal) / signal if signal > 0 else None
 
 
 def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, float]:
@@ -62,7 +60,7 @@ def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, f
         p = float(result.terms.p_R[counted.row])
         if p >= 1:
             continue
-        omega = float(omega_by_bits[result.plan.bits_RS[counted.row]].mean())
+        omega = float(omega_by_bits[result.plan.bits_RS[counted.row, 0]])  # of all segments of a row
         missing = 0.0
         load, done = int(load_R[counted.row]), len(counted.sidecar.parts_P4)
         if result.plan.partial and 0 < done < load:
@@ -70,4 +68,4 @@ def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, f
             missing = (load * load / done - load) * (usual if math.isnan(spread) else spread)
         noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy + missing / (1 - p)
         energy += max(0.0, counted.sidecar.energy - missing) / (1 - p)
-    return measure(result.gradient)[1] - noise, energy
+    return result.energy - noise, energy

@@ -94,6 +94,8 @@ class Buffers:
             ModelChangedError: a persistent buffer has changed its shape or dtype, or is new.
         """
         self._look()
+        if not self._tensors:
+            return np.zeros(0, np.float32), np.zeros(0, np.uint8)
         at = self._floating
         floats = self._flat(range(at), torch.float32)
         groups = groupby(range(at, len(self._tensors)), key=lambda i: self._tensors[i].dtype)
@@ -107,6 +109,8 @@ class Buffers:
             ModelChangedError: as `read`.
         """
         floats, ints = self.read()
+        if not self._tensors:
+            return BufferUpdate(np.zeros(0), floats, ints)
         changed = floats.view(np.uint32) != self.floats.view(np.uint32)
         ends = np.cumsum(self.float_sizes, dtype=np.int64).tolist()
         some = [bool(changed[end - size : end].any()) for end, size in zip(ends, self.float_sizes, strict=True)]
@@ -144,6 +148,8 @@ class Buffers:
 
     def write(self, floats: F32, ints: U8) -> None:
         """Worker: take these values; they are the ones that `restore` goes back to."""
+        if not self._tensors:
+            return
         self.floats[:], self.ints[:] = floats, ints
         self._values = self._views()
         self.restore()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gcdist.model.batches import Batches, BatchSource, ReadError, Sampling, story
 from gcdist.model.buffer_updates import BufferUpdate
@@ -47,18 +46,45 @@ class _Made(NamedTuple):
 class PartitionResult:
     """One partition's share of one step's gradient, and what came with it."""
 
+    step: int
     partition: int
     shape: Shape  # of the vector
     loss: float  # mean over the batch; 0 if it had nothing to train on
-    gradient: F32  # (d,) N_j/N times the batch mean's gradient; valid until the next compute
+    grads: tuple[
+        F32 | None, ...
+    ]  # of each parameter, flat, as the backward pass left it; None: zero. Not looked at yet
+    sizes: tuple[int, ...]  # of the parameters
+    scale: np.float32  # ``grads`` times this is N_j/N times the batch mean's gradient
     used: Mask  # one entry a parameter: the loss depends on it
     share: float  # N_j/N
-    samples: int  # in the batch; 0 if it had nothing to train on: the gradient is zero and the loss does not count
+    indices: I64  # of the samples in the batch
+    samples: int  # their number; 0 if it had nothing to train on: the gradient is zero and the loss does not count
     data_seconds: float  # waiting for the batch: reading and collating, unless a loader reads ahead
     compute_seconds: float  # forward and backward
     cpu_seconds: float  # processor time of this thread for all of it
     buffers: BufferUpdate  # that the forward pass changed
+    name_at: Callable[[int], str]  # of the parameter of a coordinate
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the batch, by name
+
+    @property
+    def gradient(self) -> F32:
+        """(d,) N_j/N times the batch mean's gradient, as a new vector; UserCodeError if it is not finite."""
+        out = np.zeros(self.shape.layout.d, np.float32)
+        for grad, part in zip(self.grads, np.split(out, np.cumsum(self.sizes[:-1])), strict=True):
+            if grad is not None:
+                np.multiply(grad, self.scale, out=part)
+        self.check_finite(out)
+        return out
+
+    def check_finite(self, gradient: F32) -> None:
+        """UserCodeError with the first parameter whose gradient is not finite; ``gradient`` (d,) is all of it."""
+        finite = np.isfinite(gradient)
+        if finite.all():
+            return
+        index = int(finite.argmin())
+        fault = _NotFiniteError(f"the gradient of parameter {self.name_at(index)!r} is not finite ({gradient[index]})")
+        text = story(fault, self.step, self.partition, self.indices, trace=False)
+        raise UserCodeError(self.step, self.partition, self.indices, text)
 
 
 class PartitionGradients:
@@ -86,17 +112,15 @@ class PartitionGradients:
         self.batches = Batches(task, k, seed, sampling)
         self.source: BatchSource = self.batches  # a worker may put a loader in its place
         self.sizes_K = self.batches.sizes_K
-        self._shares = list(torch.from_numpy(self.sizes_K.astype(np.float32)))  # 0-dim tensors: cheaper than floats
-        self._shape: Shape | None = None  # that the vectors below were made for
-        self._flat = torch.empty(0)  # where the model is
-        self._views: list[Tensor] = []
-        self._gradient: F32 = self._flat.numpy()  # on the CPU
+        self._scales = self.sizes_K.astype(np.float32)
 
     def compute(self, step: int, j: int) -> PartitionResult:
         """Forward and backward of partition ``j`` in ``step``, in training mode, with the round's buffers.
 
+        Whether the gradient is finite is seen by who adds it up, in the same pass.
+
         Raises:
-            UserCodeError: the user's code raised, or the loss or the gradient is not finite.
+            UserCodeError: the user's code raised, or the loss is not finite.
         """
         state, began = self.state, thread_time()
         state.restore_buffers()
@@ -108,7 +132,7 @@ class PartitionGradients:
                 seed_device(state.device, self.seed, COMPUTE, step, j)
                 made = self._backward(batch if state.device == CPU else moved(batch, state.device), step)
                 done = perf_counter()
-            used = self._collect(j)
+            grads = self._collect()
             buffers = state.buffer_update(float(self.sizes_K[j]))
         except ReadError as error:
             raise UserCodeError(step, j, error.indices, error.text) from error
@@ -118,17 +142,22 @@ class PartitionGradients:
             text = story(error, step, j, indices, trace=not told)
             raise UserCodeError(step, j, indices, text, of_model=isinstance(error, ModelChangedError)) from error
         return PartitionResult(
+            step=step,
             partition=j,
             shape=state.shape,
             loss=made.value,
-            gradient=self._gradient,
-            used=used,
+            grads=grads,
+            sizes=state.sizes,
+            scale=self._scales[j],
+            used=np.array([grad is not None for grad in grads], np.bool_),
             share=float(self.sizes_K[j]),
+            indices=indices,
             samples=len(indices) if made.trained else 0,
             data_seconds=waited,
             compute_seconds=done - read,
             cpu_seconds=thread_time() - began,
             buffers=buffers,
+            name_at=state.name_at,
             metrics=made.metrics,
         )
 
@@ -155,42 +184,18 @@ class PartitionGradients:
             made.loss.backward()  # type: ignore[no-untyped-call]
         return _Made(value, made.metrics, trained=True)
 
-    def _collect(self, j: int) -> Mask:
-        """Move the parameters' gradients, times N_j/N, into the flat vector; which of them there are."""
-        if self._shape is not self.state.shape:
-            self._resize()
-        used = np.ones(len(self._views), np.bool_)
-        share = self._shares[j]
-        for i, (p, view) in enumerate(zip(self.state.parameters, self._views, strict=True)):
+    def _collect(self) -> tuple[F32 | None, ...]:
+        """Take the parameters' gradients, flat float32 on the CPU; None where there is none."""
+        found: list[F32 | None] = []
+        for p in self.state.parameters:
             grad, p.grad = p.grad, None
             if grad is None:
-                used[i] = False
-                view.zero_()
+                found.append(None)
                 continue
-            dense = grad if grad.layout is torch.strided else grad.to_dense()
-            if dense.dtype is view.dtype:
-                torch.mul(dense, share, out=view)
-            else:
-                view.copy_(dense).mul_(share)  # a product in bfloat16 would be rounded to it
-        if self._flat.device != CPU:
-            torch.from_numpy(self._gradient).copy_(self._flat)
-        # a sum is one pass at memory speed, and not finite if any term is; overflow of finite terms is looked at closely
-        if not math.isfinite(float(self._flat.sum())):
-            finite = np.isfinite(self._gradient)
-            if not finite.all():
-                index = int(finite.argmin())
-                raise _NotFiniteError(
-                    f"the gradient of parameter {self.state.name_at(index)!r} is not finite ({self._gradient[index]})"
-                )
-        return used
-
-    def _resize(self) -> None:
-        """Vectors for the parameters as they are now."""
-        state = self.state
-        self._shape = state.shape
-        self._flat = torch.empty(state.layout.d, device=state.device)
-        self._views = state.split(self._flat)
-        self._gradient = self._flat.numpy() if state.device == CPU else np.empty(state.layout.d, np.float32)
+            dense = grad.detach() if grad.layout is torch.strided else grad.to_dense().detach()
+            # product in float32 whatever it is: a product in bfloat16 would be rounded to it
+            found.append(dense.to(CPU, torch.float32).contiguous().view(-1).numpy())
+        return tuple(found)
 
 
 class _NotFiniteError(ValueError):

@@ -71,9 +71,9 @@ class ModelState:
         self._trained = trained
         self.names = [each.name for each in chosen]
         self.parameters: list[Tensor] = [each.tensor for each in chosen]
-        self._sizes = [p.numel() for p in self.parameters]
-        self._ends = np.cumsum(self._sizes)
-        layout = Layout.by_parameter(self._sizes, self.fingerprint)
+        self.sizes = tuple(p.numel() for p in self.parameters)
+        self._ends = np.cumsum(self.sizes)
+        layout = Layout.by_parameter(self.sizes, self.fingerprint)
         buffers = self._buffers
         told = None if trained == self._start else trained
         self.shape = Shape(layout, told, len(chosen), buffers.float_sizes, buffers.kinds)
@@ -181,6 +181,17 @@ class ModelState:
             torch._foreach_copy_(self.split(torch.from_numpy(out)), self.parameters)
         return out
 
+    def read_gap(self, replica: F32, out: F32) -> F32:
+        """Write the parameters minus ``replica`` (d,) into ``out`` (d,), and return it."""
+        vectors = (self.split(torch.from_numpy(vector)) for vector in (replica, out))
+        with torch.no_grad():
+            for p, held, gap in zip(self.parameters, *vectors, strict=True):
+                if p.dtype is torch.float32 and p.device == CPU:
+                    torch.sub(p, held, out=gap)
+                else:
+                    gap.copy_(p).sub_(held)
+        return out
+
     def read_buffers(self) -> tuple[F32, U8]:
         """Float buffers as float32, then integer and bool ones as bytes, as new arrays; ModelChangedError."""
         return self._buffers.read()
@@ -215,7 +226,8 @@ class ModelState:
 
     def merge_buffers(self, updates: Sequence[BufferUpdate]) -> None:
         """Master: the buffers that arrived partitions changed become what `merged` makes of them; all others stay."""
-        self._buffers.take(merged(updates, self.shape))
+        if self.shape.buffers:
+            self._buffers.take(merged(updates, self.shape))
 
     def set_grad(self, g: F32, has_grad: Mask | None = None) -> None:
         """Replace every ``.grad`` by its part of ``g`` (d,): None where ``has_grad`` (one entry a parameter) is False.
@@ -229,7 +241,9 @@ class ModelState:
 
     def split(self, flat: Tensor) -> list[Tensor]:
         """Views of a flat vector (d,) in the shapes of the parameters."""
-        return [view.view(p.shape) for view, p in zip(torch.split(flat, self._sizes), self.parameters, strict=True)]
+        return [
+            view.view(p.shape) for view, p in zip(torch.split(flat, list(self.sizes)), self.parameters, strict=True)
+        ]
 
     def _sections(self, raw: U8) -> tuple[Tensor, F32, U8]:
         """The vector as it travels, the float buffers and the integer buffers of a snapshot, as views."""

@@ -35,14 +35,16 @@ def plain(value: Any) -> Any:
     >>> plain({"arrived": np.array([0, 2]), "loss": float("nan"), "deadline": np.float64(0.5)})
     {'arrived': [0, 2], 'loss': None, 'deadline': 0.5}
     """
+    if value is None or isinstance(value, (str, bool, int)):  # the usual ones first: a run writes many
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(inner) for inner in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, types, uint64
+from numba import boolean, float32, float64, types, uint64
 
 from gcdist.quantize.base import Direct
 from gcdist.quantize.counter import block_lanes, hashed, stream
@@ -27,7 +27,7 @@ from gcdist.quantize.lanes import (
 from gcdist.quantize.packing import BLOCK
 from gcdist.types import F32, U8, Key
 
-_LIMIT_HALF = int(np.float32(LIMIT).view(np.uint32)) >> 16
+LIMIT_HALF = int(np.float32(LIMIT).view(np.uint32)) >> 16
 
 
 @kernel(types.void, FLOATS_IN, float32, FLOATS_OUT)
@@ -35,6 +35,28 @@ def add_floats(x: F32, weight: np.float32, out: F32) -> None:
     """``out += weight * x``."""
     for i in range(len(out)):
         out[i] += weight * x[i]
+
+
+@kernel(float64, FLOATS_IN, float32, float32, boolean, FLOATS_OUT)
+def add_scaled(x: F32, scale: np.float32, factor: np.float32, first: bool, out: F32) -> float:
+    """``out += factor * (scale * x)``, or ``=`` if ``first``, each product rounded; returns ``|scale * x|^2``.
+
+    What is returned is finite only if all of ``scale * x`` is; terms beyond 1e19 make it infinite too.
+    """
+    energy, a, b = 0.0, fill(scale), fill(factor)
+    even = len(x) // LANES * LANES
+    for start in range(0, even, BLOCK):
+        part = fill(np.float32(0))
+        for i in range(start, min(start + BLOCK, even), LANES):
+            v = load(x, i) * a
+            part = part + v * v
+            store(out, i, v * b if first else load(out, i) + v * b)
+        energy += np.float64(total(part))
+    for i in range(even, len(x)):
+        w = scale * x[i]
+        energy += np.float64(w) * np.float64(w)
+        out[i] = factor * w if first else out[i] + factor * w
+    return energy
 
 
 class Float32(Direct):
@@ -136,13 +158,6 @@ def sum_halves(half: U16, weight: np.float32, out: F32) -> None:
         out[i] += weight * as_float(np.uint32(np.uint32(half[i]) << np.uint32(16)))
 
 
-def check_halves(half: U16) -> None:
-    """ValueError if a bfloat16 is not finite, or beyond `LIMIT`, to which a coordinate just below may be rounded up."""
-    wrong = (half & 0x7FFF) > _LIMIT_HALF
-    if wrong.any():
-        raise ValueError(f"corrupt payload: coordinate {int(np.argmax(wrong))} is not finite")
-
-
 class Bfloat16(Direct):
     """bfloat16 with stochastic rounding; a payload is a little-endian bfloat16 vector.
 
@@ -177,7 +192,7 @@ class Bfloat16(Direct):
     def _check(self, payload: U8, d: int, bits: int) -> None:
         wrong = (
             payload.view(np.uint16) & 0x7FFF
-        ) > _LIMIT_HALF  # a coordinate just below `LIMIT` may be rounded up to it
+        ) > LIMIT_HALF  # a coordinate just below `LIMIT` may be rounded up to it
         if wrong.any():
             raise ValueError(f"corrupt payload: coordinate {int(np.argmax(wrong))} is not finite")
 

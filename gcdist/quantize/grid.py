@@ -53,7 +53,7 @@ from gcdist.quantize.packing import BLOCK, clear, copy, get, get_tail, put, put_
 from gcdist.types import F32, U8
 
 LIMIT = 2.0**115
-_LIMIT_BITS = np.uint32(np.float32(LIMIT).view(np.uint32))
+LIMIT_BITS = np.uint32(np.float32(LIMIT).view(np.uint32))
 _SIGN = np.uint32(0x80000000)
 _SMALL = 2.0**-100  # a scale s below this could make 1/s overflow: x is scaled up first
 _LIFT = np.float32(2.0**64)
@@ -106,7 +106,7 @@ def find_scale(x: F32, start: int, bits: int, dithered: bool) -> np.float32:
         top, bottom = signed_max(top, raw), unsigned_max(bottom, raw)
     high, low = np.uint32(greatest_signed(top)), np.uint32(greatest_unsigned(bottom))
     low = np.uint32(low ^ _SIGN) if low >= _SIGN else np.uint32(0)
-    if high >= _LIMIT_BITS or low >= _LIMIT_BITS:
+    if high >= LIMIT_BITS or low >= LIMIT_BITS:
         return np.float32(np.nan)
     return fitted_scale(np.float64(as_float(high)), np.float64(as_float(low)), bits, dithered)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import boolean, float32, int64, types, uint64
 
 from gcdist.quantize.counter import stream_of
-from gcdist.quantize.floats import halves_of, sum_halves
+from gcdist.quantize.floats import LIMIT_HALF, halves_of, sum_halves
 from gcdist.quantize.grid import add_part, encode_part
 from gcdist.quantize.hadamard import rotate_part
 from gcdist.quantize.jit import (
@@ -33,13 +33,14 @@ from gcdist.types import F32, I64, U8
 # words, halves (-1: it is not wide) and tail begin
 LO, HI, SEGMENT, BLOCK_AT, TRANSFORM_AT, SIZE_N, SCALE, WORD, HALF, TAIL = range(10)
 COLUMNS = 10
-_TABLE = types.Array(types.int64, 2, "C", readonly=True)
+TABLE = types.Array(types.int64, 2, "C", readonly=True)
+_INDICES, _BYTES = types.Array(types.int64, 1, "C"), types.Array(types.uint8, 1, "C")
 
 
 @kernel(
     ENCODED,
     FLOATS_IN,
-    _TABLE,
+    TABLE,
     int64,
     uint64,
     int64,
@@ -87,7 +88,7 @@ def encode_pieces(
     WORDS_IN,
     HALVES_IN,
     BYTES_IN,
-    _TABLE,
+    TABLE,
     int64,
     uint64,
     int64,
@@ -121,7 +122,7 @@ def add_pieces(
             add_part(scales, at, True, codes, rest, bits, dithered, key_bits, weight, part, scratch)
 
 
-@kernel(types.void, FLOATS_OUT, _TABLE, uint64, boolean, SCRATCH)
+@kernel(types.void, FLOATS_OUT, TABLE, uint64, boolean, SCRATCH)
 def rotate_pieces(y: F32, piece: I64, start: np.uint64, inverse: bool, lanes: F32) -> None:
     """Rotate the pieces of ``y``, which begins at the first one, in place, or back; wide ones stay as they are."""
     for p in range(len(piece)):
@@ -129,3 +130,24 @@ def rotate_pieces(y: F32, piece: I64, start: np.uint64, inverse: bool, lanes: F3
             part = y[piece[p, LO] - piece[0, LO] : piece[p, HI] - piece[0, LO]]
             key_bits = stream_of(start, piece[p, SEGMENT], -1)
             rotate_part(part, piece[p, SIZE_N], key_bits, piece[p, TRANSFORM_AT], inverse, lanes)
+
+
+@kernel(types.UniTuple(int64, 2), FLOATS_IN, HALVES_IN, BYTES_IN, _INDICES, _BYTES, float32, boolean)  # type: ignore[no-untyped-call]
+def first_wrong(
+    scale_S: F32, half: U16, tail: U8, last: I64, used: U8, most: np.float32, signed: bool
+) -> tuple[int, int]:
+    """What of a payload no `encode` sends: (1, which scale), (2, which half), (3, which last byte), or (0, 0).
+
+    A scale is NaN, beyond ``most`` or negative (unless ``signed``); a half is not finite or beyond `LIMIT`, to which a
+    coordinate just below may be rounded up; in byte ``last`` of the tails more than the lower ``used`` bits are set.
+    """
+    for i in range(len(scale_S)):
+        if not abs(scale_S[i]) <= most or (scale_S[i] < 0 and not signed):
+            return 1, i
+    for i in range(len(half)):
+        if (half[i] & 0x7FFF) > LIMIT_HALF:
+            return 2, i
+    for i in range(len(last)):
+        if tail[last[i]] >> used[i] > 0:
+            return 3, i
+    return 0, 0

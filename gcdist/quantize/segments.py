@@ -12,17 +12,17 @@ from gcdist.quantize.bucket import Bucket
 from gcdist.quantize.counter import prefix
 from gcdist.quantize.dither import Dither
 from gcdist.quantize.eden import Eden
-from gcdist.quantize.floats import Bfloat16, check_halves
-from gcdist.quantize.grid import measure, scratch
+from gcdist.quantize.floats import Bfloat16
+from gcdist.quantize.grid import scratch
 from gcdist.quantize.hadamard import block_size, chunks
 from gcdist.quantize.lanes import LANES, U16, U32
 from gcdist.quantize.packing import BLOCK, packed_bytes
-from gcdist.quantize.pieces import COLUMNS, HI, LO, add_pieces, encode_pieces, rotate_pieces
+from gcdist.quantize.pieces import COLUMNS, add_pieces, encode_pieces, first_wrong, rotate_pieces
 from gcdist.quantize.registry import bits_allowed, decode, noise_table
 from gcdist.quantize.rotated import Rotated
+from gcdist.quantize.rotated_pieces import add_rotated_back, encode_rotated
 from gcdist.types import F32, F64, I64, U8, Accumulator, Encoded, Key, Layout, Mask, NonFiniteError, Quantizer
 
-CHUNK = 65536  # coordinates that are rotated at a time: what a cache holds
 _HALVES = Bfloat16()
 _WIDE = 16
 
@@ -36,6 +36,10 @@ class Sums(Protocol):
 
     def finish(self, out: F32, scale: float = 1.0) -> None:
         """``out += scale * sum`` (d,), then empty."""
+        ...
+
+    def result(self, scale: float = 1.0) -> F32:
+        """``scale * sum`` (d,), in memory that is the caller's from now on; the sum is over."""
         ...
 
 
@@ -58,12 +62,16 @@ class Segments(Protocol):
         """ValueError unless ``payload`` is a well-formed row of ``bits``."""
         ...
 
-    def sums(self, seed: int, step: int) -> Sums:
-        """An empty sum of one step."""
+    def sums(self, seed: int, step: int, room: F32 | None = None) -> Sums:
+        """An empty sum of one step; ``room`` (d,), of any content, is memory for it."""
         ...
 
     def decode(self, payload: U8, bits: int, seed: int, step: int, row: int, out: F32) -> None:
         """Write Q(x) into ``out`` (d,): the bits that a sum with weight 1 adds to zeros; zeros for no bits."""
+        ...
+
+    def add_decoded(self, out: F32, payload: U8, bits: int, seed: int, step: int, row: int, weight: float) -> None:
+        """``out += weight * Q(x)`` (d,): the bits that a sum of this one payload adds."""
         ...
 
 
@@ -150,15 +158,13 @@ class LoopedSegments:
         for _, where, there, quantizer, width in self._parts(bits) if bits else ():
             quantizer.check(payload[there], where.stop - where.start, width)
 
-    def sums(self, seed: int, step: int) -> Sums:
+    def sums(self, seed: int, step: int, room: F32 | None = None) -> Sums:
         """See `Segments.sums`."""
-        return _LoopedSums(
-            self,
-            [
-                (_HALVES if wide else self.quantizer).accumulator(int(size), Key(seed, step, 0, s))
-                for s, (size, wide) in enumerate(zip(self.layout.sizes(), self.layout.wide_S, strict=True))
-            ],
-        )
+        accumulators = [
+            (_HALVES if wide else self.quantizer).accumulator(int(size), Key(seed, step, 0, s))
+            for s, (size, wide) in enumerate(zip(self.layout.sizes(), self.layout.wide_S, strict=True))
+        ]
+        return _LoopedSums(self, accumulators, room)
 
     def decode(self, payload: U8, bits: int, seed: int, step: int, row: int, out: F32) -> None:
         """See `Segments.decode`."""
@@ -168,11 +174,18 @@ class LoopedSegments:
         for s, where, there, quantizer, width in self._parts(bits):
             decode(quantizer, payload[there], where.stop - where.start, width, Key(seed, step, row, s), out[where])
 
+    def add_decoded(self, out: F32, payload: U8, bits: int, seed: int, step: int, row: int, weight: float) -> None:
+        """See `Segments.add_decoded`."""
+        sums = self.sums(seed, step)
+        sums.add(payload, bits, row, weight)
+        sums.finish(out)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _LoopedSums:
     segments: LoopedSegments
     accumulators: list[Accumulator]
+    room: F32 | None  # of the result
 
     def add(self, payload: U8, bits: int, row: int, weight: float) -> None:
         """See `Sums.add`."""
@@ -185,12 +198,18 @@ class _LoopedSums:
         for s, accumulator in enumerate(self.accumulators):
             accumulator.finish(out[int(edges[s]) : int(edges[s + 1])], scale)
 
+    def result(self, scale: float = 1.0) -> F32:
+        """See `Sums.result`."""
+        out = _zeros(self.room, self.segments.layout.d)
+        self.finish(out, scale)
+        return out
+
 
 class _Table(NamedTuple):
     """Pieces at one width, and how a payload is divided: scales, words of full blocks, halves, bytes of last blocks."""
 
     piece: I64  # (pieces, COLUMNS)
-    chunk: tuple[tuple[int, int], ...]  # pieces that are rotated together
+    longest: int  # piece, in coordinates
     ends: tuple[int, int, int, int]  # bytes
     last: I64  # of each segment whose last byte has bits to spare: where that byte is among the tails
     used: U8  # bits used in it
@@ -230,27 +249,15 @@ class GridSegments:
         require("x", x, np.float32, self.layout.d)
         require("out", out, np.uint8, table.ends[-1])
         start, parts, spare = prefix(seed, step), _divided(out, table.ends), scratch()
-        if not self.rotated:
+        if self.rotated:
+            shared, y = prefix(seed, step, 1), np.empty(table.longest, np.float32)
+            bad, energy, error = encode_rotated(
+                x, table.piece, bits, start, shared, row, self.dithered, *parts, y, spare
+            )
+        else:
             bad, energy, error = encode_pieces(x, table.piece, bits, start, row, self.dithered, *parts, spare)
-            if bad >= 0:
-                raise NonFiniteError(int(bad))
-            return Encoded(float(energy), float(error))
-        shared, energy, error = prefix(seed, step, 1), 0.0, 0.0
-        buffer = np.empty(max((self._span(table, each)[2] for each in table.chunk), default=0), np.float32)
-        for each in table.chunk:
-            lo, hi, size = self._span(table, each)
-            bad, _, _ = measure(x[lo:hi])
-            if bad >= 0:
-                raise NonFiniteError(lo + int(bad))
-            piece, y = table.piece[each[0] : each[1]], buffer[:size]
-            y[:] = x[lo:hi]
-            rotate_pieces(y, piece, shared, False, np.empty(LANES, np.float32))
-            bad, a, b = encode_pieces(y, piece, bits, start, row, self.dithered, *parts, spare)
-            if bad >= 0:  # finite before the rotation, which can make one coordinate 64 times as large
-                found = piece[int(np.searchsorted(piece[:, HI], lo + bad, side="right"))]
-                at = int(found[LO])
-                raise NonFiniteError(at + int(np.argmax(np.abs(x[at : int(found[HI])]))))
-            energy, error = energy + a, error + b
+        if bad >= 0:
+            raise NonFiniteError(int(bad))
         return Encoded(float(energy), float(error))
 
     def check(self, payload: U8, bits: int) -> None:
@@ -261,29 +268,39 @@ class GridSegments:
         table = self.table(bits)
         require("payload", payload, np.uint8, table.ends[-1])
         scale_S, _, half, tail = _divided(payload, table.ends)
-        signed = bits > 1 and not self.dithered
-        right_S = (np.abs(scale_S).astype(np.float64) * 2.0 ** (bits - 1) <= HIGHEST) & ((scale_S >= 0) | signed)
-        if not right_S.all():
-            bad = int(np.argmin(right_S))
-            raise ValueError(f"corrupt payload: scale {bad} is {scale_S[bad]}")
-        check_halves(half)
-        if (tail[table.last] >> table.used).any():
+        signed, most = bits > 1 and not self.dithered, np.float32(HIGHEST / 2.0 ** (bits - 1))
+        what, where = first_wrong(scale_S, half, tail, table.last, table.used, most, signed)
+        if what == 1:
+            raise ValueError(f"corrupt payload: scale {where} is {scale_S[where]}")
+        if what == 2:
+            raise ValueError(f"corrupt payload: coordinate {where} is not finite")
+        if what == 3:
             raise ValueError("corrupt payload: bits after the last coordinate of a segment are not zero")
 
-    def sums(self, seed: int, step: int) -> Sums:
+    def sums(self, seed: int, step: int, room: F32 | None = None) -> Sums:
         """See `Segments.sums`."""
-        return _GridSums(self, np.zeros(self.layout.d, np.float32), seed, step)
+        return _GridSums(self, _zeros(room, self.layout.d), seed, step)
 
     def decode(self, payload: U8, bits: int, seed: int, step: int, row: int, out: F32) -> None:
         """See `Segments.decode`; needs no second vector."""
-        require("out", out, np.float32, self.layout.d)
         out[:] = 0
-        if bits:
-            self.add_to(out, payload, bits, seed, step, row, 1.0)
-            self.rotate_back(out, seed, step)
+        self.add_decoded(out, payload, bits, seed, step, row, 1.0)
+
+    def add_decoded(self, out: F32, payload: U8, bits: int, seed: int, step: int, row: int, weight: float) -> None:
+        """See `Segments.add_decoded`; one pass over ``out``, and no second vector."""
+        require("out", out, np.float32, self.layout.d)
+        if not self.rotated:
+            self.add_to(out, payload, bits, seed, step, row, weight)
+        elif bits:
+            table, factor = self.table(bits), np.float32(weight)
+            start, shared, y = prefix(seed, step), prefix(seed, step, 1), np.empty(table.longest, np.float32)
+            parts, piece = _divided(payload, table.ends), table.piece
+            add_rotated_back(*parts, piece, bits, start, shared, row, self.dithered, factor, out, y, scratch())
 
     def add_to(self, out: F32, payload: U8, bits: int, seed: int, step: int, row: int, weight: float) -> None:
         """``out += weight * Q(x)``, in the rotated domain where there is one."""
+        if not bits:
+            return
         table = self.table(bits)
         scale_S, words, half, tail = _divided(payload, table.ends)
         start, factor = prefix(seed, step), np.float32(weight)
@@ -291,17 +308,9 @@ class GridSegments:
 
     def rotate_back(self, sum_D: F32, seed: int, step: int) -> None:
         """Undo the step's rotation, in place."""
-        table = self._tables.get(4) or self.table(4)  # widths differ in where bits are, not in the pieces
-        for each in table.chunk if self.rotated else ():
-            lo, hi, _ = self._span(table, each)
-            rotate_pieces(
-                sum_D[lo:hi], table.piece[each[0] : each[1]], prefix(seed, step, 1), True, np.empty(LANES, np.float32)
-            )
-
-    @staticmethod
-    def _span(table: _Table, chunk: tuple[int, int]) -> tuple[int, int, int]:
-        lo, hi = int(table.piece[chunk[0], LO]), int(table.piece[chunk[1] - 1, HI])
-        return lo, hi, hi - lo
+        if self.rotated:
+            table = self._tables.get(4) or self.table(4)  # widths differ in where bits are, not in the pieces
+            rotate_pieces(sum_D, table.piece, prefix(seed, step, 1), True, np.empty(LANES, np.float32))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -313,14 +322,29 @@ class _GridSums:
 
     def add(self, payload: U8, bits: int, row: int, weight: float) -> None:
         """See `Sums.add`."""
-        if bits:
-            self.segments.add_to(self.sum_D, payload, bits, self.seed, self.step, row, weight)
+        self.segments.add_to(self.sum_D, payload, bits, self.seed, self.step, row, weight)
 
     def finish(self, out: F32, scale: float = 1.0) -> None:
         """See `Sums.finish`."""
         require("out", out, np.float32, len(self.sum_D))
         self.segments.rotate_back(self.sum_D, self.seed, self.step)
         drain(self.sum_D, np.float32(scale), out)
+
+    def result(self, scale: float = 1.0) -> F32:
+        """See `Sums.result`."""
+        self.segments.rotate_back(self.sum_D, self.seed, self.step)
+        if scale != 1.0:
+            np.multiply(self.sum_D, np.float32(scale), out=self.sum_D)
+        return self.sum_D
+
+
+def _zeros(room: F32 | None, d: int) -> F32:
+    """A vector of zeros (d,), in ``room`` if given."""
+    if room is None:
+        return np.zeros(d, np.float32)
+    require("room", room, np.float32, d)
+    room.fill(0.0)
+    return room
 
 
 def _divided(payload: U8, ends: tuple[int, int, int, int]) -> tuple[F32, U32, U16, U8]:
@@ -341,7 +365,7 @@ def _make_table(edges: I64, wide_S: Mask, bits: int) -> _Table:
             half += size
             continue
         n = block_size(size)
-        for a, b in chunks(size, n):
+        for a, b in chunks(size, n, per=1):
             first = a // BLOCK
             lines.append((lo + a, lo + b, s, first, a // n, n, scale + first, word + first * LANES * bits, -1, tail))
         scale, word = scale + blocks(size), word + size // BLOCK * LANES * bits
@@ -351,13 +375,9 @@ def _make_table(edges: I64, wide_S: Mask, bits: int) -> _Table:
             used.append(size % BLOCK * bits % 8)
     piece = np.array(lines, np.int64).reshape(-1, COLUMNS)
     piece.flags.writeable = False
-    chunk, begin = [], 0
-    for p in range(len(piece)):
-        if p + 1 == len(piece) or int(piece[p + 1, HI] - piece[begin, LO]) > CHUNK:
-            chunk.append((begin, p + 1))
-            begin = p + 1
+    longest = max((hi - lo for lo, hi, *_ in lines), default=0)
     sizes = np.cumsum([4 * scale, 4 * word, 2 * half, tail]).tolist()
-    return _Table(piece, tuple(chunk), tuple(sizes), np.array(last, np.int64), np.array(used, np.uint8))
+    return _Table(piece, longest, tuple(sizes), np.array(last, np.int64), np.array(used, np.uint8))
 
 
 def warm_segments(quantizer: Quantizer) -> None:

@@ -97,7 +97,6 @@ class SharedGradients:
             # virtual seconds too: a simulated run gives the same figures again
             found = replace(
                 made,
-                gradient=made.gradient.copy(),
                 data_seconds=0.0,
                 compute_seconds=self._seconds,
                 cpu_seconds=self._seconds,

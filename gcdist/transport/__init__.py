@@ -10,7 +10,7 @@ from gcdist.transport.channel import (
     route_to,
 )
 from gcdist.transport.events import Down, Emit, Event, In, Link, Sent, Silent
-from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, INLINE_BYTES, Frame, digest
+from gcdist.transport.framing import FIRST_INTERNAL, HEAD_BYTES, HELLO_BYTES, INLINE_BYTES, Frame, digest
 from gcdist.transport.handshake import RefusedError
 from gcdist.transport.join import Acceptor, is_over, join
 from gcdist.transport.link import GlooLink
@@ -24,6 +24,7 @@ from gcdist.transport.tls_link import TlsLink
 __all__ = [
     "FIRST_INTERNAL",
     "HEAD_BYTES",
+    "HELLO_BYTES",
     "INLINE_BYTES",
     "INTERFACE",
     "Acceptor",

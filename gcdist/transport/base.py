@@ -23,7 +23,7 @@ from gcdist.transport.framing import (
     BEAT,
     BYE,
     FIRST_INTERNAL,
-    INLINE_BYTES,
+    HELLO_BYTES,
     MIN_PIECE_BYTES,
     PIECE_BYTES,
     Frame,
@@ -190,7 +190,7 @@ class BaseLink:
             self._closing = reason
             if drain_seconds <= 0:
                 self._queue.clear()
-            self._queue.append(Item(Frame(BYE, meta=np.frombuffer(reason.encode()[:INLINE_BYTES], np.uint8))))
+            self._queue.append(Item(Frame(BYE, meta=np.frombuffer(reason.encode()[:HELLO_BYTES], np.uint8))))
             self._sever_at = time.monotonic() + max(0.0, drain_seconds) + CLOSING_SECONDS
             self._wake.notify()
         if drain_seconds <= 0:

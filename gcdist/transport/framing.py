@@ -18,10 +18,13 @@ import xxhash
 from gcdist.types import U8
 
 MAGIC = b"GCDF"
-VERSION = 3
+VERSION = 4
 HEAD_BYTES = 96
 META_BYTES = 64 << 20
-INLINE_BYTES = 16 << 10  # a receiver's posted buffer is this much larger; only the bytes used are sent
+HELLO_BYTES = 16 << 10  # of a first frame, at most: strangers send it
+# a receiver's posted buffer is this much larger; only the bytes used are sent. A body that does not fit costs a second
+# thread's time at the receiver, and a round trip
+INLINE_BYTES = 64 << 10
 PIECE_BYTES = 1 << 20
 
 MIN_PIECE_BYTES = 1 << 10

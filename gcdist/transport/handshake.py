@@ -21,7 +21,7 @@ from gcdist.transport.channel import HEADER_TAG, Channel, ChannelError, as_tenso
 from gcdist.transport.framing import (
     CHALLENGE,
     HELLO,
-    INLINE_BYTES,
+    HELLO_BYTES,
     MESSAGE_BYTES,
     PROOF,
     REFUSED,
@@ -111,8 +111,8 @@ def _receive(channel: Channel, seconds: float) -> tuple[int, bytes, bytes]:
     message = np.zeros(MESSAGE_BYTES, np.uint8)
     channel.receive(as_tensor(message), HEADER_TAG).wait(seconds)
     header = decode(message, 0)
-    if not header.whole:
-        raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {INLINE_BYTES} are allowed")
+    if not header.whole or (header.meta_bytes or 0) > HELLO_BYTES:
+        raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {HELLO_BYTES} are allowed")
     frame = inline_frame(header, message)
     wrong = fault(header, digest(frame.meta), digest(frame.data))
     if wrong is not None:

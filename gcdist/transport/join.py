@@ -17,7 +17,7 @@ from gcdist.transport.base import BaseLink, LinkSettings
 from gcdist.transport.channel import Channel, ChannelError, listening_address, one_line
 from gcdist.transport.descriptors import DescriptorGauge, raise_limit
 from gcdist.transport.events import Emit
-from gcdist.transport.framing import INLINE_BYTES, FrameError
+from gcdist.transport.framing import HELLO_BYTES, FrameError
 from gcdist.transport.handshake import RefusedError, greet, receive_hello
 from gcdist.transport.link import GlooLink
 from gcdist.transport.store import JoinError, StoreSource
@@ -71,8 +71,8 @@ def join(
     returns. In one line: JoinError if there is no master or it does not come (trying again is safe), RefusedError if the two
     ends do not know the same secret.
     """
-    if len(hello) > INLINE_BYTES:
-        raise ValueError(f"hello has {len(hello)} bytes; at most {INLINE_BYTES} are allowed")
+    if len(hello) > HELLO_BYTES:
+        raise ValueError(f"hello has {len(hello)} bytes; at most {HELLO_BYTES} are allowed")
     until = time.monotonic() + timeout
     store = source.client(timeout)
     keys = f"gcdist/{source.run_id}/"

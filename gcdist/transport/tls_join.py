@@ -15,7 +15,7 @@ from gcdist.transport.events import Emit
 from gcdist.transport.framing import (
     HEADER_BYTES,
     HELLO,
-    INLINE_BYTES,
+    HELLO_BYTES,
     MESSAGE_BYTES,
     WELCOME,
     Frame,
@@ -49,8 +49,8 @@ def tls_join(
     come before this returns. In one line: JoinError if no master answers (trying again is safe), RefusedError if either
     end's certificate is refused.
     """
-    if len(hello) > INLINE_BYTES:
-        raise ValueError(f"hello has {len(hello)} bytes; at most {INLINE_BYTES} are allowed")
+    if len(hello) > HELLO_BYTES:
+        raise ValueError(f"hello has {len(hello)} bytes; at most {HELLO_BYTES} are allowed")
     connection = _call(host, port, settings.connect_timeout, timeout)
     try:
         prepare(connection)

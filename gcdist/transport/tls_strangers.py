@@ -18,7 +18,7 @@ import numpy as np
 from gcdist.transport.framing import (
     HEADER_BYTES,
     HELLO,
-    INLINE_BYTES,
+    HELLO_BYTES,
     MESSAGE_BYTES,
     FrameError,
     decode,
@@ -188,8 +188,8 @@ class Stranger:
         if have < HEADER_BYTES:
             return HEADER_BYTES - have
         header = decode(np.frombuffer(bytes(self._hello[:HEADER_BYTES]), np.uint8), 0)
-        if not header.whole:
-            raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {INLINE_BYTES} are allowed")
+        if not header.whole or (header.meta_bytes or 0) > HELLO_BYTES:
+            raise FrameError(f"first frame has {header.meta_bytes} bytes; at most {HELLO_BYTES} are allowed")
         return min(HEADER_BYTES + sum(header.inline), MESSAGE_BYTES) - have
 
     def wire(self) -> Wire:

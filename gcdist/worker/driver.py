@@ -161,8 +161,11 @@ class WorkerDriver:
                     self._load = sum(len(parts) for parts in new.assignment.parts)
                     self._partial = new.assignment.partial
             case PartDone():
-                if not self._take(event):
-                    return
+                try:
+                    if not self._take(event):
+                        return
+                except UserCodeError as error:  # its gradient is not finite
+                    event = UserError(event.at, event.step, _place(error, event.partition), self._text(error))
             case UserError(step=step, partition=partition) if partition >= 0 and not (
                 self._pace.defer or self._waits_for(step, partition)
             ):

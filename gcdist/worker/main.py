@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -35,7 +36,9 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
     torch.set_num_threads(setup.config.cluster.threads or 1)
     ahead, loader = setup.config.data.prefetch, None
     port = WorkerLinks(setup, plane, f"rank{rank}", rank - 1)
-    if ahead:  # forked before there are links and their threads
+    if ahead and multiprocessing.current_process().daemon:
+        port.log.say("batches are not read ahead (data.prefetch): a daemonic process may not start the loader")
+    elif ahead:  # forked before there are links and their threads
         loader = setup.gradients.source = Loader(setup.gradients.batches, ahead, port.log.say)
     still = checked("environment", lambda: beat_file(setup.config.cluster.beat))
     undo = on_signals(lambda signal_name, number: port.inbox.put(Sigterm))

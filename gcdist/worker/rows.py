@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from gcdist.model.buffer_updates import BufferUpdate, merged, no_update
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.messages import Round
+from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.grid import measure
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
 
@@ -67,10 +69,24 @@ class _Pending:
     layout: Layout
 
 
+def _add_scaled(result: PartitionResult, coefficient: float, first: bool, y: F32) -> float:
+    """``y += coefficient * g`` (``=`` if ``first``) of one partition, (d,); ``|g|^2``, or UserCodeError."""
+    energy, at, factor = 0.0, 0, np.float32(coefficient)
+    for size, grad in zip(result.sizes, result.grads, strict=True):
+        part = y[at : at + size]
+        at += size
+        if grad is not None:
+            energy += add_scaled(grad, result.scale, factor, first, part)
+        elif first:
+            part.fill(0.0)
+    return energy if isfinite(energy) else float(np.sum(np.square(result.gradient, dtype=np.float64)))
+
+
 class RowMaker:
     """All rows of one worker.
 
     Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted.
+    Partitions are added as their backward passes left them.
     """
 
     def __init__(self, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
@@ -82,7 +98,6 @@ class RowMaker:
         self._row_id: tuple[int, int] | None = None
         self._h: dict[int, F32] = {}
         self._pending: dict[int, _Pending] = {}
-        self._spare = np.zeros(0, np.float32)
         self._bits: dict[int, tuple[int, ...]] = {}
         self._partial = False
 
@@ -110,20 +125,19 @@ class RowMaker:
         return self._gradients.compute(step, partition)
 
     def add(self, step: int, row: int, coefficient: float, result: PartitionResult, seconds: float) -> None:
-        """``y += coefficient * g_partition``; ``seconds``: since the round's receipt, when it was done."""
-        if self._row is None or self._row_id != (step, row):
+        """``y += coefficient * g_partition``, in one pass; ``seconds``: since the round's receipt, when it was done.
+
+        Raises:
+            UserCodeError: the gradient is not finite; the row cannot be used any more.
+        """
+        first = self._row is None or self._row_id != (step, row)
+        if self._row is None or first:
             self._shape = result.shape
-            y = recycler.take(4 * self._layout.d).view(np.float32)
-            np.multiply(result.gradient, np.float32(coefficient), out=y)
-            self._row, self._row_id = _Row(y), (step, row)
-        else:
-            if len(self._spare) != self._layout.d:
-                self._spare = np.zeros(self._layout.d, np.float32)
-            move(self._row.y, result.gradient, coefficient, self._spare)
+            self._row = _Row(recycler.take(4 * self._layout.d).view(np.float32))
+            self._row_id = step, row
         made = self._row
+        made.parts_energy += coefficient**2 * _add_scaled(result, coefficient, first, made.y)
         made.parts.append((float(result.partition), result.loss, result.share if result.samples else 0.0, seconds))
-        if self._partial:
-            made.parts_energy += coefficient**2 * measure(result.gradient)[1]
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
         made.cpu_seconds += result.cpu_seconds
@@ -145,10 +159,12 @@ class RowMaker:
         if self._row is None or self._row_id != (step, row):
             raise ValueError(f"row {row} of step {step} has nothing to encode")
         made, bits_S, m = self._row, self._bits[row], len(self._row.parts)
-        sum_energy = measure(made.y)[1] if self._partial and m > 1 else made.parts_energy
+        h = self._h.get(row)
+        sum_energy = made.parts_energy
+        if m > 1 and (h is not None or not row_bits(bits_S)):
+            sum_energy = measure(made.y)[1]
         if m < parts:
             np.multiply(made.y, np.float32(parts / m), out=made.y)
-        h = self._h.get(row)
         if h is not None:
             np.subtract(made.y, h, out=made.y)
         segments, bits = segments_of(self._quantizer, self._layout), row_bits(bits_S)
@@ -159,6 +175,8 @@ class RowMaker:
                 done = segments.encode(made.y, bits, self._seed, step, row, payload)
             except NonFiniteError as fault:
                 raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
+            if m > 1 and h is None:
+                sum_energy = done.energy * (m / parts) ** 2  # what was encoded is the sum, scaled
         sidecar = Sidecar(
             np.array(made.parts, np.float64).reshape(-1, 4),
             done.energy,

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from gcdist.protocol import Hello, MasterMachine, Peer
 from gcdist.protocol.codec import pack_hello, unpack_hello
 from gcdist.protocol.master_io import Admit, Joined, Lost, Refuse
 from gcdist.protocol.messages import RANDOM, SampleSketch, ValueSketch
-from gcdist.transport import INLINE_BYTES
+from gcdist.transport import HELLO_BYTES
 from tests.conftest import Start
 
 
@@ -170,6 +171,13 @@ def test_slow_and_broken_data_sets_do_not_hold_up_a_run(monkeypatch: pytest.Monk
     assert found.samples == ()
     assert str(found.line).endswith("gave OSError: no such folder")
     assert look(setup(Pictures(), compare=0)) == Look((), None)
+    with monkeypatch.context() as patch:  # of a process that may not start another one
+        patch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
+        found = look(setup(Pictures()))
+    assert found.samples == ()
+    assert str(found.line).startswith(
+        "0 of 8 samples are compared between the processes (data.compare): a daemonic process"
+    )
     settings = gcdist.Config(data={"holds": ((0, 1), (2, 3))}, code={"partitions": 4})
     made = Setup.of(setup(Pictures()).task, settings, 2, own=False)
     assert look(made) == Look((), None)  # nothing is said of the master
@@ -211,7 +219,7 @@ def test_a_hello_has_room_for_them() -> None:
 
     said = hello(setup(Wide(), compare=64))
     assert 1 <= len(said.looked) < 64
-    assert len(pack_hello(said)) < INLINE_BYTES // 2
+    assert len(pack_hello(said)) < HELLO_BYTES // 2
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def text_of(**changed: Any) -> str:
     task = Task(**values)
     state = ModelState(task.model, own=True)
     with pytest.raises(UserCodeError) as raised:
-        PartitionGradients(task, state, 3, 0).compute(5, 1)
+        _ = PartitionGradients(task, state, 3, 0).compute(5, 1).gradient
     return raised.value.text
 
 

@@ -98,6 +98,35 @@ def _whole(quantizer: Quantizer, x: F32) -> U8:
     return payload
 
 
+@pytest.mark.parametrize("name", quantizer_names())
+def test_one_payload_added_at_once_is_what_a_sum_of_it_adds(name: str) -> None:
+    quantizer, x = get_quantizer(name), vector()
+    segments = get_segments(quantizer, LAYOUT)
+    for bits in {bits_allowed(quantizer)[0], bits_allowed(quantizer)[-1]}:
+        payload = encoded(quantizer, LAYOUT, x, bits)
+        expected, at_once = x.copy(), x.copy()
+        sums = segments.sums(1, 2)
+        sums.add(payload, bits, 3, 0.3)
+        sums.finish(expected)
+        segments.add_decoded(at_once, payload, bits, 1, 2, 3, 0.3)
+        assert at_once.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", quantizer_names())
+def test_a_sum_may_be_taken_as_it_is_and_in_given_memory(name: str) -> None:
+    quantizer, x = get_quantizer(name), vector()
+    segments, bits = get_segments(quantizer, LAYOUT), bits_allowed(quantizer)[-1]
+    payload = encoded(quantizer, LAYOUT, x, bits)
+    for scale in (1.0, 0.25):
+        expected, room = np.zeros_like(x), np.full_like(x, np.nan)
+        into, taken = segments.sums(1, 2), segments.sums(1, 2, room)
+        for sums in (into, taken):
+            sums.add(payload, bits, 3, 0.3)
+            sums.add(payload, bits, 4, -0.5)
+        into.finish(expected, scale)
+        np.testing.assert_array_equal(taken.result(scale), expected)
+
+
 @pytest.mark.parametrize("name", ["qsgd", "float32", "bfloat16"])
 def test_what_has_no_local_scale_is_not_cut(name: str) -> None:
     quantizer, x = get_quantizer(name), vector()

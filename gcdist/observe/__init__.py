@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows while it goes: its folder, the terminal, the summary."""
+"""The output of a run: its folder, the terminal, the summary, and other readers."""
 
 from gcdist.observe.board import Board
 from gcdist.observe.folder import PLAN_VERSION, RunFolder, plain, read_lines, read_metrics

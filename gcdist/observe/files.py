@@ -1,4 +1,4 @@
-"""Files of a run's folder that stay whole whatever the disk does; no symbolic link is followed.
+"""Files of a run's folder that stay whole on any disk failure; no symbolic link is followed.
 
 A disk that is full, gone or read-only never ends a run: records wait in memory until it takes them, the oldest are left out
 once they are too many, and one line says so, rarely again (`Trouble`).
@@ -21,7 +21,7 @@ _OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe in place of
 
 
 class LinkError(ValueError):
-    """A run's folder holds a symbolic link, or something else that is no file and no folder; the text is one line."""
+    """A run's folder holds a symbolic link, a device, a socket or a pipe; the text is one line."""
 
 
 def refuse_links(folder: Path) -> None:
@@ -94,7 +94,7 @@ def open_for_records(path: Path) -> int:
 
 
 class Trouble:
-    """What the disk does not take, in lines that come rarely.
+    """Failures of the disk, told in lines that come rarely.
 
     Args:
         say: takes a line.
@@ -109,7 +109,7 @@ class Trouble:
         self._left_out: dict[str, int] = {}  # records of each file that will not come
 
     def failed(self, name: str, error: OSError) -> None:
-        """The disk did not take something of ``name``."""
+        """The disk refused a write to ``name``."""
         self._names.add(name)
         if self._clock() - self._said_at >= AGAIN_SECONDS:
             self._said_at = self._clock()
@@ -119,7 +119,7 @@ class Trouble:
             )
 
     def left_out(self, name: str, count: int = 1) -> None:
-        """Records of ``name`` that waited were left out: they became too many."""
+        """Waiting records of ``name`` were left out, because there were too many."""
         self._left_out[name] = self._left_out.get(name, 0) + count
 
     def wrote(self, name: str) -> None:
@@ -180,7 +180,7 @@ class GrowingFile:
         return len(record)
 
     def flush(self) -> None:
-        """Write what waits, as far as the disk takes it."""
+        """Write the waiting records, as far as the disk takes them."""
         if self._held:
             return
         try:

@@ -132,7 +132,7 @@ class RunFolder:
             self.stream.step(step_record(line, workers, tuple(rounds)))
 
     def evaluation(self, step: int, seconds: float, evaluation_seconds: float, metrics: Mapping[str, float]) -> None:
-        """A line of ``evaluations.jsonl``: after so many steps, at those seconds of the run, what the evaluation gave."""
+        """A line of ``evaluations.jsonl``: the number of steps, the seconds of the run, and the metrics."""
         line = {"step": step, "seconds": seconds, "evaluation_seconds": evaluation_seconds, "metrics": dict(metrics)}
         self._evaluations.write(_line(line))
         self.stream.evaluation(step, seconds, metrics)
@@ -264,7 +264,7 @@ class RunFolder:
 
 
 def _place(path: Path) -> tuple[int, int]:
-    """Device and number of a folder: what a new one in its place does not have."""
+    """Device and number of a folder: a new folder in its place has others."""
     found = path.stat()
     return found.st_dev, found.st_ino
 

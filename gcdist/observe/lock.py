@@ -1,4 +1,4 @@
-"""One master a run's folder: a lock that dies with its process, and a lease for disks that do not know such locks."""
+"""One master for a run's folder: a lock that ends with its process, and a lease for disks without such locks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ WINDOW = 60.0  # seconds
 
 
 class LineBudget:
-    """So many bytes a minute, counted anew in each; what is beyond is left out.
+    """A budget of bytes for each minute; lines beyond it are left out.
 
     >>> budget = LineBudget(100)
     >>> [budget.admit(now, 60) for now in (0.0, 1.0, 60.0)], budget.left_out
@@ -60,7 +60,7 @@ class WorkerLogs:
         self._closed = False
 
     def add(self, rank: int, text: str) -> None:
-        """Add what worker ``rank`` said."""
+        """Add a text of worker ``rank``."""
         raw = text.encode(errors="replace")
         with self._lock:
             if self._closed:

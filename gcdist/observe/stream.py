@@ -1,4 +1,4 @@
-"""One stream of what happens in a run, and its readers.
+"""The event stream of a run, and its readers.
 
 The run's folder is written first, by the training thread: what is in it survives a kill. All other readers are `Observer`s.
 They are called by a thread of their own, one after the other, so that none of them can hold up a step: what they do not take
@@ -48,7 +48,7 @@ class StepRecord:
 
 
 class Observer:
-    """Takes what happens in a run; a subclass overrides what it wants to know.
+    """A reader of a run's events; a subclass overrides the methods for the events that it needs.
 
     Methods are called in order, never two at a time, by another thread than the training's. One that raises is called no
     more, and the run's log says so.

@@ -1,4 +1,4 @@
-"""What a run came to, as a table for people and as values for ``summary.json``."""
+"""The summary of a run, as a table for people and as values for ``summary.json``."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _ROOM = 8  # lines of a terminal that are not workers'
 
 
 class Progress(Observer):
-    """Shows the steps of a run. A thread of its own writes: `step` and `note` only leave word and return.
+    """Shows the steps of a run. A thread of its own writes, so `step` and `note` return at once.
 
     ``every``: steps between two plain lines when ``console`` is not a terminal, about 20 lines a run by default.
     """

@@ -1,4 +1,4 @@
-"""Where each worker's time went: ``workers.jsonl`` in the run's folder, a line a step with the rounds that ended in it.
+"""Each worker's seconds: ``workers.jsonl`` in the run's folder, a line a step with the rounds that ended in it.
 
 A round of a worker begins when the master sends it and ends when the worker is free again. Of its ``seconds`` the worker had
 the round for ``held``: computing, waiting for data, encoding, an injected delay. The rest is the link, both ways. The file

@@ -1,4 +1,4 @@
-"""What a run's folder says, for people: the verdict in words, the report page, the table of runs, what-if."""
+"""A run's folder for people: the verdict in words, the report page, the table of runs, what-if."""
 
 from gcdist.report.page import write_report
 from gcdist.report.reading import Run, read_run

@@ -1,4 +1,4 @@
-"""What the report page shows of a run, as plain values: few digits, few points."""
+"""The content of the report page as plain values: few digits, few points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of each worker of a run: how long its rounds took and where, how often it counted, what it cost the others."""
+"""Figures of each worker of a run: seconds of its rounds and their parts, its arrivals, its cost to the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder as arrays. What is damaged or missing becomes a line in ``problems``; the rest is read all the same."""
+"""A run's folder as arrays. Each damaged or missing part becomes a line in ``problems``; the rest is read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SERIES = (
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """What there is of a run. T steps, N workers; worker i of the arrays is worker i + 1 in every text."""
+    """The readable part of a run. T steps, N workers; worker i of the arrays is worker i + 1 in every text."""
 
     path: Path
     config: dict[str, Any]
@@ -83,7 +83,7 @@ class Run:
         return default if value is None else value
 
     def state(self, now: float | None = None) -> tuple[Literal["running", "done", "halted"], str]:
-        """What became of the run, and why, as far as the folder says."""
+        """The run's end and its reason, as far as the folder records them."""
         end = next((event for event in reversed(self.events) if event.get("kind") == "end"), None)
         last = self.events[-1] if self.events else {}
         if self.summary or (end is not None and end.get("finished")):

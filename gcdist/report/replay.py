@@ -45,7 +45,7 @@ ENOUGH = 3  # a dropped round gets a time drawn from longer ones if there are at
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a replay came to. Times in seconds."""
+    """The result of a replay. Times in seconds."""
 
     seconds: float  # of as many steps as the run has
     step_seconds: float  # mean
@@ -229,7 +229,7 @@ def made_up_task(run: Run, partitions: int) -> Task:
 
 
 def replayable(run: Run) -> str | None:
-    """Why the run cannot be replayed; None: it can."""
+    """The reason why the run cannot be replayed; None: it can."""
     if not run.split:
         return "its folder has no workers.jsonl with times at the worker and on the link (an older version)"
     if run.steps < LEAST:

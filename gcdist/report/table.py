@@ -1,4 +1,4 @@
-"""The table of run folders: when, which task and scheme, how far, and what became of them."""
+"""The table of run folders: time, task, scheme, steps, and state."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def _each(me: WorkerFigures) -> float:
 
 
 def _share(me: WorkerFigures, workers: list[WorkerFigures]) -> float:
-    """What its computing would exceed the faster workers' by at their load, seconds."""
+    """Seconds by which its computing would exceed that of the faster workers at their load."""
     load = _quartile([each.load for each in workers])
     excess = (_each(me) - _quartile([_each(each) for each in workers])) * load
     return excess if math.isfinite(excess) else 0.0

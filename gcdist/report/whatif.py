@@ -56,7 +56,7 @@ class WhatIf:
 
 
 def outcomes(run: Run, changes: Sequence[Sequence[str]], say: Callable[[str], None]) -> list[WhatIf]:
-    """Replay the run as it was, then with each of the changes; what cannot be replayed is said in a line.
+    """Replay the run as it was, then with each of the changes; a line names each change that cannot be replayed.
 
     Raises:
         ConfigError: the run cannot be replayed at all.

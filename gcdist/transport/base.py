@@ -1,4 +1,4 @@
-"""What every link does, whatever its bytes travel on: queue, beats, events, and one end that is told exactly once.
+"""The common part of all links: queue, beats, events, and an end that is reported exactly once.
 
 A kind of link adds its threads (`BaseLink._loops`), how they are woken at the end (`_sever`) and what is freed behind the
 last of them (`_release`). Silence is judged by the process's watch.

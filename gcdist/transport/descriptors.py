@@ -1,4 +1,4 @@
-"""File descriptors of this process: as many as the system allows, and a word before they run out.
+"""File descriptors of this process: the limit is raised, and a line warns before they run out.
 
 gloo keeps every connection that anybody makes to its port, and aborts the process when it can have no more.
 """
@@ -21,7 +21,7 @@ def raise_limit() -> None:
 
 
 class DescriptorGauge:
-    """Says when half of the descriptors are in use, then at half of the rest, and so on: few lines, however it ends.
+    """Warns when half of the descriptors are in use, then at half of the rest, and so on: few lines in every case.
 
     >>> gauge = DescriptorGauge(limit=100)
     >>> [gauge.read(count) is not None for count in (10, 50, 60, 75, 76, 88, 20, 60)]

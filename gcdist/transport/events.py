@@ -1,4 +1,4 @@
-"""What links tell: the events, and the interface of a link. Nothing here speaks of gloo."""
+"""The events and the interface of a link, without any mention of gloo."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def inline_frame(header: Header, message: U8) -> Frame:
 
 
 def fault(header: Header, meta_digest: int, data_digest: int) -> str | None:
-    """What the digests of the bytes that came say against the header (None: nothing)."""
+    """The difference between the received bytes and the digests of the header, in words; None: none."""
     for name, came, said in (
         ("meta", meta_digest, header.meta_digest),
         ("data", data_digest, header.data_digest),

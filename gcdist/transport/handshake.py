@@ -40,7 +40,7 @@ SAME = "GCDIST_SECRET, or cluster.secret_file, must be the same at both ends"
 
 
 class RefusedError(Exception):
-    """The two ends do not belong together, and trying again does not help; the text is one line."""
+    """The two ends do not belong together, and another try would not help; the text is one line."""
 
 
 def proof(secret: str, who: str, run_id: str, ticket: int, nonces: bytes, hello: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""How a worker comes to its link, and comes back to a new one.
+"""The way of a worker to its link, and back to a new one.
 
 Keys in the store, under ``gcdist/RUN/``: ``master`` counts the masters there have been, ``tickets`` all joins, so that a
 ticket is the incarnation number. Master and worker meet in a gloo group whose prefix holds both numbers and is used once:
@@ -108,7 +108,7 @@ def join(
 
 
 def is_over(source: StoreSource) -> bool:
-    """Whether the run's master has ended it: nobody need come back. False if the store does not answer."""
+    """Whether the master has ended the run, so that no worker needs to come back. False if the store does not answer."""
     try:
         return bool(source.client(timeout=1.0).check([f"gcdist/{source.run_id}/over"]))
     except (RuntimeError, JoinError):

@@ -21,7 +21,7 @@ OnNotice = Callable[[str], None]  # one line for the log
 
 
 class Door(Protocol):
-    """What takes workers in."""
+    """The master's end of a plane: it lets workers in."""
 
     def close(self, over: bool = False) -> None:
         """Take nobody in any more; ``over``: the run has ended, and where the plane can say so it does."""
@@ -29,7 +29,7 @@ class Door(Protocol):
 
 
 class Plane(Protocol):
-    """How master and workers of one run come to their links."""
+    """A way for the master and the workers of a run to make their links."""
 
     @property
     def name(self) -> str:

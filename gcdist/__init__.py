@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from gcdist.api import connect, simulate
     from gcdist.config import Config, ConfigError, load_config
     from gcdist.master.driver import RunStoppedError
@@ -46,6 +48,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("gcdist")
     if name not in _HOMES:
         raise AttributeError(f"module 'gcdist' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

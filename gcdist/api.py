@@ -5,9 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings, secret_warnings
 from gcdist.exchange.data_look import look
@@ -45,6 +45,10 @@ class WorkerDone:
         """Nothing: this process was a worker."""
         return iter(())
 
+    def epochs(self, count: int) -> Iterator[tuple[int, Iterator[Step]]]:
+        """Nothing: this process was a worker."""
+        return iter(())
+
     def track(self, **parts: object) -> None:
         """Nothing: the master keeps them."""
 
@@ -69,7 +73,7 @@ def say_to_stderr(kind: str, text: str) -> None:
 
 def connect(
     task: Task,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     *,
     folder: str | Path | None = None,
     say: Say = say_to_stderr,
@@ -83,7 +87,7 @@ def connect(
 
     Args:
         task: model, data set and loss: the same on every rank.
-        config: the settings: the same on every rank.
+        config: the settings, or a dict of them: the same on every rank.
         folder: where the master writes the run; by default a new folder under ``config.out``.
         say: takes the master's log lines (kind, text).
         on_worker: what becomes of a worker when it is released.
@@ -95,7 +99,7 @@ def connect(
         ConfigError: settings that do not fit, or not the resumed run; the master of another run; RANK, WORLD_SIZE,
             MASTER_ADDR or MASTER_PORT missing (start with torchrun).
     """
-    config = config or Config()
+    config = _settings(config)
     rank, world = _place()
     keep_freed_memory()
     if world < 2:
@@ -146,7 +150,7 @@ def connect(
 
 def simulate(
     task: Task,
-    config: Config,
+    config: Config | Mapping[str, Any],
     *,
     folder: str | Path | None = None,
     say: Say = say_to_stderr,
@@ -160,6 +164,7 @@ def simulate(
     Raises:
         ConfigError: settings that do not fit.
     """
+    config = _settings(config)
     if config.cluster.workers is None:
         raise ConfigError("cluster.workers: missing; a simulated run needs to know how many there are")
     session = Session.build(task, config, config.cluster.workers)
@@ -174,6 +179,10 @@ def simulate(
     if resume is not False:
         take_up(run, session, found)
     return cluster
+
+
+def _settings(config: Config | Mapping[str, Any] | None) -> Config:
+    return config if isinstance(config, Config) else Config(config)
 
 
 def _say_partitions(config: Config, session: Session, log: Say) -> None:

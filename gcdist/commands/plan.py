@@ -22,6 +22,11 @@ from gcdist.quantize import get_quantizer, noise_table
 from gcdist.straggler import load_delays
 from gcdist.types import F64, Problem
 
+DELAYS_HELP = (
+    "A delay model, a TOML file: workers = 4, and the keys of the section [inject] of a config, as in "
+    'model = "shifted-exponential", shift = 0.1, mean = [0.1, 0.1, 0.3, 1.0], a line each; or model = "trace", file = '
+    '"times.csv" (a column a worker, a row a step, decimal points, commas between). Needs --deadline.'
+)
 _POWER_BITS = 16  # default cap under a power law
 _ADVISE = 500  # workers up to which decodings are compared (their formulas are quadratic)
 
@@ -29,7 +34,7 @@ _ADVISE = 500  # workers up to which decodings are compared (their formulas are 
 def plan(
     p: Annotated[str | None, typer.Option(help="Late probability of each worker: 0.1,0.3,0.05")] = None,
     p_file: Annotated[Path | None, typer.Option(help="The same from a file, one number a line.")] = None,
-    delays: Annotated[Path | None, typer.Option(help="A delay model (TOML); needs --deadline.")] = None,
+    delays: Annotated[Path | None, typer.Option(help=DELAYS_HELP)] = None,
     deadline: Annotated[float | None, typer.Option(help="Seconds after which a message is late, for --delays.")] = None,
     partitions: Annotated[int | None, typer.Option(help="Data partitions K (default: one a worker).")] = None,
     bits_total: Annotated[float | None, typer.Option(help="Budget: sum over workers of bits a coordinate.")] = None,
@@ -127,7 +132,8 @@ def _problem(
     if k < 1:
         raise ValueError(f"--partitions is {k}: it must be 1 or more")
     if bits_total is None or not bits_total >= 0:
-        raise ValueError(f"--bits-total is {bits_total}: it must be given, and 0 or more")
+        given = "is missing" if bits_total is None else f"is {bits_total:g}"
+        raise ValueError(f"--bits-total {given}: it must be 0 or more; 4 bits for each of the {n} workers is {4 * n}")
     if bits_max is not None and not 1 <= bits_max <= 32:
         raise ValueError(f"--bits-max is {bits_max}: it must be between 1 and 32")
     table, which = _noise(noise, quantizer, dim, bits_max)

@@ -155,7 +155,7 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
     config = cluster.config
     optimizer = make_optimizer(config, task)
     cluster.track(optimizer=Configured(optimizer))
-    with Progress(config.steps, console) as progress:
+    with Progress(config.steps, console, virtual=cluster.virtual) as progress:
         relay.show(progress.note)
         cluster.observe(progress)
         for step in cluster.steps(config.steps):

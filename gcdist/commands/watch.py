@@ -56,8 +56,8 @@ def _show_once(run: Run, tail: FolderTail, as_json: bool) -> None:
     board = Board(run.wanted)
     for record in tail.steps():
         board.add(record)
-    for _, _, metrics in tail.evaluations():
-        board.evaluate(metrics)
+    for step, _, metrics in tail.evaluations():
+        board.evaluate(metrics, step)
     if as_json:
         typer.echo(json.dumps(plain(asdict(board.last) if board.last is not None else {})))
         return

@@ -394,9 +394,11 @@ partitions, load_most, partial, unbiased, options
     summary: SummaryConfig = SummaryConfig()
     observe: ObserveConfig = ObserveConfig()
 
-    def __init__(self, /, **values: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None, /, **values: Any) -> None:
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ConfigError(f"Config: found {settings!r}; should be a dict of settings, or keyword arguments")
         try:
-            super().__init__(**values)
+            super().__init__(**{**(settings or {}), **values})
         except ValidationError as error:
             raise explain(error, Config) from None
 

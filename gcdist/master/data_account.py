@@ -12,6 +12,7 @@ from gcdist.master.driver import RoundResult
 
 TOO_LONG = 0.2  # recommend reading ahead if waiting for data takes this share of the computing time or more ...
 NOTICEABLE = 0.05  # ... and this share of the steps' time or more
+LONG_STEPS, LONG_SECONDS = 50, 5.0  # ... and the run has so many steps and waited so long: a shorter one tells nothing
 
 
 class DataAccount:
@@ -43,7 +44,8 @@ class DataAccount:
     def notes(self) -> list[str]:
         """What somebody should know at the end, a line each."""
         lines = []
-        if self._data_seconds > max(TOO_LONG * self._compute_seconds, NOTICEABLE * self._step_seconds):
+        long_enough = self._steps >= LONG_STEPS and self._data_seconds >= LONG_SECONDS
+        if long_enough and self._data_seconds > max(TOO_LONG * self._compute_seconds, NOTICEABLE * self._step_seconds):
             share = self._data_seconds / (self._data_seconds + self._compute_seconds)
             more = f" in spite of data.prefetch = {self._prefetch}" if self._prefetch else ": set data.prefetch = 4"
             lines.append(f"waiting for data took {share:.0%} of the workers' time{more}")

@@ -26,10 +26,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-import torch.multiprocessing  # from here on tensors go through pipes in shared memory
 
+from gcdist.model.batch_pickles import pickled
 from gcdist.model.batches import Batches, Fetched, ReadError, story
 
+WITHOUT = "batches are read without it from now on (data.prefetch)"
 END_SECONDS = 1.0  # seconds that a closed loader has to end by itself; then it is terminated
 
 
@@ -84,8 +85,8 @@ class Loader:
         if self._open:
             try:
                 found = self._fetch(step, j)
-            except (EOFError, OSError):
-                self._give_up()
+            except (EOFError, OSError, RuntimeError) as error:  # RuntimeError: torch cannot open what was shared
+                self._give_up(None if isinstance(error, (EOFError, ConnectionError)) else error)
             else:
                 if isinstance(found, ReadError):
                     raise found
@@ -141,11 +142,16 @@ class Loader:
         self._owed -= 1
         return self._pipe.recv()
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: Exception | None) -> None:
+        """``error``: why a batch could not be taken; None: the process is gone."""
         self.close()
+        if error is not None:
+            why = str(error).strip().splitlines()[0]
+            self._say(f"a batch could not be taken from the loader process ({why}): {WITHOUT}")
+            return
         code = self._process.exitcode
         how = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
-        self._say(f"the loader process ended ({how}): batches are read without it from now on (data.prefetch)")
+        self._say(f"the loader process ended ({how}): {WITHOUT}")
 
 
 def _serve(pipe: Connection, theirs: Connection, batches: Batches, first: c_int64) -> None:
@@ -164,13 +170,13 @@ def _serve(pipe: Connection, theirs: Connection, batches: Batches, first: c_int6
 
 
 def _answer(batches: Batches, step: int, j: int) -> Any:
-    """The pickled batch, tensors in shared memory; or the pickled ReadError."""
+    """The pickled batch, large tensors in shared memory; or the pickled ReadError."""
     try:
         found = batches.batch(step, j)
     except ReadError as error:
         return ForkingPickler.dumps(error)
     try:
-        return ForkingPickler.dumps(found)
+        return pickled(found)
     except Exception as error:
         text = story(error, step, j, found.indices)
         return ForkingPickler.dumps(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 
 from rich.console import Group, RenderableType
@@ -53,11 +54,17 @@ class Board:
 
     Args:
         steps: of the run; None: not known.
+        virtual: the steps' seconds are those of a virtual clock; the time left is then told by ``clock``.
+        clock: real seconds.
     """
 
-    def __init__(self, steps: int | None) -> None:
+    def __init__(self, steps: int | None, virtual: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self.steps = steps
         self.metrics: dict[str, float] = {}  # of the newest evaluation
+        self.evaluated: int | None = None  # after so many steps
+        self._virtual = virtual
+        self._clock = clock
+        self._ends: deque[float] = deque(maxlen=WINDOW)  # of the last steps, seconds of a clock on the wall
         self.bytes_up = self.bytes_down = self.bytes_down_float32 = 0
         self._last: deque[StepRecord] = deque(maxlen=WINDOW)
         self._rounds: dict[int, deque[WorkerRound]] = {}
@@ -70,23 +77,28 @@ class Board:
     def add(self, record: StepRecord) -> None:
         """Take in a step."""
         self._last.append(record)
+        self._ends.append(self._clock() if self._virtual else record.seconds)
         self.bytes_up += record.bytes_up
         self.bytes_down += record.bytes_down
         self.bytes_down_float32 += record.bytes_down_float32
         for each in record.rounds:
             self._rounds.setdefault(each.worker, deque(maxlen=WINDOW)).append(each)
 
-    def evaluate(self, metrics: Mapping[str, float]) -> None:
-        """Take in an evaluation."""
-        self.metrics = dict(metrics)
+    def evaluate(self, metrics: Mapping[str, float], steps: int | None = None) -> None:
+        """Take in an evaluation, made after so many steps."""
+        self.metrics, self.evaluated = dict(metrics), steps
+
+    def rate(self) -> float | None:
+        """Steps a second, of the last steps; None: not known."""
+        if len(self._last) < 2:
+            return None
+        done, took = self._last[-1].step - self._last[0].step, self._ends[-1] - self._ends[0]
+        return done / took if done > 0 and took > 0 else None
 
     def left(self) -> float | None:
         """Seconds to the end at the pace of the last steps; None: not known."""
-        if self.steps is None or len(self._last) < 2:
-            return None
-        first, last = self._last[0], self._last[-1]
-        done = last.step - first.step
-        return (self.steps - 1 - last.step) * (last.seconds - first.seconds) / done if done > 0 else None
+        rate = self.rate()
+        return None if self.steps is None or rate is None else (self.steps - 1 - self._last[-1].step) / rate
 
     def line(self) -> str:
         """The newest step in one plain line."""
@@ -95,15 +107,28 @@ class Board:
             return "no step yet"
         of = f"/{self.steps}" if self.steps is not None else ""
         told = "".join(f"  {metric_text(name, value)}" for name, value in last.metrics.items())
-        part = "" if last.loss is None or last.loss_share > WHOLE else f" of {last.loss_share:.0%} of the data"
         whole = f" (float32 {bytes_text(self.bytes_down_float32)})" if self.bytes_down_float32 else ""
-        text = (
-            f"step {last.step + 1}{of}  loss {'-' if last.loss is None else format(last.loss, '.4f')}{part}{told}"
-            f"  arrived {len(last.arrived)}/{last.live}"
+        noise = "" if last.noise_observed is None else f"  noise {last.noise_observed:.2g}"
+        unit = "s virtual" if self._virtual else "s"
+        return (
+            f"step {last.step + 1}{of}  {_loss(last)}{told}"
+            f"  arrived {len(last.arrived)}/{last.live}{noise}"
             f"  up {bytes_text(self.bytes_up)}  down {bytes_text(self.bytes_down)}{whole}"
-            f"  {last.seconds:.1f} s  deadline {_deadline(last)}"
+            f"  {last.seconds:.1f} {unit}  deadline {_deadline(last)}{self._pace()}{self._evaluation()}"
         )
-        return text + "".join(f"  {metric_text(name, value)}" for name, value in self.metrics.items())
+
+    def _pace(self) -> str:
+        """Steps a second and the time that is left; real ones, also where the run's time is virtual."""
+        rate, left = self.rate(), self.left()
+        text = "" if rate is None else f"  {rate:.3g} steps/s"
+        return text + (f"  {length_text(left)} left" if left is not None and left > 0 else "")
+
+    def _evaluation(self) -> str:
+        """The newest evaluation, with its step: its loss is of other data and an older model than the step's."""
+        if not self.metrics:
+            return ""
+        when = "" if self.evaluated is None else f" after step {self.evaluated}"
+        return f"  evaluated{when}: {', '.join(metric_text(name, value) for name, value in self.metrics.items())}"
 
     def picture(self, rows: int = ROWS) -> RenderableType:
         """All of it, with a line for each worker, for at most ``rows`` of them."""
@@ -111,10 +136,8 @@ class Board:
         if last is None:
             return Text("waiting for the first step")
         head = Table.grid(padding=(0, 1))
-        left = self.left()
-        until = "" if left is None else f"{length_text(left)} left"
         total = self.steps if self.steps is not None else last.step + 1
-        head.add_row(ProgressBar(total=total, completed=last.step + 1, width=20), self.line(), until)
+        head.add_row(ProgressBar(total=total, completed=last.step + 1, width=20), self.line())
         return Group(head, self._deadlines(), self._workers(last, rows))
 
     def _deadlines(self) -> Text:
@@ -153,6 +176,13 @@ class Board:
     def _rate(self, worker: int) -> float:
         there = [record for record in self._last if worker not in record.away]
         return sum(worker in record.arrived for record in there) / len(there) if there else 0.0
+
+
+def _loss(record: StepRecord) -> str:
+    if record.loss is None:
+        return "no loss: nothing to train on" if record.arrived else "no gradient: nobody arrived"
+    part = "" if record.loss_share > WHOLE else f" of {record.loss_share:.0%} of the data"
+    return f"loss {record.loss:.4f}{part}"
 
 
 def _deadline(record: StepRecord) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.text import Text
 
 MANY = 40  # workers; of more, only those furthest off are shown
 RARE = 0.1  # of the steps: a partition that was counted in less is shown in red
+PLAIN_WIDTH = 120  # characters of a summary as text
 SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
 
 
@@ -67,10 +69,17 @@ class Summary:
     steps_without_gradient: int = 0
     partitions_missed: int = 0  # partitions that some step did not count
     partitions: Sequence[PartitionCount] = ()  # those of them that were counted least
+    virtual: bool = False  # the clock is that of `gcdist simulate`
 
     def as_dict(self) -> dict[str, Any]:
         """The values as plain dictionaries."""
         return asdict(self)
+
+    def __str__(self) -> str:
+        """The table that the command line prints: ``print(cluster.summary())``."""
+        out = io.StringIO()
+        print_summary(self, Console(file=out, width=PLAIN_WIDTH))
+        return out.getvalue().rstrip()
 
 
 def bytes_text(count: float) -> str:
@@ -107,7 +116,7 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [("run", f"{summary.steps} steps of {summary.scheme}, {summary.workers} workers, {summary.quantizer}")]
     facts += [(_words(name), _number(name, value)) for name, value in summary.metrics.items()]
-    facts.append(("wall clock", f"{summary.wall_seconds:.1f} s"))
+    facts.append(("virtual clock" if summary.virtual else "wall clock", f"{summary.wall_seconds:.1f} s"))
     apart = {"evaluation": summary.evaluation_seconds, "checkpoints": summary.checkpoint_seconds}
     if any(seconds >= 0.05 for seconds in apart.values()):
         facts.append(("not in it", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in apart.items())))

@@ -22,14 +22,17 @@ class Progress(Observer):
     """Shows the steps of a run. A thread of its own writes, so `step` and `note` return at once.
 
     ``every``: steps between two plain lines when ``console`` is not a terminal, about 20 lines a run by default.
+    ``virtual``: the run's seconds are those of a virtual clock.
     """
 
-    def __init__(self, steps: int | None, console: Console | None = None, every: int | None = None) -> None:
+    def __init__(
+        self, steps: int | None, console: Console | None = None, every: int | None = None, virtual: bool = False
+    ) -> None:
         self._steps = steps
         self._console = console or Console()
         self._live = self._console.is_terminal
         self._every = every or max(1, (steps or 200) // 20)
-        self._board = Board(steps)
+        self._board = Board(steps, virtual)
         self._fresh = False  # a step that is not shown yet
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._word = threading.Condition()
@@ -50,7 +53,7 @@ class Progress(Observer):
     def evaluation(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """Show the metrics from the next step on."""
         with self._word:
-            self._board.evaluate(metrics)
+            self._board.evaluate(metrics, step)
 
     def note(self, text: str) -> None:
         """Show a line that stays: a worker lost, a new plan."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from gcdist.model.evaluation import evaluated
 from gcdist.observe import Observer, RunFolder, Summary, WorkerRound
 from gcdist.planning import PlanReport
 from gcdist.run.accounts import Accounts
+from gcdist.run.body_watch import BodyWatch
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.checkpoints import Checkpoints
 from gcdist.run.model_watch import ModelWatch
@@ -73,6 +75,8 @@ class Cluster:
             session, driver, self._scheme, self.accounts, folder.path, standstill, resumed, folder.event
         )
         self._watch = ModelWatch(session.task.model)
+        self._body = BodyWatch(lambda: self.checkpoints.parts.tracked, self._warn)
+        self.virtual = standstill is not None  # time is that of the simulator
         self._on_close = on_close
         self._already = self.accounts.trained  # steps in the checkpoint, not yet asked for again
         self._body_generators: dict[str, Any] | None = None  # when the open step's loop body began
@@ -129,6 +133,21 @@ class Cluster:
         self._must_be_open("steps")
         return self._steps(count)
 
+    def epochs(self, count: int) -> Iterator[tuple[int, Iterator[Step]]]:
+        """The epochs that are left of ``count``, each with its steps: ``for epoch, steps in cluster.epochs(10)``.
+
+        In a resumed run those that the checkpoint holds whole are left out, so that what the script does after an epoch
+        (validating, saving) is not done again; one that was begun has the steps that are left of it.
+        """
+        each = self.steps_per_epoch
+        left_out = min(count, self._already // each)
+        if left_out == count:
+            yield from (() for _ in self.steps(count * each))  # nothing is left: the workers are released
+            return
+        self._already -= left_out * each
+        for epoch in range(left_out, count):
+            yield epoch, self.steps(each)
+
     def _steps(self, count: int) -> Iterator[Step]:
         accounts, resumed = self.accounts, self.checkpoints.resumed
         done = min(count, self._already)
@@ -142,6 +161,8 @@ class Cluster:
                 if number == 0:  # the run may have ended between checkpoint and evaluation
                     self._evaluate_if_due()
             before, self._body_generators = accounts.next, generators_now()
+            learned = accounts.estimated
+            self._body.begin()
             try:
                 yield Step(self, accounts.next)
             except GeneratorExit:  # break
@@ -149,6 +170,7 @@ class Cluster:
                     self.checkpoints.save_what_is_new()
                 raise
             self._body_generators = None
+            self._body.end(before, accounts.next > before, accounts.estimated > learned)
             if accounts.next > before:
                 if self.checkpoints.due() or number == count - done - 1:
                     self.checkpoints.save_what_is_new()
@@ -289,7 +311,7 @@ class Cluster:
 
     def summary(self, metrics: dict[str, float] | None = None) -> Summary:
         """The run so far, for people and for ``summary.json``."""
-        return self.accounts.summary(metrics, self.folder.path)
+        return replace(self.accounts.summary(metrics, self.folder.path), virtual=self.virtual)
 
     def observe(self, observer: Observer) -> None:
         """Tell an observer of every step, event and evaluation from now on; it is closed with the run.

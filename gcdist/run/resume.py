@@ -29,6 +29,8 @@ def new_folder(session: Session, folder: Path | None) -> RunFolder:
         run = RunFolder(path)
     except ValueError as error:
         raise ConfigError(f"name: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"out: the run's folder {path} cannot be written: {error.strerror}") from None
     run.write_config(dump_config(config))
     return run
 
@@ -51,7 +53,10 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
             )
         if (off := _other_data(session, found.state.get("data"))) is not None:
             raise ConfigError(f"task: other data than those of the run in {path}: {off}")
-    run = RunFolder(path, resume=True)
+    try:
+        run = RunFolder(path, resume=True)
+    except OSError as error:
+        raise ConfigError(f"resume: the run's folder {path} cannot be written: {error.strerror}") from None
     if found is None:
         say("checkpoint", f"there is no checkpoint in {path}: the run begins at step 0")
     else:

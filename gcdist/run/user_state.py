@@ -116,6 +116,11 @@ class Parts:
         self._kinds = dict(kinds or {})
         self._resumed = resumed is not None
 
+    @property
+    def tracked(self) -> Mapping[str, Stateful | dict[Any, Any]]:
+        """The parts, by name."""
+        return self._parts
+
     def add(self, name: str, part: Stateful | dict[Any, Any]) -> str | None:
         """Track a part; load its state if the run is resumed. Returns a line for the log if something is not as expected.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gcdist.observe import Progress, RunFolder, Summary, Trace, WorkerArrivals, print_summary
+from gcdist.observe.board import Board
 from tests.observe.records import a_round, record
 
 
@@ -24,9 +25,26 @@ def test_plain_output_is_a_line_every_some_steps() -> None:
         progress.note("worker 3 is [lost]")
     lines = out.getvalue().splitlines()
     assert len(lines) == 22
-    assert lines[0] == "step 1/100  loss -  arrived 7/8  up 1 kB  down 2 kB  0.0 s  deadline 0.4 s"
-    assert lines[-2] == "step 100/100  loss 0.2500  arrived 7/8  up 100 kB  down 200 kB  49.5 s  deadline 0.4 s"
+    assert lines[0] == (
+        "step 1/100  no loss: nothing to train on  arrived 7/8  noise 0.2  up 1 kB  down 2 kB  0.0 s  deadline 0.4 s"
+    )
+    assert lines[1] == (
+        "step 5/100  loss 0.2500  arrived 7/8  noise 0.2  up 5 kB  down 10 kB  2.0 s  deadline 0.4 s  2 steps/s  47 s left"
+    )
+    assert lines[-2].endswith("up 100 kB  down 200 kB  49.5 s  deadline 0.4 s  2 steps/s")
     assert lines[-1] == "worker 3 is [lost]"
+
+
+def test_a_line_tells_an_empty_step_an_evaluation_and_virtual_time_in_words() -> None:
+    clock = iter([10.0, 14.0])
+    board = Board(9, virtual=True, clock=lambda: next(clock))
+    board.add(record(0))
+    board.add(replace(record(4), loss=None, arrived=(), noise_observed=None))
+    board.evaluate({"loss": 0.5, "test_accuracy": 0.75}, 4)
+    assert board.line() == (
+        "step 5/9  no gradient: nobody arrived  arrived 0/8  up 2 kB  down 4 kB  2.0 s virtual  deadline 0.4 s"
+        "  1 steps/s  4 s left  evaluated after step 4: loss 0.5, test accuracy 75.00%"
+    )
 
 
 def test_a_terminal_shows_a_live_picture_and_keeps_the_notes() -> None:
@@ -111,6 +129,13 @@ def test_the_summary_is_a_readable_table(tmp_path: Path) -> None:
     ):
         assert part in text
     assert text.splitlines()[-1] == f"run folder: {tmp_path}"
+
+
+def test_a_summary_prints_itself(tmp_path: Path) -> None:
+    text = str(summary(tmp_path))
+    assert "wall clock       50.0 s" in text
+    assert text.splitlines()[-1] == f"run folder: {tmp_path}"
+    assert "virtual clock    50.0 s" in str(replace(summary(tmp_path), virtual=True))
 
 
 def test_of_many_workers_those_furthest_off_are_shown(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class AutoScheme(Scheme):
         assert isinstance(rule, ChosenDeadline)
         assert laws is not None
         rule.review()
+        laws.follow()
         why = self._why(live_N)
         if laws.changed:
             rule.forget(laws.changed)

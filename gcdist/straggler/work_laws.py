@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gcdist.straggler.slowdown import Slowdown
 from gcdist.types import F64, I64, Plan, Seen
 
 WINDOW = 100  # steps of a worker that are remembered
@@ -51,6 +52,7 @@ class WorkLaws:
         self.changed: set[int] = set()  # workers that lost their past; whoever has taken that in clears it
         self._overhead_N = np.full(workers, np.nan)
         self._deviation_N = np.zeros(workers)
+        self._slowdown = Slowdown(workers)
 
     def observe(self, seen: Seen) -> None:
         """Take in the outcome of a partial row; outcomes of other rows say nothing.
@@ -61,6 +63,7 @@ class WorkLaws:
         if seen.work is None or not seen.work.done:
             if seen.censored and not seen.cold and np.isfinite(self._overhead_N[worker]):
                 begun = max(seen.seconds - self._overhead_N[worker], 0.0)
+                self._slowdown.judge(worker, seen.step, begun, self._past(worker, 1), complete=False)
                 self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun))
             return
         done = seen.work.done
@@ -70,6 +73,7 @@ class WorkLaws:
             if not self._rows[worker]:
                 self._cold[worker] = row
         else:
+            self._slowdown.judge(worker, seen.step, done[-1], self._past(worker, len(done)))
             self._add(worker, row)
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
@@ -88,6 +92,23 @@ class WorkLaws:
         if slower or faster:
             self._rows[worker] = deque(list(rows)[-CHANGED:], maxlen=WINDOW)
             self.changed.add(worker)
+
+    def _past(self, worker: int, parts: int) -> F64:
+        """Seconds of so many partitions in each remembered row, (T,)."""
+        return np.array([row.start + row.pace * (parts - 1) for row in self._rows[worker]])
+
+    def follow(self) -> bool:
+        """If everybody has become slower, take the remembered times as so much longer; whether that was so."""
+        if not self._slowdown.found():
+            return False
+        for worker, (new, ratio) in enumerate(self._slowdown.take()):
+            rows = list(self._rows[worker])
+            old = rows[: len(rows) - new] if new else []
+            if old:
+                slower = [RowTimes(row.start * ratio, row.pace * ratio) for row in old]
+                self._rows[worker] = deque([*slower, *rows[len(old) :]], maxlen=WINDOW)
+                self.changed.add(worker)
+        return True
 
     def _learn_overhead(self, worker: int, seconds: float, cold: bool) -> None:
         mean = self._overhead_N[worker]
@@ -192,6 +213,7 @@ class WorkLaws:
             "cold": [[worker, row.start, row.pace] for worker, row in sorted(self._cold.items())],
             "cold_overhead": sorted(self._cold_overhead),
             "changed": sorted(self.changed),
+            "slowdown": self._slowdown.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -202,6 +224,8 @@ class WorkLaws:
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
         self._cold = {int(worker): RowTimes(start, pace) for worker, start, pace in state.get("cold", ())}
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
+        if "slowdown" in state:
+            self._slowdown.load_state_dict(state["slowdown"])
 
 
 def _done(start_T: F64, pace_T: F64, cut_G: F64) -> F64:

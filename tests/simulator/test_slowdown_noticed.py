@@ -1,0 +1,62 @@
+"""All workers become half as fast: within three steps as much of the data counts as before, and few steps are empty."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gcdist
+from tests.simulator.test_faults_simulated import linear_task
+
+AT, STEPS, NOTICED = 40, 56, 3
+
+
+def half_as_fast(path: Path, workers: int, seed: int) -> Path:
+    """Recorded seconds of an even share: 0.1 s and a little, twice as much from step ``AT`` on."""
+    times_TN = 0.1 * (1 + 0.15 * np.random.default_rng(seed).exponential(size=(STEPS, workers)))
+    times_TN[AT:] *= 2
+    lines = ["step," + ",".join(f"worker{i + 1}" for i in range(workers))]
+    lines += [",".join([str(step), *(f"{x:.5f}" for x in row)]) for step, row in enumerate(times_TN)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(folder: Path, workers: int, seed: int, where: str, code: dict[str, Any]) -> list[gcdist.StepInfo]:
+    trace = half_as_fast(folder / "times.csv", workers, seed)
+    config = gcdist.Config(
+        cluster={"workers": workers},
+        code={"partitions": 4 * workers, **code},
+        inject={"model": "trace", "file": trace, "unit": 0.25, "scale_with_load": True, "where": where},
+        simulate={"compute_seconds": 0.001},
+    )
+    with gcdist.simulate(linear_task(), config, folder=folder / "run", say=lambda kind, text: None) as cluster:
+        return [step.backward() for step in cluster.steps(STEPS)]
+
+
+@pytest.mark.parametrize("where", ["message", "compute"])
+@pytest.mark.parametrize("workers", [4, 8])
+def test_rows_that_are_cut_hold_as_much_as_before_from_the_third_step_on(
+    tmp_path: Path, where: str, workers: int
+) -> None:
+    infos = run(tmp_path, workers, 0, where, {})
+    share = [info.loss_share for info in infos]
+    before, after = np.mean(share[AT - 10 : AT]), np.mean(share[AT + NOTICED :])
+    assert share[AT] < 0.7 * before  # it does matter
+    assert after > 0.8 * before
+    assert all(info.estimated for info in infos)
+    # nobody was waited for: the new times are known from the cut rows (later, one step in 25 explores)
+    usual = max(info.step_seconds for info in infos[AT - 5 : AT])
+    assert max(info.step_seconds for info in infos[AT : AT + 9]) < 3 * usual
+
+
+@pytest.mark.parametrize("where", ["message", "compute"])
+def test_whole_rows_are_empty_three_times_in_a_row_at_most(tmp_path: Path, where: str) -> None:
+    infos = run(tmp_path, 8, 1, where, {"partial": False})
+    empty = [not info.estimated for info in infos]
+    assert max((len(list(each)) for is_empty, each in groupby(empty) if is_empty), default=0) <= NOTICED
+    few = [len(info.arrived) <= 2 for info in infos[AT:]]
+    assert max((len(list(each)) for is_few, each in groupby(few) if is_few), default=0) <= NOTICED

@@ -14,6 +14,7 @@ from rich.text import Text
 
 MANY = 40  # workers; of more, only those furthest off are shown
 RARE = 0.1  # of the steps: a partition that was counted in less is shown in red
+INJECTED = "injected delays"
 PLAIN_WIDTH = 120  # characters of a summary as text
 SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
 
@@ -54,7 +55,7 @@ class Summary:
     steps: int
     metrics: Mapping[str, float]  # of the task's own evaluation
     wall_seconds: float
-    waiting_seconds: float | None  # what waiting for all would have taken; None: no injected delays to tell it from
+    waiting_seconds: float | None  # what waiting for all would have taken; None: nothing to tell it from
     waiting_check: tuple[float, float] | None  # real `sync` steps: measured, and as estimated for the same steps
     arrivals: Sequence[WorkerArrivals]
     bytes_up: int
@@ -69,6 +70,8 @@ class Summary:
     steps_without_gradient: int = 0
     partitions_missed: int = 0  # partitions that some step did not count
     partitions: Sequence[PartitionCount] = ()  # those of them that were counted least
+    waiting_by: str = INJECTED  # that ``waiting_seconds`` is estimated by; or "measured times"
+    waiting_at_least: bool = False  # some worker took longer than was ever waited for: it is a lower bound
     virtual: bool = False  # the clock is that of `gcdist simulate`
 
     def as_dict(self) -> dict[str, Any]:
@@ -122,7 +125,9 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         facts.append(("not in it", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in apart.items())))
     if summary.waiting_seconds is not None:
         times = f" ({summary.waiting_seconds / summary.wall_seconds:.2f} times)" if summary.wall_seconds > 0 else ""
-        facts.append(("waiting for all", f"{summary.waiting_seconds:.1f} s{times}, estimated at the same delays"))
+        least = "at least " if summary.waiting_at_least else ""
+        how = f"estimated {'at the same delays' if summary.waiting_by == INJECTED else f'by the {summary.waiting_by}'}"
+        facts.append(("waiting for all", f"{least}{summary.waiting_seconds:.1f} s{times}, {how}"))
     if summary.waiting_check is not None:
         measured, estimated = summary.waiting_check
         off = f", off by {abs(estimated / measured - 1):.1%}" if measured > 0 else ""

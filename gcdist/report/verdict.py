@@ -69,7 +69,9 @@ def _headline(run: Run, state: str, why: str, troubles: list[Trouble]) -> str:
     text = f"{done} steps in {seconds_text(seconds)}, {seconds_text(seconds / run.steps)} a step"
     waiting = run.summary.get("waiting_seconds")
     if isinstance(waiting, float) and seconds > 0:
-        text += f"; waiting for all workers would have taken {seconds_text(waiting)} ({waiting / seconds:.2g} times)"
+        least = "at least " if run.summary.get("waiting_at_least") else ""
+        times = f"{seconds_text(waiting)} ({waiting / seconds:.2g} times)"
+        text += f"; waiting for all workers would have taken {least}{times}"
     if state == "halted":
         text += f". The run was halted: {why}"
     if state == "running":

@@ -16,6 +16,7 @@ from gcdist.master.noise_estimates import signal_and_energy
 from gcdist.master.scheme import Scheme
 from gcdist.master.wait_for_all import WaitForAllClock
 from gcdist.observe import Summary
+from gcdist.observe.summary import INJECTED
 from gcdist.run.session import Session
 from gcdist.types import Layout, Quantizer
 
@@ -36,6 +37,7 @@ class Accounts:
         self.data = DataAccount(session.config.data.prefetch)
         self.coverage = Coverage(session.sizes_K)
         self.sync_check: tuple[float, float] | None = None
+        self._scheme: Scheme | None = None  # of the last step
         self._session = session
         self._driver = driver
 
@@ -48,6 +50,7 @@ class Accounts:
         self.data.add(result, local=bool(self._driver.machine.holds()))
         if (line := self.coverage.add(result)) is not None:
             self._driver.say("warning", line)
+        self._scheme = scheme
         maker, bits_RS = scheme.maker, result.plan.bits_RS
         messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
         maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))
@@ -76,15 +79,30 @@ class Accounts:
             if on_step is not None:
                 on_step(number - first + 1)
         self.next = first + steps
-        expected = self.waiting.of(floors, steps)
+        expected, measured = self.waiting.of(floors, steps), self._waiting_by_times()
+        if not self._injected:
+            expected = None if measured is None else measured[0] * steps
         self.sync_check = None if expected is None else (taken, expected)
         return self.sync_check
+
+    @property
+    def _injected(self) -> bool:
+        """Whether the delays are known: they were injected."""
+        return self._session.config.inject.model != "none"
+
+    def _waiting_by_times(self) -> tuple[float, bool] | None:
+        """Mean seconds of a step that waits for all by the measured times, and whether that is a lower bound."""
+        if self._scheme is None:
+            return None
+        return self.waiting.by_times(self._scheme.rule.arrivals, self._scheme.maker.laws)
 
     def summary(self, metrics: Mapping[str, float] | None, folder: Path) -> Summary:
         """The run so far."""
         session, ledger = self._session, self.ledger
-        known = session.config.inject.model != "none" and not self.data.local
-        total = self.waiting.total() if known else None
+        measured = None if self._injected or self.data.local else self._waiting_by_times()
+        total = self.waiting.total() if self._injected and not self.data.local else None
+        if measured is not None:
+            total = measured[0] * self.trained
         return Summary(
             scheme=session.code.name,
             quantizer=bits_line(session.quantizer, session.state.layout, session.config.quantizer.bits),
@@ -94,6 +112,8 @@ class Accounts:
             wall_seconds=self.seconds,
             waiting_seconds=None if total is None else total + max(0.0, self.seconds - ledger.step_seconds),
             waiting_check=self.sync_check,
+            waiting_by=INJECTED if measured is None else "measured times",
+            waiting_at_least=measured is not None and measured[1],
             arrivals=self.arrivals.rates(),
             bytes_up=ledger.bytes_up,
             bytes_up_float32=ledger.bytes_up + ledger.saved_bytes,

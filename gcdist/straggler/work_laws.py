@@ -35,6 +35,7 @@ class RowTimes:
 
     start: float
     pace: float
+    guessed: bool = False  # nothing was done by its cut
 
 
 class WorkLaws:
@@ -64,7 +65,7 @@ class WorkLaws:
             if seen.censored and not seen.cold and np.isfinite(self._overhead_N[worker]):
                 begun = max(seen.seconds - self._overhead_N[worker], 0.0)
                 self._slowdown.judge(worker, seen.step, begun, self._past(worker, 1), complete=False)
-                self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun))
+                self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun, guessed=True))
             return
         done = seen.work.done
         pace = (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
@@ -105,7 +106,7 @@ class WorkLaws:
             rows = list(self._rows[worker])
             old = rows[: len(rows) - new] if new else []
             if old:
-                slower = [RowTimes(row.start * ratio, row.pace * ratio) for row in old]
+                slower = [RowTimes(row.start * ratio, row.pace * ratio, row.guessed) for row in old]
                 self._rows[worker] = deque([*slower, *rows[len(old) :]], maxlen=WINDOW)
                 self.changed.add(worker)
         return True
@@ -165,6 +166,15 @@ class WorkLaws:
     def _first(self, worker: int) -> list[RowTimes]:
         return [self._cold[worker]] if worker in self._cold else []
 
+    def whole_rows(self, worker: int, load: int) -> tuple[F64, float]:
+        """Seconds until a row of so many partitions was done in each remembered step (T,), the worker's overhead included.
+
+        Rows of which nothing was done are left out; the second is their share.
+        """
+        rows = self._rows[worker]
+        seconds = [row.start + row.pace * (load - 1) for row in rows if not row.guessed]
+        return np.array(seconds) + self.overhead_N()[worker], 1 - len(seconds) / max(1, len(rows))
+
     def count(self, worker: int) -> int:
         """Number of remembered rows of a worker."""
         return len(self._rows[worker])
@@ -207,7 +217,7 @@ class WorkLaws:
     def state_dict(self) -> dict[str, Any]:
         """What was learned, for a checkpoint."""
         return {
-            "rows": [[[row.start, row.pace] for row in rows] for rows in self._rows],
+            "rows": [[[row.start, row.pace, float(row.guessed)] for row in rows] for rows in self._rows],
             "overhead": self._overhead_N.copy(),
             "deviation": self._deviation_N.copy(),
             "cold": [[worker, row.start, row.pace] for worker, row in sorted(self._cold.items())],
@@ -220,7 +230,9 @@ class WorkLaws:
         """Take what `state_dict` gave; ValueError if it is of another number of workers."""
         if len(state["rows"]) != self.workers:
             raise ValueError(f"times of {len(state['rows'])} workers, not {self.workers}")
-        self._rows = [deque((RowTimes(*row) for row in rows), maxlen=WINDOW) for rows in state["rows"]]
+        self._rows = [
+            deque((RowTimes(row[0], row[1], any(row[2:])) for row in rows), maxlen=WINDOW) for rows in state["rows"]
+        ]
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
         self._cold = {int(worker): RowTimes(start, pace) for worker, start, pace in state.get("cold", ())}
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))

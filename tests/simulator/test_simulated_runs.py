@@ -160,6 +160,23 @@ def test_the_summary_says_what_waiting_for_all_would_have_taken(tmp_path: Path) 
     assert summary.steps == 15
 
 
+@pytest.mark.parametrize("code", [{"scheme": "osgc"}, {"scheme": "osgc", "partial": False}])
+def test_without_injected_delays_it_is_estimated_by_measured_times(tmp_path: Path, code: dict[str, Any]) -> None:
+    """One of four workers runs a quarter of the time: 2 partitions of 0.05 s take it 0.4 s."""
+    slow = {"kind": "throttle", "worker": 2, "step": 0, "seconds": 1e6, "share": 0.25}
+    real = config(tmp_path, inject={}, faults=[slow], code=code, simulate={"compute_seconds": 0.05}, straggler={})
+    with gcdist.simulate(digits.build(model="mlp"), real, say=quiet) as cluster:
+        train(cluster, 30)
+        check = cluster.check_waiting(5)
+        summary = cluster.summary()
+    assert check is not None
+    assert check[1] == pytest.approx(check[0], rel=0.1)
+    assert check[0] == pytest.approx(5 * 0.4, rel=0.05)
+    assert summary.waiting_seconds == pytest.approx(30 * 0.4, rel=0.1)
+    assert summary.waiting_by == "measured times"
+    assert "by the measured times" in str(summary)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

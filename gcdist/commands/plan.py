@@ -245,6 +245,14 @@ def _show_schemes(lines: list[SchemeFigures], which: str, zeta2: float) -> None:
         f"noise ratio E|ghat - g|^2/|g|^2 at zeta^2/|g|^2 = {zeta2:g}; +-: standard error of a simulation, else by formula"
     )
     print("mean: E ghat along g, 1 where unbiased; load: partitions of the busiest worker")
+    print(
+        "order: first what is unbiased and makes no step wait, then what waits, then what is biased where partitions "
+        "differ; by noise within each"
+    )
+    print(
+        'the default, "auto", has the plans of joint and chooses deadline, loads and bits while it trains: joint has the least '
+        "noise where partitions differ (try --zeta2 10), no step waits for it, and its rows may be cut, so that slow workers count"
+    )
     for line in lines:
         if line["note"]:
             print(f"{line['scheme']}: {line['note']}")

@@ -7,7 +7,6 @@ that is a list of small tensors would run out of either. By value nothing can ru
 from __future__ import annotations
 
 import io
-import pickle
 from math import inf
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -40,7 +39,7 @@ class _Pickler(ForkingPickler):
     """torch's own way for tensors of ``shared`` bytes or more and for those that are more than their values."""
 
     def __init__(self, file: io.BytesIO, shared: float) -> None:
-        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        super().__init__(file, 5)  # the protocol of python 3.8 and later
         self._shared = shared
 
     def reducer_override(self, obj: Any) -> Any:

@@ -17,6 +17,7 @@ from gcdist.planning.report import PlanReport, describe, finite
 from gcdist.planning.schemes import known_error, scheme_error
 from gcdist.types import GradientCode, Plan, Problem
 
+FIRST = "joint"  # first among equals: its plans are those of the default, "auto"
 SEED = 0  # seed of the Monte Carlo estimates of codes without a formula
 
 
@@ -55,9 +56,14 @@ class PlanFigures(TypedDict):
 
 
 class SchemeFigures(TypedDict):
-    """One line of the comparison; ``note`` says why a scheme has no figure, or what its figure leaves out."""
+    """One line of the comparison; ``note`` says why a scheme has no figure, or what its figure leaves out.
+
+    ``rank``: 0, unbiased, and no step waits for it; 1, a step waits
+    until it can decode; 2, biased where partitions differ, or stale; 3, without a figure.
+    """
 
     scheme: str
+    rank: int
     noise_ratio: float | None
     standard_error: float  # 0: by formula
     mean: float | None  # E ghat along g for partitions that agree: below or above 1 is bias
@@ -154,7 +160,11 @@ def _draws(code: GradientCode, problem: Problem) -> int:
 def compare(
     problem: Problem, allocation: str, solver: str, zeta2: float, load_most: float = np.inf
 ) -> list[SchemeFigures]:
-    """Every scheme with the same bits and about the load of `joint` on this allocation, best first."""
+    """Every scheme with the same bits and about the load of `joint` on this allocation; by rank, then by noise.
+
+    Noise alone would put codes first that make every step wait, or whose gradient is wrong where partitions differ: in a run
+    the former cost time and the latter a better loss.
+    """
     joint = get_code("joint", allocation=allocation, solver=solver)
     own = plan_within_load(joint, problem, 0, _bound(joint, load_most)).plan
     r = max(2, round(own.A_RK.nnz / problem.k))
@@ -166,14 +176,14 @@ def compare(
         **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
     }
     found = [_line(name, options.get(name, {}), problem, zeta2, load_most) for name in code_names() if name != "auto"]
-    return sorted(found, key=lambda line: (line["noise_ratio"] is None, line["noise_ratio"] or 0.0))
+    return sorted(found, key=lambda line: (line["rank"], line["noise_ratio"] or 0.0, line["scheme"] != FIRST))
 
 
 def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float, load_most: float) -> SchemeFigures:
     waits = name in WAITING
     line = SchemeFigures(
-        scheme=name, noise_ratio=None, standard_error=0.0, mean=None, redundancy=None, largest_load=None, bits_used=None,
-        waits=waits, note="",
+        scheme=name, rank=3, noise_ratio=None, standard_error=0.0, mean=None, redundancy=None, largest_load=None,
+        bits_used=None, waits=waits, note="",
     )  # fmt: skip
     try:
         code = get_code(name, **options)
@@ -182,10 +192,11 @@ def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float,
         line["note"] = str(error)
         return line
     report = describe(plan, problem)
+    line["rank"] = 1 if waits else 0 if code.unbiased else 2
     line["redundancy"], line["largest_load"] = report["redundancy"], report["largest_load"]
     line["bits_used"] = report["bits_used"]
     if code.name == "memory":
-        line["note"] = "stale: its error depends on how far gradients have moved"
+        line["rank"], line["note"] = 3, "stale: its error depends on how far gradients have moved"
         return line
     if code.shifted:
         line["note"] = "with h = 0: its noise falls with |y - h|^2 and has no floor"

@@ -132,9 +132,15 @@ def test_compare_shows_every_scheme(capsys: pytest.CaptureFixture[str], tmp_path
     assert lines["self-normalised"]["noise_ratio"] < lines["osgc"]["noise_ratio"]
     assert lines["joint"]["noise_ratio"] < lines["osgc"]["noise_ratio"] < lines["sgc"]["noise_ratio"]
     assert lines["ignore"]["mean"] < 0.5
+    order = list(lines)
+    waits, biased = [name for name in order if lines[name]["rank"] == 1], [n for n in order if lines[n]["rank"] == 2]
+    assert {"sync", "cyclic"} <= set(waits)
+    assert {"ignore", "ignore-rescaled", "erasurehead"} <= set(biased)
+    assert order.index("joint") < min(map(order.index, waits)) < max(map(order.index, waits)) < order.index(biased[0])
     code, text, _ = run(capsys, "--p-file", str(file), "--bits-total", "250", *LAW, "--compare", "all", "--zeta2", "3")
     assert code == 0
     assert "memory: stale" in text
+    assert 'the default, "auto", has the plans of joint' in text
 
 
 def test_delays_and_deadline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_delays_and_deadline(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         (("--p", "nan", "--bits-total", "3", *LAW), "entry 1 is 'nan'"),
         (("--p", "a", "--bits-total", "3", *LAW), "entry 1 is 'a'"),
         (("--p", "0.1", "--bits-total", "-1", *LAW), "--bits-total is -1"),
-        (("--p", "0.1", *LAW), "--bits-total is None"),
+        (("--p", "0.1", *LAW), "--bits-total is missing"),
         (("--p", "0.1", "--bits-total", "3", "--partitions", "0", *LAW), "--partitions is 0"),
         (("--p", "0.1", "--bits-total", "3"), "exactly one of --noise and --quantizer"),
         (("--p", "0.1", "--bits-total", "3", "--noise", "power"), "power:D=17.9"),
@@ -172,6 +178,10 @@ def test_delays_and_deadline(capsys: pytest.CaptureFixture[str], tmp_path: Path)
         (("--p", "0.1", "--bits-total", "3", *LAW, "--scheme", "jiont"), "did you mean 'joint'"),
         (("--p", "0.1", "--bits-total", "3", *LAW, "--solver", "dpp"), "did you mean 'dp'"),
         (("--p", "0.1", "--bits-total", "3", *LAW, "--allocation", "chian"), "did you mean 'chain'"),
+        (
+            ("--p", "0.1,0.2", *LAW),
+            r"--bits-total is missing: it must be 0 or more; 4 bits for each of the 2 workers is 8",
+        ),
         (("--p", "0.1", "--bits-total", "3", *LAW, "--compare", "some"), "allowed are all"),
         (("--p", "1,1", "--bits-total", "3", *LAW), "none of the 2 workers is usable"),
         (("--p", "0.1", "--bits-total", "0", *LAW), "pays for no message"),

@@ -250,8 +250,9 @@ def _show_schemes(lines: list[SchemeFigures], which: str, zeta2: float) -> None:
         "differ; by noise within each"
     )
     print(
-        'the default, "auto", has the plans of joint and chooses deadline, loads and bits while it trains: joint has the least '
-        "noise where partitions differ (try --zeta2 10), no step waits for it, and its rows may be cut, so that slow workers count"
+        'the default, "auto", has the plans of joint and chooses deadline, loads and bits while it trains: joint has the '
+        "least noise where partitions differ (try --zeta2 10), no step waits for it, and its rows may be cut, so that slow "
+        "workers count"
     )
     for line in lines:
         if line["note"]:

@@ -55,7 +55,7 @@ def cyclic_matrix(n: int, s: int, seed: int) -> F64:
     B_NN = np.zeros((n, n))
     if (n - s) % 2:
         angle = 2 * np.pi * (n / 2 + np.arange(s) - (s - 1) / 2) / n
-        row = np.real(np.poly(np.exp(1j * angle)))
+        row = np.atleast_1d(np.real(np.poly(np.exp(1j * angle))))  # s = 0: numpy gives a bare 1.0
         for i in range(n):
             B_NN[i, (i + np.arange(s + 1)) % n] = row / row.sum()
         return B_NN

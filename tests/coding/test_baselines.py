@@ -46,6 +46,7 @@ def decoded(code: GradientCode, plan: Plan, rows: list[int], g_KD: F64, until_co
         ("frc", 6, 1),
         ("frc", 6, 2),
         ("frc", 8, 3),
+        ("cyclic", 5, 0),
         ("cyclic", 5, 1),
         ("cyclic", 6, 2),
         ("cyclic", 7, 2),

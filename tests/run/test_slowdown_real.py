@@ -22,6 +22,7 @@ name = "digits"
 [task.options]
 model = "mlp"
 [code]
+scheme = "joint"
 partitions = 12
 [inject]
 model = "trace"

@@ -42,7 +42,7 @@ def run(folder: Path, workers: int, seed: int, where: str, code: dict[str, Any])
 def test_rows_that_are_cut_hold_as_much_as_before_from_the_third_step_on(
     tmp_path: Path, where: str, workers: int
 ) -> None:
-    infos = run(tmp_path, workers, 0, where, {})
+    infos = run(tmp_path, workers, 0, where, {"scheme": "joint"})
     share = [info.loss_share for info in infos]
     before, after = np.mean(share[AT - 10 : AT]), np.mean(share[AT + NOTICED :])
     assert share[AT] < 0.7 * before  # it does matter
@@ -55,8 +55,16 @@ def test_rows_that_are_cut_hold_as_much_as_before_from_the_third_step_on(
 
 @pytest.mark.parametrize("where", ["message", "compute"])
 def test_whole_rows_are_empty_three_times_in_a_row_at_most(tmp_path: Path, where: str) -> None:
-    infos = run(tmp_path, 8, 1, where, {"partial": False})
+    infos = run(tmp_path, 8, 1, where, {"scheme": "joint", "partial": False})
     empty = [not info.estimated for info in infos]
     assert max((len(list(each)) for is_empty, each in groupby(empty) if is_empty), default=0) <= NOTICED
     few = [len(info.arrived) <= 2 for info in infos[AT:]]
     assert max((len(list(each)) for is_few, each in groupby(few) if is_few), default=0) <= NOTICED
+
+
+@pytest.mark.parametrize("where", ["message", "compute"])
+def test_gcdist_as_it_comes_counts_as_much_as_before(tmp_path: Path, where: str) -> None:
+    infos = run(tmp_path, 4, 0, where, {})
+    share = [info.loss_share for info in infos]
+    assert np.mean(share[AT + NOTICED :]) > 0.8 * np.mean(share[AT - 10 : AT])
+    assert all(info.estimated for info in infos)

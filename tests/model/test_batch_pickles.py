@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import pickle
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
 import torch
 
-from gcdist.model import batch_pickles
 from gcdist.model.batch_pickles import SHARED_BYTES, pickled
 
 
@@ -18,7 +18,7 @@ from gcdist.model.batch_pickles import SHARED_BYTES, pickled
 )
 def test_small_tensors_come_as_they_are(dtype: torch.dtype) -> None:
     values = torch.arange(12).reshape(3, 4).to(dtype)
-    batch = {
+    batch: dict[str, Any] = {
         "plain": values,
         "turned": values.T,
         "one": values[0, 1],
@@ -28,8 +28,8 @@ def test_small_tensors_come_as_they_are(dtype: torch.dtype) -> None:
     found: Any = pickle.loads(pickled(batch))
     assert found["plain"].dtype == dtype
     for name in ("plain", "turned", "one", "none"):
-        assert found[name].shape == batch[name].shape  # type: ignore[union-attr]
-        assert torch.equal(found[name], batch[name])  # type: ignore[arg-type]
+        assert found[name].shape == batch[name].shape
+        assert torch.equal(found[name], batch[name])
     assert torch.equal(found["more"][1][0], values[::2])
     found["plain"][0, 0] = 1  # it can be written to
 
@@ -44,10 +44,9 @@ def shared(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> list[int
             raise error
         return bytes, (b"shared",)
 
-    monkeypatch.setitem(batch_pickles.ForkingPickler._extra_reducers, torch.UntypedStorage, reduce)  # type: ignore[attr-defined]
-    monkeypatch.setitem(
-        batch_pickles.ForkingPickler._extra_reducers, torch.Tensor, lambda t: reduce(t.untyped_storage())
-    )  # type: ignore[attr-defined]
+    reducers: dict[type, Any] = vars(ForkingPickler)["_extra_reducers"]
+    monkeypatch.setitem(reducers, torch.UntypedStorage, reduce)
+    monkeypatch.setitem(reducers, torch.Tensor, lambda tensor: reduce(tensor.untyped_storage()))
     return sizes
 
 

@@ -84,9 +84,8 @@ def main() -> None:
             print(f"epoch {epoch + 1}: train {seen['loss']:.3f} {seen['accuracy']:.1%}", end=", ")
             print(f"held out {score['loss']:.3f} {score['accuracy']:.1%}, lr {schedule.get_last_lr()[0]:.2e}")
             options.folder.mkdir(exist_ok=True)
-            state = {"model": model, "optimizer": optimizer, "schedule": schedule}
-            parts = {name: part.state_dict() for name, part in state.items()}
-            torch.save({**parts, "epoch": epoch + 1}, checkpoint)
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save({**parts, "schedule": schedule.state_dict(), "epoch": epoch + 1}, checkpoint)
     if rank == 0:
         print(f"test accuracy {validate(model, held_out)['accuracy']:.1%}")
     dist.destroy_process_group()

@@ -142,7 +142,10 @@ class Cluster:
         each = self.steps_per_epoch
         left_out = min(count, self._already // each)
         if left_out == count:
-            yield from (() for _ in self.steps(count * each))  # nothing is left: the workers are released
+            for _ in self.steps(
+                count * each
+            ):  # nothing is left: this welcomes the workers, so that they can be released
+                raise AssertionError("a finished run has no steps")
             return
         self._already -= left_out * each
         for epoch in range(left_out, count):

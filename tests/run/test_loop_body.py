@@ -62,7 +62,7 @@ def test_epochs_of_a_resumed_run_are_those_that_are_left(tmp_path: Path) -> None
         return gcdist.Task(nn.Linear(1, 1), TensorDataset(x), lambda m, b: (m(b[0] / 64) ** 2).mean(), batch_size=4)
 
     def run(epochs: int, stop_after: int | None = None) -> list[tuple[int, int]]:
-        done = []
+        done: list[tuple[int, int]] = []
         with gcdist.simulate(
             task(), settings(), folder=tmp_path, say=lambda kind, text: None, resume=tmp_path
         ) as cluster:

@@ -66,7 +66,7 @@ class Scheme:
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, given who is live and holds what; RunHaltedError if there is none."""
         self.rule.review()
-        if self.promises and self.maker.laws is not None:
+        if self.maker.laws is not None:
             self.outdated |= self.maker.laws.follow()
         warming = self.rule.warming
         due = self._age >= self.replan_every and not isinstance(self.rule, WaitForAll)

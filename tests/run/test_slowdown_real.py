@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Start
 
-AT, STEPS, WORKERS, NOTICED = 30, 50, 3, 3
+AT, STEPS, WORKERS, NOTICED = 30, 50, 4, 3
 LIMIT = 240.0  # seconds, on a machine that is busy with something else; 25 on a free one
 CONFIG = """
 steps = {steps}
@@ -22,8 +22,7 @@ name = "digits"
 [task.options]
 model = "mlp"
 [code]
-scheme = "joint"
-partitions = 12
+partitions = 16
 [inject]
 model = "trace"
 file = "times.csv"
@@ -35,9 +34,9 @@ where = "{where}"
 
 @pytest.mark.parametrize("where", ["message", "compute"])
 def test_a_slowdown_of_everybody_is_followed(where: str, tmp_path: Path, start: Start) -> None:
-    times_TN = 0.3 * (1 + 0.15 * np.random.default_rng(0).exponential(size=(STEPS, WORKERS)))
+    times_TN = 0.2 * (1 + 0.5 * np.random.default_rng(0).exponential(size=(STEPS, WORKERS)))
     times_TN[AT:] *= 2
-    lines = ["step,a,b,c", *(",".join([str(t), *(f"{x:.4f}" for x in row)]) for t, row in enumerate(times_TN))]
+    lines = ["step,a,b,c,d", *(",".join([str(t), *(f"{x:.4f}" for x in row)]) for t, row in enumerate(times_TN))]
     (tmp_path / "times.csv").write_text("\n".join(lines) + "\n")
     config = tmp_path / "slow.toml"
     config.write_text(CONFIG.format(steps=STEPS, out=tmp_path, where=where))
@@ -45,6 +44,6 @@ def test_a_slowdown_of_everybody_is_followed(where: str, tmp_path: Path, start: 
     assert cluster.wait(LIMIT) == [0] * (WORKERS + 1), cluster.output(0)
     infos = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     share = [info["loss_share"] for info in infos]
-    assert np.mean(share[AT + NOTICED :]) > 0.7 * np.mean(share[AT - 10 : AT]), share
+    assert np.mean(share[AT + NOTICED :]) > 0.6 * np.mean(share[AT - 10 : AT]), share
     empty = [not info["estimated"] for info in infos]
     assert max((len(list(each)) for is_empty, each in groupby(empty) if is_empty), default=0) <= NOTICED

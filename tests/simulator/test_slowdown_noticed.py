@@ -15,9 +15,9 @@ from tests.simulator.test_faults_simulated import linear_task
 AT, STEPS, NOTICED = 40, 56, 3
 
 
-def half_as_fast(path: Path, workers: int, seed: int) -> Path:
-    """Recorded seconds of an even share: 0.1 s and a little, twice as much from step ``AT`` on."""
-    times_TN = 0.1 * (1 + 0.15 * np.random.default_rng(seed).exponential(size=(STEPS, workers)))
+def half_as_fast(path: Path, workers: int, seed: int, jitter: float) -> Path:
+    """Recorded seconds of an even share: 0.1 s and ``jitter`` times an exponential time, twice as much from ``AT`` on."""
+    times_TN = 0.1 * (1 + jitter * np.random.default_rng(seed).exponential(size=(STEPS, workers)))
     times_TN[AT:] *= 2
     lines = ["step," + ",".join(f"worker{i + 1}" for i in range(workers))]
     lines += [",".join([str(step), *(f"{x:.5f}" for x in row)]) for step, row in enumerate(times_TN)]
@@ -25,8 +25,10 @@ def half_as_fast(path: Path, workers: int, seed: int) -> Path:
     return path
 
 
-def run(folder: Path, workers: int, seed: int, where: str, code: dict[str, Any]) -> list[gcdist.StepInfo]:
-    trace = half_as_fast(folder / "times.csv", workers, seed)
+def run(
+    folder: Path, workers: int, seed: int, where: str, code: dict[str, Any], jitter: float = 0.15
+) -> list[gcdist.StepInfo]:
+    trace = half_as_fast(folder / "times.csv", workers, seed, jitter)
     config = gcdist.Config(
         cluster={"workers": workers},
         code={"partitions": 4 * workers, **code},
@@ -39,18 +41,16 @@ def run(folder: Path, workers: int, seed: int, where: str, code: dict[str, Any])
 
 @pytest.mark.parametrize("where", ["message", "compute"])
 @pytest.mark.parametrize("workers", [4, 8])
-def test_rows_that_are_cut_hold_as_much_as_before_from_the_third_step_on(
+def test_rows_that_are_cut_hold_as_much_as_before_from_the_fourth_step_on(
     tmp_path: Path, where: str, workers: int
 ) -> None:
-    infos = run(tmp_path, workers, 0, where, {"scheme": "joint"})
+    infos = run(tmp_path, workers, 0, where, {}, jitter=0.5)
     share = [info.loss_share for info in infos]
     before, after = np.mean(share[AT - 10 : AT]), np.mean(share[AT + NOTICED :])
-    assert share[AT] < 0.7 * before  # it does matter
+    assert np.mean(share[AT : AT + NOTICED]) < 0.7 * before  # it does matter
     assert after > 0.8 * before
     assert all(info.estimated for info in infos)
-    # nobody was waited for: the new times are known from the cut rows (later, one step in 25 explores)
-    usual = max(info.step_seconds for info in infos[AT - 5 : AT])
-    assert max(info.step_seconds for info in infos[AT : AT + 9]) < 3 * usual
+    assert infos[AT + NOTICED].deadline > 1.5 * infos[AT - 1].deadline
 
 
 @pytest.mark.parametrize("where", ["message", "compute"])

@@ -10,6 +10,7 @@ handler of SIGCHLD may raise in whatever the worker is doing at that moment. Her
 
 from __future__ import annotations
 
+import errno
 import itertools
 import multiprocessing
 import signal
@@ -30,6 +31,12 @@ import torch
 from gcdist.model.batch_pickles import pickled
 from gcdist.model.batches import Batches, Fetched, ReadError, story
 
+USED_UP = (
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+)  # of this process or machine; else the other one is gone
 WITHOUT = "batches are read without it from now on (data.prefetch)"
 END_SECONDS = 1.0  # seconds that a closed loader has to end by itself; then it is terminated
 
@@ -86,7 +93,8 @@ class Loader:
             try:
                 found = self._fetch(step, j)
             except (EOFError, OSError, RuntimeError) as error:  # RuntimeError: torch cannot open what was shared
-                self._give_up(None if isinstance(error, (EOFError, ConnectionError)) else error)
+                used_up = isinstance(error, RuntimeError) or getattr(error, "errno", None) in USED_UP
+                self._give_up(error if used_up else None)
             else:
                 if isinstance(found, ReadError):
                     raise found

@@ -30,7 +30,9 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def doctor(
     connect_to: Annotated[
         str | None,
-        typer.Option("--connect", metavar="HOST[:PORT]", help="Measure the way to a doctor that serves there."),
+        typer.Option(
+            "--connect", metavar="HOST[:PORT]", help="Measure the network to a gcdist doctor --serve at this address."
+        ),
     ] = None,
     serve_at: Annotated[
         str | None,
@@ -38,7 +40,9 @@ def doctor(
             "--serve", metavar="HOST[:PORT]", help="Check, then answer on this address (the master's machine)."
         ),
     ] = None,
-    count: Annotated[int | None, typer.Option(help="With --serve: end after so many; without it at Ctrl-C.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="With --serve: machines to answer before it ends; by default until Ctrl-C.")
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Is coding worth it? From the times in this run's folder.")
     ] = None,

@@ -32,7 +32,7 @@ def init(
 ) -> None:
     """Write a starter for your own model: task.py, config.toml, launch.sh. It runs as it stands, and never overwrites.
 
-    What this machine and the folder's Python files tell is filled in, or named in the comments: cores, a GPU, your model.
+    It finds cores, a GPU and the models of the folder's Python files, and fills them in or names them in comments.
 
     Example: gcdist init my-run && cd my-run && gcdist simulate config.toml
     """

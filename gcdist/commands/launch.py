@@ -15,12 +15,14 @@ from gcdist.launcher import CommandError, HostsError, launch_local, launch_ssh, 
 
 launch = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 AfterDashes = {"allow_interspersed_args": False}
-Command = Annotated[list[str] | None, typer.Argument(metavar="-- COMMAND ...", help="What all run.")]
+Command = Annotated[
+    list[str] | None, typer.Argument(metavar="-- COMMAND ...", help="The command that every process runs.")
+]
 MaxRestarts = Annotated[
-    int | None, typer.Option(help="Times a worker that died is started again; without it as often as needed.")
+    int | None, typer.Option(help="How often a dead worker is started again; by default as often as needed.")
 ]
 RestartMaster = Annotated[
-    int, typer.Option(help="Times a master that died is started again (the command should resume).")
+    int, typer.Option(help="How often a dead master is started again (its command should have --resume).")
 ]
 
 
@@ -57,14 +59,14 @@ def over_ssh(
     restart_master: RestartMaster = 0,
     master: Annotated[
         str | None,
-        typer.Option(metavar="HOST", help="Host of the file that the master runs on; without it: this machine."),
+        typer.Option(metavar="HOST", help="The host of the file that runs the master; by default this machine."),
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="The master's address, as the workers reach it; without it: by the route to them."),
+        typer.Option(help="The master's address for the workers; by default that of the route to them."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="The master's port; without it a free one, with --master 29500.")
+        int | None, typer.Option(help="The master's port; by default a free one, with --master 29500.")
     ] = None,
     ssh: Annotated[str, typer.Option(help='The ssh program and its options: "ssh -F FILE".')] = "ssh",
 ) -> None:

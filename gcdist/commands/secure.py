@@ -38,11 +38,15 @@ SOON = timedelta(days=14)
 @secure.command()
 def init(
     folder: Folder,
-    workers: Annotated[int, typer.Option("-n", "--workers", min=1, max=100_000, help="Certificates for so many.")],
-    days: Annotated[float, typer.Option(min=0.01, max=36500, help="For which certificates are valid.")] = 365.0,
-    renew: Annotated[bool, typer.Option("--renew", help="Also issue those anew that are there.")] = False,
+    workers: Annotated[
+        int, typer.Option("-n", "--workers", min=1, max=100_000, help="Number of workers that get a certificate.")
+    ],
+    days: Annotated[
+        float, typer.Option(min=0.01, max=36500, help="Days for which the certificates are valid.")
+    ] = 365.0,
+    renew: Annotated[bool, typer.Option("--renew", help="Issue new certificates for existing names too.")] = False,
 ) -> None:
-    """Make an authority and certificates for a master and workers; run again, it adds what is missing.
+    """Make an authority, and certificates for a master and workers. A second call adds what is missing.
 
     Example: gcdist secure init keys -n 8
     """
@@ -81,9 +85,9 @@ def init(
 @secure.command()
 def revoke(
     folder: Folder,
-    name: Annotated[str, typer.Argument(help="Whose certificate is taken back: worker3.")],
+    name: Annotated[str, typer.Argument(help="Name on the certificate to revoke: worker3.")],
 ) -> None:
-    """Take a certificate back: its holder cannot join any more once the master has the new authority.pem.
+    """Revoke a certificate: its holder cannot join any more once the master has the new authority.pem.
 
     Example: gcdist secure revoke keys worker3, then copy keys/authority.pem to the master; a running master reads it at the
     next call. A link that is up stays up: end that worker too.
@@ -109,7 +113,7 @@ def revoke(
 
 @secure.command()
 def show(folder: Folder) -> None:
-    """List the certificates of a folder: whose, until when, revoked or not. Exit code 1 if one that is not has expired.
+    """List the certificates of a folder: name, last day, revoked or not. Exit code 1 if one has expired and is not revoked.
 
     Example: gcdist secure show keys
     """

@@ -34,8 +34,8 @@ Resume = Annotated[
     Path | None,
     typer.Option(
         metavar="RUNFOLDER",
-        help="Go on with the run of this folder at its newest checkpoint; at step 0 if it has none, so that a job that is "
-        "started again can always say so.",
+        help="Continue the run of this folder from its newest checkpoint, or begin it at step 0 if there is none: one "
+        "command for every start of a job.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output, nothing else.")]

@@ -28,7 +28,9 @@ bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
 DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
 PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
-SAMPLES_HELP = "Whether the samples of a step are tuned, where gradients are not exact; fewer make steps that wait shorter."
+SAMPLES_HELP = (
+    "Whether the samples of a step are tuned, where gradients are not exact; fewer make steps that wait shorter."
+)
 CORES_HELP = "Processes that simulate; without it one for each core."
 WIDTH = 120  # of tables that go to a file
 QUICK = "ddp,sync,ignore-rescaled,osgc,joint-auto,auto"

@@ -54,8 +54,13 @@ def test_every_block_is_marked(name: str) -> None:
     assert tools().indented(page) == [], f"{page.name}: fence these blocks, so that they can be marked"
 
 
+SLOW = {"spot-machines"}  # kills and restarts of processes, which other tests see too
+
+
 @pytest.mark.timeout(900)  # several starts of processes, on a busy machine
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PAGES]
+)
 def test_the_blocks_do_what_the_page_says(name: str, tmp_path: Path) -> None:
     tools().run_page(DOCS / f"{name}.md", tmp_path)
 

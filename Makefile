@@ -20,8 +20,10 @@ help: ## this list
 demo: $(VENV)/gcdist ## train the embedded task with 1 master and 8 workers, two minutes (installs into .venv first)
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node=9 --no-python $(BIN)/gcdist train examples/digits.toml
 
-test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel (ARGS="-k link" for some)
-	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest $(ARGS)
+JOBS ?= 2
+
+test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel, two side by side (ARGS="-k link" for some, JOBS=1: one)
+	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
 
 test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take minutes each
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m slow $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -55,14 +56,12 @@ class Layout:
     """How the flat float32 parameter vector is cut.
 
     ``edges`` (S+1,) are coordinates: no scale and no rotation of a quantizer crosses one (S = 1: the papers). ``wide_S``
-    (S,): segments that travel as bfloat16 whatever the bits. ``shards`` (M+1,) are segment numbers: aggregator m owns
-    segments ``shards[m]:shards[m+1]`` (M = 1 for now). ``fingerprint`` hashes names, shapes, dtypes, requires_grad and
-    buffers; it must be equal at both ends, which then cut alike.
+    (S,): segments that travel as bfloat16 whatever the bits. ``fingerprint`` hashes names, shapes, dtypes, requires_grad
+    and buffers; it must be equal at both ends, which then cut alike.
     """
 
     d: int
     edges: I64
-    shards: I64
     fingerprint: str
     wide_S: Mask
 
@@ -73,8 +72,7 @@ class Layout:
         >>> Layout.flat(10).edges.tolist()
         [0, 10]
         """
-        edges, shards = np.array([0, d], np.int64), np.array([0, 1], np.int64)
-        return Layout(d, edges, shards, fingerprint, np.zeros(1, np.bool_))
+        return Layout(d, np.array([0, d], np.int64), fingerprint, np.zeros(1, np.bool_))
 
     @staticmethod
     def by_parameter(sizes: Sequence[int], fingerprint: str = "") -> Layout:
@@ -97,7 +95,7 @@ class Layout:
         wide = wide if len(wide) < len(sizes) else set()
         last = [i for i in range(len(sizes)) if not (i in wide and i + 1 in wide)]
         edges = np.array([0, *(ends[i] for i in last)], np.int64)
-        return Layout(d, edges, np.array([0, len(last)], np.int64), fingerprint, np.array([i in wide for i in last]))
+        return Layout(d, edges, fingerprint, np.array([i in wide for i in last]))
 
     @property
     def segments(self) -> int:
@@ -120,7 +118,6 @@ class Problem:
     bits_cap_N: I64  # (N,) most packed bits of each worker
     load_cap_N: F64  # (N,) most partitions of each worker; inf = none
     holds_NK: csr_array | None = None  # who can read what; None = everybody everything
-    energy_N: F64 | None = None  # E|y_i - h_i|^2 seen; None = worst case
     # of rows that are cut: (worker, loads (L,)) -> E[l^2/m - l | m >= 1] (L,) at the intended deadline, and S^2/|g|^2 of one
     # partition (math section 10); None: rows are whole
     excess: Callable[[int, F64], F64] | None = None
@@ -245,6 +242,17 @@ class Decoder(Protocol):
         ...
 
 
+class Weighting(StrEnum):
+    """How a code weights its messages: by which formula its error is known, if by any."""
+
+    ONE = "one"  # all messages, each with weight 1
+    INVERSE = "inverse"  # 1/(1-p), Horvitz and Thompson's
+    SELF_NORMALISED = "self-normalised"  # divided by what arrived
+    PREDICTOR = "predictor"  # inverse, and what is missing is predicted
+    STALE = "stale"  # the newest of each row, however old: the error depends on the past
+    OWN = "own"  # none of these: the error is simulated
+
+
 class GradientCode(Protocol):
     """A gradient code: design of the encoding matrix, and its decoding."""
 
@@ -266,6 +274,26 @@ class GradientCode(Protocol):
     @property
     def shifted(self) -> bool:
         """Rows send Q(y - h): `memory` is weight 1, beta 1; `shifted` is weight 1/(1-p), beta_i."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Exact once it is decodable: meant to wait for that, not for a deadline."""
+        ...
+
+    @property
+    def weighting(self) -> Weighting:
+        """How it weights its messages."""
+        ...
+
+    @property
+    def allow_negative(self) -> bool:
+        """Whether coefficients may amplify differences between partitions."""
+        ...
+
+    @property
+    def chooses_loads(self) -> bool:
+        """Whether its plans give reliable workers more to compute, within a load cap."""
         ...
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
@@ -383,19 +411,3 @@ class Seen:
     cold: bool  # first round of an incarnation
     work: WorkTimes | None = None  # of a partial row; ``seconds`` is then when one partition alone would have been in
     overhead: float | None = None  # of it: the round's way down, encoding, and the message's way up, seconds
-
-
-class StopRule(Protocol):
-    """Arrival statistics and the deadline: what each step is promised."""
-
-    def observe(self, seen: Seen) -> None:
-        """Take in one outcome."""
-        ...
-
-    def p_long_run(self, worker: int, load: F64, deadline: float) -> F64:
-        """P(not in by ``deadline``) at each load, ready or busy, for planning."""
-        ...
-
-    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
-        """The promise for the next step; no history yet: a stated prior, and wait long."""
-        ...

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,10 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+HERE = Path(__file__).parent
 torch.set_num_threads(1)  # tests share two cores with the processes they start
 
 
@@ -75,13 +80,52 @@ class Cluster:
             process.wait()
 
 
+# below what the system gives for port 0, and another range for each worker of pytest-xdist: a port that was free when it was
+# looked at is not taken by anybody else before it is used
+PORTS = itertools.count(20_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) + os.getpid() % 500)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("PORTS never end")
 
 
 Start = Callable[..., Cluster]
+PROCESS_ROOMS = frozenset({"transport", "launcher", "launch_files", "cluster"})
+PROCESSES = re.compile(r"import .*\bStart\b|^import (subprocess|multiprocessing)", re.MULTILINE)  # in a test file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under ``pytest -n``: tests that start processes run one after the other, or they would take each other's cores.
+
+    Tests of a file with a fixture of its own stay together, as it would be made twice; others go to whoever is free.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Scheduler(config, log)
+
+
+@functools.cache
+def group_of_file(file: str) -> str | None:
+    """What the tests of a file belong to; None: each to itself."""
+    path = HERE.parent / file
+    text = path.read_text(encoding="utf-8")
+    if path.relative_to(HERE).parts[0] in PROCESS_ROOMS or PROCESSES.search(text):
+        return "processes"
+    return file if 'scope="module"' in text else None
+
+
+def group_of(nodeid: str) -> str:
+    """The group of a test: its tests run in order, in one process of ``pytest -n``."""
+    return group_of_file(nodeid.split("::")[0]) or nodeid
 
 
 @pytest.fixture

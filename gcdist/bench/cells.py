@@ -15,6 +15,7 @@ from gcdist.bench.scenarios import Scenario, make_scenario
 from gcdist.bench.schemes import SCHEMES, BenchScheme
 from gcdist.config import Config, ConfigError
 from gcdist.observe import plain
+from gcdist.whole_file import write_whole
 
 Status = Literal["reached", "budget", "diverged", "stopped", "failed"]
 IN_A_ROW = 2  # looks at the loss below the target, for "reached"
@@ -141,9 +142,7 @@ def get_scheme(name: str) -> BenchScheme:
 def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(plain(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(plain(values), indent=1, allow_nan=False) + "\n")
 
 
 def write_outcome(path: Path, cell: Cell, outcome: Outcome) -> None:

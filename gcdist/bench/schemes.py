@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gcdist.coding import WAITING, get_code
+from gcdist.coding import get_code
 from gcdist.types import GradientCode
 
 FLOAT32 = {"name": "float32", "bits": 32}
@@ -39,9 +39,9 @@ class BenchScheme:
     @property
     def kind(self) -> Literal["waits", "coded", "biased"]:
         """Whether it waits for whatever makes it exact, or is unbiased in spite of who is missing, or neither."""
-        if self.engine == "ddp" or self.code["scheme"] in WAITING:
+        if self.engine == "ddp":
             return "waits"
-        return "coded" if self._code.unbiased else "biased"
+        return "waits" if self._code.waits else "coded" if self._code.unbiased else "biased"
 
     @property
     def cuts(self) -> bool:

@@ -10,8 +10,8 @@ from scipy.sparse import csr_array
 from gcdist.coding.capped_chain import chain_under_caps
 from gcdist.coding.capped_held import held_under_caps
 from gcdist.coding.flow import held_row_sums
-from gcdist.coding.names import unknown
 from gcdist.coding.supports import chain, normalised
+from gcdist.names import unknown
 from gcdist.types import F64, Mask, Problem
 
 SEARCHED = 512  # workers times partitions of different sizes up to which a capped chain is searched beyond the line

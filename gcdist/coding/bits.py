@@ -9,8 +9,8 @@ import numpy as np
 from gcdist.coding.bits_dp import dynamic_programme
 from gcdist.coding.bits_envelope import envelope
 from gcdist.coding.bits_waterfill import water_fill
-from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs
+from gcdist.names import unknown
 from gcdist.types import F64, I64
 
 SOLVERS = ("auto", "dp", "waterfill", "envelope")

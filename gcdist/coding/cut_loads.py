@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
 
@@ -24,7 +25,7 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
     """
     load_L = np.arange(1, excess_NL.shape[1] + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        absent_N = (p_N + omega_N) / (1 - p_N)
+        absent_N = row_costs(p_N, omega_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
         row_L = (max(0.0, 1 - k * spread) + len(p_N) * k * spread) * (load_L / k) ** 2
         cost_NL = absent_N[:, None] * row_L + spread * arrived_N[:, None] * excess_NL

@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from gcdist.coding.base import BaseCode
 from gcdist.coding.blocks import expand, plan_of, usable_workers
 from gcdist.coding.leastsquares import LeastSquares
 from gcdist.types import F64, Decoder, Plan, Problem, StepTerms
 
 
 @dataclass(frozen=True, slots=True)
-class Cyclic:
+class Cyclic(BaseCode):
     """Worker i computes blocks i..i+s; decoding weights solve ``A_S^T w = 1``. Waits until decodable.
 
     Coefficients have both signs and weights can be large (about 1e3 at n = 50, s = 10): quantization noise is amplified by
@@ -24,9 +25,8 @@ class Cyclic:
     seed: int = 0
 
     name: ClassVar[str] = "cyclic"
+    waits: ClassVar[bool] = True
     unbiased: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
     allow_negative: ClassVar[bool] = True
 
     def design(self, problem: Problem, plan_id: int) -> Plan:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gcdist.coding.base import BaseCode
 from gcdist.coding.blocks import expand, plan_of, usable_workers
 from gcdist.coding.leastsquares import LeastSquares
 from gcdist.types import F64, I64, Decoder, Plan, Problem, StepTerms
@@ -41,7 +42,7 @@ def near_regular_edges(vertices: int, edges: int, seed: int) -> I64:
 
 
 @dataclass(frozen=True, slots=True)
-class Expander:
+class Expander(BaseCode):
     """Blocks are vertices, workers are edges of a random r-regular graph: 2 blocks a worker (Glasgow & Wootters 2022).
 
     About 2n/r blocks. Biased when workers differ in p.
@@ -51,9 +52,6 @@ class Expander:
     seed: int = 0
 
     name: ClassVar[str] = "expander"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """One edge a usable worker; a block of degree D has coefficient 1/D on each of its workers."""
@@ -74,16 +72,13 @@ class Expander:
 
 
 @dataclass(frozen=True, slots=True)
-class Adjacency:
+class Adjacency(BaseCode):
     """Worker i takes the neighbours of vertex i in a random r-regular graph (Raviv et al. 2018; the papers' simulation)."""
 
     r: int = 2
     seed: int = 0
 
     name: ClassVar[str] = "adjacency"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """The adjacency matrix with columns scaled to 1."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from gcdist.coding.base import BaseCode
 from gcdist.coding.blocks import expand, plan_of, usable_workers
 from gcdist.types import Closing, Decoder, Plan, Problem, StepTerms, Use
 
@@ -61,15 +62,14 @@ def _design(problem: Problem, plan_id: int, name: str, groups: int) -> Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class FractionalRepetition:
+class FractionalRepetition(BaseCode):
     """Exact from every pattern of s stragglers; s + 1 must divide the number of workers. Waits until decodable."""
 
     s: int = 1
 
     name: ClassVar[str] = "frc"
+    waits: ClassVar[bool] = True
     unbiased: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """n/(s+1) groups of s + 1 workers."""
@@ -84,7 +84,7 @@ class FractionalRepetition:
 
 
 @dataclass(frozen=True, slots=True)
-class ErasureHead:
+class ErasureHead(BaseCode):
     """Groups of about r workers, first arrivals summed plainly: groups that miss the close are lost, biased to zero.
 
     ``stop``: close after that many workers (None: when all groups are in, or at the deadline).
@@ -94,9 +94,6 @@ class ErasureHead:
     stop: int | None = None
 
     name: ClassVar[str] = "erasurehead"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """About n/r groups of equal size (within one)."""

@@ -13,11 +13,11 @@ from gcdist.coding.allocations import masses
 from gcdist.coding.bits import SOLVERS, allocate_bits
 from gcdist.coding.loads import bits_for_rows
 from gcdist.coding.loads_and_bits import plan_loads_and_bits
-from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs
 from gcdist.coding.structured import Structured
 from gcdist.coding.supports import dealt
 from gcdist.coding.workers import finish, loads, miss_at, nominal_miss, width_at_most
+from gcdist.names import unknown
 from gcdist.types import F64, I64, Mask, Plan, Problem
 
 _FALL, _LARGE_FALL = 1e-6, 1e-3  # of the error: what another turn has to gain, and with many workers

@@ -7,8 +7,6 @@ oscillates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from gcdist.coding.bits_dp import dynamic_programme
@@ -146,42 +144,3 @@ def bits_for_rows(weight_N: F64, problem: Problem) -> I64:
     bits_N = np.zeros(problem.n, np.int64)
     bits_N[active] = base + extra
     return bits_N
-
-
-def loads_by_slope(
-    late: Callable[[int, F64], F64], omega_N: F64, total: float, tolerance: float = 1e-12
-) -> tuple[F64, F64]:
-    """Real loads ``Y`` (N,) with equal derivative ``h_i'(Y_i)``, ``sum Y = total``, and their p: infinitely fine
-    partitions.
-
-    Each h_i is taken as convex (checked by the tests for shifted-exponential delays). Nested bisection; derivative by
-    central difference, so Y is good to about 1e-6.
-    """
-    n = len(omega_N)
-
-    def h(Y_N: F64) -> F64:
-        p_N = np.array([float(late(i, Y_N[i : i + 1])[0]) for i in range(n)])
-        return np.asarray(Y_N**2 * row_costs(p_N, omega_N), np.float64)
-
-    def slope(Y_N: F64) -> F64:
-        step = 1e-6 * np.maximum(Y_N, 1e-9)
-        with np.errstate(invalid="ignore"):
-            found: F64 = (h(Y_N + step) - h(Y_N - step)) / (2 * step)
-        return np.asarray(np.where(np.isfinite(found), found, np.inf), np.float64)
-
-    def at(multiplier: float) -> F64:
-        low, high = np.zeros(n), np.full(n, float(total))
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            above = slope(middle) > multiplier
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        return np.asarray((low + high) / 2, np.float64)
-
-    low, high = 0.0, 1.0
-    while at(high).sum() < total * (1 - 1e-9) and high < 1e30:
-        high *= 4
-    while high - low > tolerance * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle).sum() < total else (low, middle)
-    Y_N = at(high) * (total / at(high).sum())
-    return Y_N, np.array([float(late(i, Y_N[i : i + 1])[0]) for i in range(n)])

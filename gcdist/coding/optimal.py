@@ -7,7 +7,6 @@ of one message per unit of energy. The minimum is ``k^2/F`` with ``F = sum_i 1/c
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import nnls
 
 from gcdist.types import F64
 
@@ -51,32 +50,3 @@ def row_sums(cost_N: F64, total: float, speed_N: F64 | None = None) -> F64:
         if not share_N.any():
             raise ValueError("no worker is usable: every p is 1 or every quantization noise is infinite")
     return np.asarray(share_N * (total / share_N.sum()), np.float64)
-
-
-def dependent_row_sums(excess_NN: F64, total: float) -> tuple[F64, float]:
-    """Row sums (N,) and F for dependent arrivals: minimise ``Y^T C Y`` with ``sum Y = total``, ``Y >= 0`` (math section
-    2).
-
-    ``C_il = P(I_i I_l = 1)/(pi_i pi_l) - 1``, with ``c_i`` on the diagonal; positive definite. ``F = total^2/(Y^T C
-    Y)``. Without the sign, ``Y = total C^-1 1/(1^T C^-1 1)``; the quadratic programme is one non-negative least squares
-    problem, because its solution only scales with the sum that is asked for.
-
-    >>> Y, F = dependent_row_sums(np.diag([0.5, 0.25]), 3.0)
-    >>> Y.round(9).tolist(), round(F, 9)
-    ([1.0, 2.0], 6.0)
-    """
-    root_NN = np.linalg.cholesky(excess_NN).T
-    target = np.append(np.zeros(len(excess_NN)), 1.0)
-    Y_N, _ = nnls(np.vstack([root_NN, np.ones(len(excess_NN))]), target)
-    Y_N = np.asarray(Y_N * (total / Y_N.sum()), np.float64)
-    return Y_N, float(total**2 / (Y_N @ excess_NN @ Y_N))
-
-
-def weight_from_counts(arrivals: int, rounds: int) -> float:
-    """``w = (m+1)/(A+1)`` after A arrivals in m independent rounds: ``E w (1-p) = 1 - p^(m+1)`` (math section 5).
-
-    The plug-in m/A is biased upward.
-    """
-    if not 0 <= arrivals <= rounds:
-        raise ValueError(f"{arrivals} arrivals in {rounds} rounds")
-    return (rounds + 1) / (arrivals + 1)

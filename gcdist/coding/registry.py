@@ -10,11 +10,11 @@ from gcdist.coding.cyclic import Cyclic
 from gcdist.coding.graphs import Adjacency, Expander
 from gcdist.coding.groups import ErasureHead, FractionalRepetition
 from gcdist.coding.joint import Joint, SelfNormalisedJoint
-from gcdist.coding.names import unknown
 from gcdist.coding.osgc import Osgc
 from gcdist.coding.shifted import Shifted
 from gcdist.coding.stochastic import Bernoulli, Stochastic
 from gcdist.coding.uncoded import Ignore, IgnoreRescaled, Memory, Sync
+from gcdist.names import unknown
 from gcdist.types import GradientCode
 
 _CODES: dict[str, Callable[..., GradientCode]] = {
@@ -35,8 +35,6 @@ _CODES: dict[str, Callable[..., GradientCode]] = {
     "self-normalised": SelfNormalisedJoint,
     "shifted": Shifted,
 }
-# exact once decodable: meant to wait for that, not for a deadline
-WAITING = frozenset({"sync", "frc", "cyclic"})
 
 
 def code_names() -> tuple[str, ...]:
@@ -50,10 +48,25 @@ def get_code(name: str, **options: object) -> GradientCode:
     >>> get_code("osgc", allocation="chain").unbiased
     True
     """
-    if name not in _CODES:
-        raise unknown("code", name, _CODES)
-    takes = tuple(inspect.signature(_CODES[name]).parameters)
+    takes = code_options(name)
     for option in options:
         if option not in takes:
             raise unknown(f"option of code {name}:", option, takes or ("none",))
     return _CODES[name](**options)
+
+
+def code_options(name: str) -> tuple[str, ...]:
+    """The options that the code of that name takes; ValueError names what is allowed."""
+    if name not in _CODES:
+        raise unknown("code", name, _CODES)
+    return tuple(inspect.signature(_CODES[name]).parameters)
+
+
+def register_code(name: str, build: Callable[..., GradientCode]) -> None:
+    """Add a code of one's own, in every process of the run; its options are the parameters of ``build``.
+
+    Raises:
+        ValueError: the name is taken by another code.
+    """
+    if _CODES.setdefault(name, build) is not build:
+        raise ValueError(f"code {name!r} is there already: choose another name")

@@ -9,7 +9,7 @@ import numpy as np
 
 from gcdist.coding.decoders import inverse_weights
 from gcdist.coding.joint import Joint
-from gcdist.types import F64, Closing, Decoder, Mask, Plan, Problem, StepTerms, Use
+from gcdist.types import F64, Closing, Decoder, Mask, Plan, Problem, StepTerms, Use, Weighting
 
 _PLANS = 16  # whose noise is remembered
 
@@ -63,7 +63,7 @@ class Shifted(Joint):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.decoding != "inverse":
+        if self.weighting is not Weighting.INVERSE:
             raise ValueError(f"decoding {self.decoding!r} is not for shifted messages: allowed is inverse")
         if self.beta is not None and not 0 < self.beta <= 1:
             raise ValueError(f"beta is {self.beta}: it must be above 0 and at most 1")

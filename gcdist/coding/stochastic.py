@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 from scipy.sparse import csr_array
 
+from gcdist.coding.base import BaseCode
 from gcdist.coding.blocks import plan_of, usable_workers
 from gcdist.coding.decoders import Rescaled, Summing, inverse_weights
-from gcdist.types import Decoder, Plan, Problem, StepTerms
+from gcdist.types import Decoder, Plan, Problem, StepTerms, Weighting
 
 
 @dataclass(frozen=True, slots=True)
-class Bernoulli:
+class Bernoulli(BaseCode):
     """Each worker takes each partition with probability r/n; the sum of what arrives times n/(r arrived).
 
     Coefficients are 1/r. About e^-r of the partitions are never covered: a bias that no weight removes.
@@ -24,9 +25,6 @@ class Bernoulli:
     seed: int = 0
 
     name: ClassVar[str] = "bgc"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Independent draws over the usable workers."""
@@ -46,7 +44,7 @@ class Bernoulli:
 
 
 @dataclass(frozen=True, slots=True)
-class Stochastic:
+class Stochastic(BaseCode):
     """Each partition on r random workers, coefficient 1/r, weights 1/(1-p): unbiased (Bitar et al. 2020).
 
     Published for one p and pair-wise balanced assignments, which random r-subsets approximate.
@@ -56,9 +54,8 @@ class Stochastic:
     seed: int = 0
 
     name: ClassVar[str] = "sgc"
+    weighting: ClassVar[Weighting] = Weighting.INVERSE
     unbiased: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """r distinct usable workers for each partition."""

@@ -14,12 +14,12 @@ from gcdist.coding.cut_loads import cut_plan_loads
 from gcdist.coding.decoders import Predicting, SelfNormalised, Summing, inverse_weights
 from gcdist.coding.flow import held_row_sums
 from gcdist.coding.loads import depends_on_load
-from gcdist.coding.names import unknown
 from gcdist.coding.optimal import row_costs, row_sums
 from gcdist.coding.workers import loads, miss_at, nominal_miss
-from gcdist.types import F64, I64, Decoder, Mask, Plan, Problem, StepTerms
+from gcdist.names import unknown
+from gcdist.types import F64, I64, Decoder, Mask, Plan, Problem, StepTerms, Weighting
 
-DECODINGS = ("inverse", "self-normalised", "predictor")
+DECODINGS = (Weighting.INVERSE, Weighting.SELF_NORMALISED, Weighting.PREDICTOR)
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,22 @@ class Structured:
     unbiased: ClassVar[bool] = True
     shifted: ClassVar[bool] = False
     partial: ClassVar[bool | None] = True
+    waits: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_allocation(self.allocation)
         if self.decoding not in DECODINGS:
             raise unknown("decoding", self.decoding, DECODINGS)
+
+    @property
+    def weighting(self) -> Weighting:
+        """The option ``decoding``."""
+        return Weighting(self.decoding)
+
+    @property
+    def chooses_loads(self) -> bool:
+        """With the allocation "chain"."""
+        return self.allocation == "chain"
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """The step's decoder, by this step's promise. A row with p = 1 counts nothing.
@@ -53,10 +64,10 @@ class Structured:
         then.
         """
         weight_R, counted_R = inverse_weights(plan, terms)
-        if self.decoding == "inverse" or not counted_R.any():
+        if self.weighting is Weighting.INVERSE or not counted_R.any():
             return Summing(weight_R, counted_R)
         Y_R = plan.row_masses()
-        if self.decoding == "predictor":
+        if self.weighting is Weighting.PREDICTOR:
             return Predicting(weight_R, Y_R / (plan.covered_mass() or 1.0), counted_R)
         a_R = self._self_normalised(plan, Y_R, terms.p_R, counted_R)
         return Summing(weight_R, counted_R) if a_R is None else SelfNormalised(a_R, Y_R, counted_R)
@@ -103,7 +114,7 @@ class Structured:
 
     def _deals_whole(self, problem: Problem) -> bool:
         """Whether loads can be chosen freely: whole partitions, which anybody can read."""
-        return self.allocation == "chain" and problem.holds_NK is None
+        return self.chooses_loads and problem.holds_NK is None
 
     def _support_miss(self, problem: Problem) -> F64:
         """p (N,) at the loads that the allocation gives to every worker, before it is built."""

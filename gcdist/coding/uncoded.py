@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from gcdist.coding.base import BaseCode
 from gcdist.coding.decoders import Rescaled, Summing
 from gcdist.coding.workers import deal, equal_bits, finish, loads, miss_at, nominal_miss
-from gcdist.types import Decoder, Plan, Problem, StepTerms
+from gcdist.types import Decoder, Plan, Problem, StepTerms, Weighting
 
 
-class _Uncoded:
+class _Uncoded(BaseCode):
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Balanced contiguous blocks with coefficient 1 over the usable workers, and equal bits."""
         A_RK, covered_K = deal(problem, nominal_miss(problem))
@@ -26,9 +27,9 @@ class Sync(_Uncoded):
     """Synchronous training: wait for all, sum. Exact up to quantization, as slow as the slowest worker."""
 
     name: ClassVar[str] = "sync"
+    waits: ClassVar[bool] = True
+    weighting: ClassVar[Weighting] = Weighting.ONE
     unbiased: ClassVar[bool] = True
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 each; complete when all weighted rows are in."""
@@ -40,9 +41,6 @@ class Ignore(_Uncoded):
     """Drop stragglers, sum what arrived: biased to zero, by p_i on the data of worker i."""
 
     name: ClassVar[str] = "ignore"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 each."""
@@ -54,9 +52,6 @@ class IgnoreRescaled(_Uncoded):
     """Drop stragglers and scale the sum by n/arrived: biased against slow workers' data unless all p are equal."""
 
     name: ClassVar[str] = "ignore-rescaled"
-    unbiased: ClassVar[bool] = False
-    shifted: ClassVar[bool] = False
-    partial: ClassVar[bool | None] = False
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 while streaming, one scale at the close."""
@@ -72,7 +67,7 @@ class Memory(_Uncoded):
     """
 
     name: ClassVar[str] = "memory"
-    unbiased: ClassVar[bool] = False
+    weighting: ClassVar[Weighting] = Weighting.STALE
     shifted: ClassVar[bool] = True
     partial: ClassVar[bool | None] = None
 

@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gcdist.coding import code_names, get_code
-from gcdist.coding.names import unknown
+from gcdist.coding import code_names, code_options, get_code
 from gcdist.commands.tables import workers_table
 from gcdist.config import CodeConfig, ConfigError, StragglerConfig
+from gcdist.names import unknown
 from gcdist.observe import PLAN_VERSION
 from gcdist.planning.decoding import best_decoding
 from gcdist.planning.figures import Planned, SchemeFigures, compare, plan_figures
@@ -101,10 +101,8 @@ def _options(scheme: str, allocation: str, solver: str, allow_negative: bool) ->
     """Those of these options that this code takes."""
     if scheme not in code_names():
         raise unknown("--scheme", scheme, code_names())
-    structured: dict[str, object] = {"allocation": allocation, "allow_negative": allow_negative}
-    if scheme == "osgc":
-        return structured
-    return {**structured, "solver": solver} if scheme in ("auto", "joint", "self-normalised", "shifted") else {}
+    given: dict[str, object] = {"allocation": allocation, "solver": solver, "allow_negative": allow_negative}
+    return {name: value for name, value in given.items() if name in code_options(scheme)}
 
 
 def _problem(
@@ -225,7 +223,7 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
     print(f"bits used {figures['bits_used']} of {problem.bits_total:g}")
     for line in figures["notices"]:
         print(f"note: {line}")
-    if hasattr(planned.code, "decoding") and not planned.code.shifted and problem.n <= _ADVISE:
+    if "decoding" in code_options(planned.code.name) and not planned.code.shifted and problem.n <= _ADVISE:
         choice = best_decoding(planned.plan, problem, zeta2)
         print(f"best decoding: {choice.best} ({choice.why})")
         print(f"step size: at most 1/(L + {2 / F:.3g} l)" if F else "step size: that of exact gradients")

@@ -23,6 +23,9 @@ from gcdist.transport.tls_certificates import (
     revocation_list,
     revoked_serials,
 )
+from gcdist.whole_file import write_whole
+
+SECRET = 0o600  # permissions of a key
 
 secure = typer.Typer(
     help='Certificates for cluster.transport = "tls": init makes them, show lists them, revoke takes one back.',
@@ -57,16 +60,16 @@ def init(
             authority = _authority(folder)
         else:
             authority = new_authority(f"gcdist {folder.resolve().name}"[:64], max(3650.0, 2 * days))
-            _write(folder / AUTHORITY_KEY, authority.key_pem, secret=True)
-            _write(folder / f"{AUTHORITY}.pem", authority.certificate_pem)
+            write_whole(folder / AUTHORITY_KEY, authority.key_pem, SECRET, flush=True)
+            write_whole(folder / f"{AUTHORITY}.pem", authority.certificate_pem, flush=True)
         names: list[tuple[str, Role]] = [(MASTER, "master")]
         names += [(f"worker{rank}", "worker") for rank in range(1, workers + 1)]
         made = []
         for name, role in names:
             if renew or not (folder / f"{name}.pem").exists():
                 issued = issue(authority, role, name, days)
-                _write(folder / f"{name}.key", issued.key_pem, secret=True)
-                _write(folder / f"{name}.pem", issued.certificate_pem)
+                write_whole(folder / f"{name}.key", issued.key_pem, SECRET, flush=True)
+                write_whole(folder / f"{name}.pem", issued.certificate_pem, flush=True)
                 made.append(name)
     except OSError as error:
         raise ConfigError(f"secure init: {error.filename or folder}: {error.strerror}") from None
@@ -99,7 +102,8 @@ def revoke(
         bundle = (folder / f"{AUTHORITY}.pem").read_bytes()
         serials = revoked_serials(bundle[bundle.index(_CRL) :]) if _CRL in bundle else []
         serials = sorted({*serials, certificate.serial_number})
-        _write(folder / f"{AUTHORITY}.pem", authority.certificate_pem + revocation_list(authority, serials))
+        crl = revocation_list(authority, serials)
+        write_whole(folder / f"{AUTHORITY}.pem", authority.certificate_pem + crl, flush=True)
     except OSError as error:
         raise ConfigError(f"secure revoke: {error.filename or path}: {error.strerror}") from None
     except ValueError:
@@ -151,15 +155,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"secure: {path} cannot be read: {error.strerror} (gcdist secure init makes one)") from None
-
-
-def _write(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Write a whole file or none; a secret one is never readable by others, not even for a moment."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    holder = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if secret else 0o644)
-    with os.fdopen(holder, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from gcdist.names import nearest
 
 T = TypeVar("T")
 
@@ -34,8 +35,8 @@ def suggest(name: str, names: Iterable[str]) -> str:
     'did you mean "osgc"? allowed: osgc, sync'
     """
     known = list(names)
-    near = difflib.get_close_matches(name, known, n=1)
-    return (f'did you mean "{near[0]}"? ' if near else "") + f"allowed: {', '.join(known)}"
+    near = nearest(name, known)
+    return (f'did you mean "{near}"? ' if near else "") + f"allowed: {', '.join(known)}"
 
 
 def shown(value: Any) -> str:

@@ -194,9 +194,11 @@ class InjectConfig(Section):
     ``where`` they are spent. "message": a floor on the time from a round to its message; the worker computes at its own
     speed and, when the step is over, is free at once. "compute": each of the l partitions takes an l-th of the delay at
     least; one that has begun is not cut short, and the worker is not free before its end, as one that is really slow.
+
+    ``options`` are those of a model of one's own (`straggler.register_delays`).
     """
 
-    model: Literal["none", "shifted-exponential", "pareto", "gilbert-elliott", "trace"] = "none"
+    model: str = "none"
     shift: PerWorker = 0.0
     mean: PerWorker = 0.0
     scale: PerWorker = 0.0
@@ -208,10 +210,11 @@ class InjectConfig(Section):
     unit: Positive = 1.0
     scale_with_load: bool = False
     where: Literal["message", "compute"] = "message"
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> InjectConfig:
-        used = ("model", *INJECT_KEYS[self.model], *((WHERE,) if self.model != "none" else ()))
+        used = ("model", *INJECT_KEYS.get(self.model, ("options",)), *((WHERE,) if self.model != "none" else ()))
         wrong = [
             f'{key}: found {shown(getattr(self, key))}; the model "{self.model}" does not use it'
             for key, field in type(self).model_fields.items()
@@ -230,7 +233,7 @@ class InjectConfig(Section):
 
     def params(self) -> dict[str, Any]:
         """The keys that the model reads, as keyword arguments of `straggler.make_delays`."""
-        return {key: getattr(self, key) for key in INJECT_KEYS[self.model]}
+        return {key: getattr(self, key) for key in INJECT_KEYS.get(self.model, ())} | self.options
 
     @property
     def computing(self) -> bool:

@@ -6,12 +6,13 @@ dropped. Every operation has a timeout.
 
 from __future__ import annotations
 
-import hmac
 import json
 import socket
 import struct
 import time
 from typing import Any
+
+from gcdist.transport.handshake import keyed_digest
 
 HEAD = struct.Struct("!BI")
 TEXT, BULK = 1, 2
@@ -153,4 +154,4 @@ def shown_secret(secret: str | None, who: str, nonces: bytes) -> str:
     """
     if secret is None:
         return ""
-    return hmac.digest(secret.encode(), b"gcdist doctor " + who.encode() + b" " + nonces, "sha256").hex()
+    return keyed_digest(secret, b"gcdist doctor", who.encode(), nonces).hex()

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gcdist.coding import row_costs
 from gcdist.config import StragglerConfig
 from gcdist.doctor.finding import Finding
 from gcdist.planning.foresight import foresee
@@ -122,7 +123,7 @@ def _uncoded(seconds_TN: F64, tau: float) -> Cost | None:
     p_N = np.array([_late(seconds_TN, i, np.ones(1), tau)[0] for i in range(workers)])
     if p_N.max() >= 1:
         return None  # somebody's data would never count
-    c_N = p_N / (1 - p_N)
+    c_N = row_costs(p_N)
     seconds = float(np.minimum(seconds_TN.max(axis=1), tau).mean())
     return Cost(seconds, float(c_N.sum()) / workers**2, float(c_N.mean()), tau)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from gcdist.names import nearest
 
 KEYS = ("workers", "python", "venv", "workdir")
 _ENV = re.compile(r"env\.([A-Za-z_][A-Za-z0-9_]*)")
@@ -85,8 +86,8 @@ def _host(words: list[str]) -> Host:
         if variable:
             env[variable[1]] = value
         elif key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            hint = f'; did you mean "{near[0]}"?' if near else ";"
+            near = nearest(key, KEYS)
+            hint = f'; did you mean "{near}"?' if near else ";"
             raise ValueError(f"{key}: unknown{hint} allowed: {', '.join(KEYS)}, env.NAME")
         elif not value:
             raise ValueError(f"{key}: found nothing after =")

@@ -20,8 +20,10 @@ from gcdist.master.downlink import Downlink, Outgoing, make_downlink
 from gcdist.master.round_times import RoundTimes
 from gcdist.master.scheme import Scheme
 from gcdist.model.vector_format import Shape
+from gcdist.protocol.last_events import LastEvents
 from gcdist.protocol.master import MasterMachine
 from gcdist.protocol.master_io import (
+    QUIET,
     Accumulate,
     Admit,
     Announce,
@@ -53,7 +55,6 @@ from gcdist.quantize.grid import measure
 from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
-UNTOLD = ("stale", "late", "failed", "cut", "its link is closed")  # a message dropped for these reasons makes no line
 TELL_SECONDS = 10.0  # seconds between two lines about missing workers
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
@@ -162,6 +163,7 @@ class MasterDriver:
         record: every event with the instructions that it gave, in order, if given.
         faults: what is injected, when, at whom.
         times: of the workers' rounds.
+        last: the newest events with their instructions.
     """
 
     machine: MasterMachine
@@ -176,6 +178,7 @@ class MasterDriver:
     record: Record | None = None
     faults: FaultSchedule[Fault] = field(default_factory=lambda: FaultSchedule((), 0))
     times: RoundTimes = field(default_factory=RoundTimes)
+    last: LastEvents = field(default_factory=LastEvents)
     _began: float | None = None
     _step: int = -1
     _load: tuple[int, F64] | None = None  # plan's number, and partitions (N,) of each worker in it
@@ -375,7 +378,11 @@ class MasterDriver:
             self._say_failure(event)
         elif isinstance(event, Tick) and self._wake is not None and event.at >= self._wake:
             self._wake = None
-        instructions = self.machine.handle(event)
+        instructions: list[MasterInstruction] = []
+        try:
+            instructions = self.machine.handle(event)
+        finally:
+            self.last.add(event, instructions)
         if self.record is not None:
             self.record.append((event, instructions))
         for instruction in instructions:
@@ -447,9 +454,9 @@ class MasterDriver:
                 self.aggregator.take_out(row)
             case Wake(at=when):
                 self._wake = when
-            case Drop(peer=peer, step=step, reason=reason):
-                if reason not in UNTOLD and not reason.startswith("user error"):  # that is told as an error
-                    self.say("drop", f"worker {peer.rank}, step {step}: {reason.splitlines()[0]}")
+            case Drop(peer=peer, step=step, why=why, text=text):
+                if why not in QUIET:
+                    self.say("drop", f"worker {peer.rank}, step {step}: {(text or why).splitlines()[0]}")
             case Replan(reason=reason):
                 if self._scheme is not None:
                     self._scheme.outdated = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from gcdist.protocol.codec import (
     pack_fault,
     pack_round,
     pack_step,
+    pack_welcome,
     unpack_credit,
     unpack_failed,
     unpack_head,
@@ -136,7 +136,7 @@ class MasterLinks:
         match instruction:
             case Admit():
                 self._admitted.add(peer)
-                link.post(Frame(Kind.WELCOME, meta=bytes_of(json.dumps({"worker": peer.worker, "inc": peer.inc}))))
+                link.post(Frame(Kind.WELCOME, pack_welcome(peer.worker, peer.inc)))
             case Refuse(reason=reason):
                 link.post(Frame(Kind.REFUSE, meta=bytes_of(reason)))
                 link.close(reason, DRAIN_SECONDS)

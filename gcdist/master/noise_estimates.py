@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from gcdist.coding import row_costs
 from gcdist.master.driver import RoundResult
 from gcdist.types import F64, Plan, StepTerms
 
@@ -23,7 +24,7 @@ def noise_planned(plan: Plan, terms: StepTerms, omega_by_bits: F64, size_K: F64,
     energy_R = share_R[rows] ** 2
     if terms.excess_R is not None:
         energy_R = max(0.0, 1 - len(size_K) * spread) * energy_R + np.diff(plan.A_RK.indptr)[rows] * spread
-    noise_R = (p_R[rows] + omega) / (1 - p_R[rows]) * energy_R
+    noise_R = row_costs(p_R[rows], omega) * energy_R
     if terms.excess_R is not None:
         noise_R = noise_R + (1 + omega) / (1 - p_R[rows]) * terms.excess_R[rows] * spread
     return float(np.sum(noise_R))
@@ -66,6 +67,6 @@ def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, f
         if result.plan.partial and 0 < done < load:
             spread = counted.sidecar.spread
             missing = (load * load / done - load) * (usual if math.isnan(spread) else spread)
-        noise += (p + omega) / (1 - p) ** 2 * counted.sidecar.energy + missing / (1 - p)
+        noise += (float(row_costs(np.array(p), omega)) * counted.sidecar.energy + missing) / (1 - p)
         energy += max(0.0, counted.sidecar.energy - missing) / (1 - p)
     return result.energy - noise, energy

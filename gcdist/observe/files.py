@@ -54,24 +54,6 @@ def make_folder(path: Path) -> None:
         raise OSError(errno.ENOTDIR, "is no folder", str(path))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all; OSError."""
-    half = path.with_name(path.name + ".part")
-    with suppress(FileNotFoundError):
-        half.unlink()
-    try:
-        handle = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o666)
-        with open(handle, "wb") as file:
-            file.write(text.encode(errors="replace"))
-        if path.is_dir() and not path.is_symlink():
-            raise OSError(errno.EISDIR, "is a folder", str(path))
-        os.replace(half, path)  # of a link itself, not of what it leads to
-    except OSError:
-        with suppress(OSError):
-            half.unlink()
-        raise
-
-
 def add_record(handle: int, record: bytes) -> None:
     """Add a record at the end of an open file; OSError, and the file is as it was."""
     size = os.fstat(handle).st_size

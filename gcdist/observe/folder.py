@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, make_folder, refuse_links, write_whole
+from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, make_folder, refuse_links
 from gcdist.observe.lock import FolderLock, LockedError
 from gcdist.observe.logs import WorkerLogs
 from gcdist.observe.stream import EventStream
@@ -25,6 +25,7 @@ from gcdist.observe.tail import step_record
 from gcdist.observe.times import TimesFile, WorkerRound
 from gcdist.observe.trace import Trace
 from gcdist.types import Plan
+from gcdist.whole_file import write_whole
 
 PLAN_VERSION = 2  # of a plan in JSON; of files without a version, workers are counted from 0
 
@@ -183,6 +184,10 @@ class RunFolder:
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """``summary.json``."""
         self._write("summary.json", json.dumps(plain(values), indent=1) + "\n")
+
+    def write_last_events(self, lines: Iterable[str]) -> None:
+        """``last-events.jsonl``: what the master's machine was told, and told to do, before the run halted."""
+        self._write("last-events.jsonl", "".join(f"{line}\n" for line in lines))
 
     def close(self) -> None:
         """Close the observers and the files, let others have the folder; idempotent."""

@@ -1,7 +1,6 @@
 """The only room that joins codes, noise laws and straggler statistics: Problem in, Plan out."""
 
-from gcdist.planning.convergence import Guarantee, advised_step
-from gcdist.planning.decoding import DecodingChoice, best_decoding, predictor_error
+from gcdist.planning.decoding import DecodingChoice, best_decoding
 from gcdist.planning.figures import PlanFigures, SchemeFigures, compare, plan_figures
 from gcdist.planning.load_cap import LoadedPlan, cap_for, load_cap, plan_within_load, straggler_noise
 from gcdist.planning.planner import check_plan, check_problem, make_plan
@@ -10,14 +9,12 @@ from gcdist.planning.schemes import SchemeError, known_error, scheme_error
 
 __all__ = [
     "DecodingChoice",
-    "Guarantee",
     "LoadedPlan",
     "PlanFigures",
     "PlanReport",
     "SchemeError",
     "SchemeFigures",
     "WorkerReport",
-    "advised_step",
     "best_decoding",
     "cap_for",
     "check_plan",
@@ -31,7 +28,6 @@ __all__ = [
     "plan_figures",
     "plan_within_load",
     "planned_noise",
-    "predictor_error",
     "row_noise",
     "scheme_error",
     "straggler_noise",

@@ -46,16 +46,6 @@ def row_norms(plan: Plan, Y_R: F64, zeta2: float) -> F64:
     return np.asarray(norm_R, np.float64)
 
 
-def predictor_error(plan: Plan, p_R: F64, omega_R: F64, v_RD: F64, m_D: F64) -> float:
-    """``sum_i p_i/(1-p_i) |v_i - (Y_i/k) m|^2 + omega_i/(1-p_i) |v_i|^2`` for a predicted m, fixed before the step."""
-    used = plan.weighted_R()
-    share_R = plan.row_masses() / (plan.covered_mass() or 1.0)
-    missing_R = np.square(v_RD - share_R[:, None] * m_D[None, :]).sum(axis=1)
-    noise_R = np.square(v_RD).sum(axis=1)
-    p, omega = p_R[used], omega_R[used]
-    return float(np.sum((p * missing_R[used] + omega * noise_R[used]) / (1 - p)))
-
-
 def best_decoding(plan: Plan, problem: Problem, zeta2: float, prediction2: float | None = None) -> DecodingChoice:
     """Compare decodings at ``zeta2 = zeta^2/|g|^2``; ``prediction2 = |g - m|^2/|g|^2`` of a predictor, if there is one.
 
@@ -70,7 +60,7 @@ def best_decoding(plan: Plan, problem: Problem, zeta2: float, prediction2: float
     normalised = None if a_R is None else selfnorm.self_normalised_error(a_R, Y_R, p_R, omega_R, gram_RR, k)
     predicted = None
     if prediction2 is not None:
-        agree = float((p_R / (1 - p_R)) @ (Y_R / k) ** 2)
+        agree = float(row_costs(p_R) @ (Y_R / k) ** 2)
         predicted = inverse - agree * (1 - prediction2)
     errors = {"inverse": inverse, "self-normalised": normalised, "predictor": predicted}
     known = {name: error for name, error in errors.items() if error is not None}

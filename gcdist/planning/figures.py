@@ -11,11 +11,11 @@ from gcdist.coding.bits import BitAllocation, allocate_bits
 from gcdist.coding.joint import Joint
 from gcdist.coding.loads import depends_on_load
 from gcdist.coding.loads_and_bits import plan_loads_and_bits
-from gcdist.coding.registry import WAITING, code_names, get_code
+from gcdist.coding.registry import code_names, get_code
 from gcdist.planning.load_cap import plan_within_load
 from gcdist.planning.report import PlanReport, describe, finite
 from gcdist.planning.schemes import known_error, scheme_error
-from gcdist.types import GradientCode, Plan, Problem
+from gcdist.types import GradientCode, Plan, Problem, Weighting
 
 FIRST = "joint"  # first among equals: its plans are those of the default, "auto"
 SEED = 0  # seed of the Monte Carlo estimates of codes without a formula
@@ -96,7 +96,7 @@ def plan_figures(
     plan, report = found.plan, describe(found.plan, problem, found.notices)
     bits = allocate_bits(plan.p_R, problem.noise, problem.bits_total, problem.bits_cap_N, solver)
     ratio = known_error(code, plan, problem, 0.0)
-    if ratio is None and code.name != "memory":
+    if ratio is None and code.weighting is not Weighting.STALE:
         ratio = scheme_error(code, plan, problem, 0.0, _draws(code, problem), SEED).ratio
     F = report["F"] if report["F"] is not None else (np.inf if report["noise_ratio"] == 0 else 0.0)
     if np.isclose(F, bits.F, rtol=1e-12, atol=0.0):
@@ -132,13 +132,13 @@ def plan_figures(
 
 def _with_loads(code: GradientCode, problem: Problem) -> bool:
     """Whether the plan has whole loads that were chosen together with the bits."""
-    chain = isinstance(code, Joint) and code.allocation == "chain" and code.load_aware is not False
+    chain = isinstance(code, Joint) and code.chooses_loads and code.load_aware is not False
     return chain and problem.holds_NK is None and depends_on_load(problem)
 
 
 def _bound(code: GradientCode, load_most: float) -> float:
-    """The load cap that holds for this code: codes that choose loads have the allocation "chain"."""
-    return load_most if getattr(code, "allocation", None) == "chain" else np.inf
+    """The load cap that holds for this code."""
+    return load_most if code.chooses_loads else np.inf
 
 
 def _solver(code: GradientCode, problem: Problem, bits: BitAllocation, cap: float) -> str:
@@ -152,7 +152,7 @@ def _solver(code: GradientCode, problem: Problem, bits: BitAllocation, cap: floa
 
 def _draws(code: GradientCode, problem: Problem) -> int:
     """2000 steps up to 50 workers, fewer beyond; fewest where each is a dense solve and patterns matter least."""
-    if code.name in WAITING:
+    if code.waits:
         return min(2000, max(10, 5_000_000 // problem.n**2))
     return min(2000, max(100, 100_000 // problem.n))
 
@@ -180,27 +180,26 @@ def compare(
 
 
 def _line(name: str, options: dict[str, object], problem: Problem, zeta2: float, load_most: float) -> SchemeFigures:
-    waits = name in WAITING
+    code = get_code(name, **options)
     line = SchemeFigures(
         scheme=name, rank=3, noise_ratio=None, standard_error=0.0, mean=None, redundancy=None, largest_load=None,
-        bits_used=None, waits=waits, note="",
+        bits_used=None, waits=code.waits, note="",
     )  # fmt: skip
     try:
-        code = get_code(name, **options)
         plan = plan_within_load(code, problem, 0, _bound(code, load_most)).plan
     except ValueError as error:
         line["note"] = str(error)
         return line
     report = describe(plan, problem)
-    line["rank"] = 1 if waits else 0 if code.unbiased else 2
+    line["rank"] = 1 if code.waits else 0 if code.unbiased else 2
     line["redundancy"], line["largest_load"] = report["redundancy"], report["largest_load"]
     line["bits_used"] = report["bits_used"]
-    if code.name == "memory":
+    if code.weighting is Weighting.STALE:
         line["rank"], line["note"] = 3, "stale: its error depends on how far gradients have moved"
         return line
     if code.shifted:
         line["note"] = "with h = 0: its noise falls with |y - h|^2 and has no floor"
-    if waits:
+    if code.waits:
         line["note"] = "waits until it can decode: stragglers cost time, not noise"
     ratio = known_error(code, plan, problem, zeta2)
     if ratio is not None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gcdist.coding.optimal import row_costs
 from gcdist.coding.workers import miss_at
 from gcdist.planning.planner import make_plan
 from gcdist.planning.report import row_masses, row_noise
-from gcdist.types import F64, GradientCode, Plan, Problem
+from gcdist.types import F64, GradientCode, Plan, Problem, Weighting
 
 NAMED = 12  # partitions that a line names one by one; it gives the number of the others
 _AS_GOOD = 1.1  # a capped plan with at most 1.1 times the noise of the free one is good enough
@@ -98,8 +99,7 @@ def straggler_noise(plan: Plan, problem: Problem) -> float:
     """
     used = plan.weighted_R()
     p_R, omega_R, share_R = plan.p_R[used], row_noise(plan, problem)[used], row_masses(plan, problem)[used] / problem.k
-    with np.errstate(divide="ignore"):
-        return float(np.sum(p_R * (1 + omega_R) / (1 - p_R) * share_R**2))
+    return float(np.sum(row_costs(p_R) * (1 + omega_R) * share_R**2))
 
 
 def counted_chance(plan: Plan) -> F64:
@@ -124,12 +124,11 @@ def named(partitions: list[int]) -> str:
 
 def _inverse(code: GradientCode) -> bool:
     """Whether the code's noise is that of inverse weights on whole gradients."""
-    decoding = getattr(code, "decoding", "inverse" if code.name == "sgc" else None)
-    return decoding in ("inverse", "predictor") and not code.shifted
+    return code.weighting in (Weighting.INVERSE, Weighting.PREDICTOR) and not code.shifted
 
 
 def _structured(code: GradientCode) -> bool:
-    return hasattr(code, "decoding")
+    return code.weighting in (Weighting.INVERSE, Weighting.PREDICTOR, Weighting.SELF_NORMALISED)
 
 
 def _noise_notice(code: GradientCode, plan: Plan, problem: Problem, noise_most: float) -> dict[str, str]:

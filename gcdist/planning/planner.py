@@ -20,7 +20,7 @@ def make_plan(code: GradientCode, problem: Problem, plan_id: int) -> Plan:
     """
     check_problem(problem)
     plan = code.design(problem, plan_id)
-    check_plan(plan, problem, unbiased=code.unbiased, allow_negative=getattr(code, "allow_negative", False))
+    check_plan(plan, problem, unbiased=code.unbiased, allow_negative=code.allow_negative)
     return plan
 
 

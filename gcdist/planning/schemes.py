@@ -8,10 +8,9 @@ import numpy as np
 
 from gcdist.coding import selfnorm
 from gcdist.coding.optimal import row_costs
-from gcdist.coding.registry import WAITING
 from gcdist.planning.decoding import row_gram, row_norms
 from gcdist.planning.report import row_masses, row_noise
-from gcdist.types import F64, I64, GradientCode, Plan, Problem, StepTerms
+from gcdist.types import F64, I64, GradientCode, Plan, Problem, StepTerms, Weighting
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ def scheme_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float,
     """Monte Carlo over arrivals by ``plan.p_R`` (independent) through the code's decoder; rounding noise in expectation.
 
     Partitions' gradients have |g| = 1 and ``zeta2 = zeta^2/|g|^2`` spread evenly over all directions. A code that waits
-    until it can decode (`WAITING`) sees everybody, in random order, until it is complete. Steps without arrivals count
+    until it can decode sees everybody, in random order, until it is complete. Steps without arrivals count
     with ghat = 0, except that self-normalised decoding skips them as its formula does.
     """
     rng = np.random.default_rng(seed)
@@ -38,7 +37,7 @@ def scheme_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float,
     omega_R = np.where(plan.weighted_R(), row_noise(plan, problem), 0.0)
     norms_R = row_norms(plan, row_masses(plan, problem), zeta2)
     differ = zeta2 / (k * (k - 1)) if k > 1 else 0.0
-    skips = getattr(code, "decoding", "inverse") == "self-normalised"
+    skips = code.weighting is Weighting.SELF_NORMALISED
     found, along = [], []
     for _ in range(draws):
         weight_R = _weights(code, plan, terms, rows, rng)
@@ -64,15 +63,14 @@ def known_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float) 
 
     For `shifted` it is that of the first step, with h = 0.
     """
-    if not plan.covered_K.all() or code.name == "memory":
+    if not plan.covered_K.all() or code.weighting is Weighting.STALE:
         return None
     used = np.flatnonzero(plan.weighted_R() & (plan.p_R < 1))
     Y_R, omega_R, p_R = row_masses(plan, problem)[used], row_noise(plan, problem)[used], plan.p_R[used]
-    decoding = getattr(code, "decoding", "inverse" if code.name == "sgc" else None)
-    if code.name == "sync" or decoding in ("inverse", "predictor"):
+    if code.weighting in (Weighting.ONE, Weighting.INVERSE, Weighting.PREDICTOR):
         norm_R = row_norms(plan, row_masses(plan, problem), zeta2)[used]
-        return float((omega_R if code.name == "sync" else row_costs(p_R, omega_R)) @ norm_R)
-    if decoding != "self-normalised" or np.any(Y_R <= 0):
+        return float((omega_R if code.weighting is Weighting.ONE else row_costs(p_R, omega_R)) @ norm_R)
+    if code.weighting is not Weighting.SELF_NORMALISED or np.any(Y_R <= 0):
         return None
     k = float(Y_R.sum())
     a_R = selfnorm.solve(Y_R, p_R, k)
@@ -84,10 +82,8 @@ def known_error(code: GradientCode, plan: Plan, problem: Problem, zeta2: float) 
 
 def _weights(code: GradientCode, plan: Plan, terms: StepTerms, rows: I64, rng: np.random.Generator) -> F64 | None:
     """The weight (R,) of every message in one step's estimate; None if nothing arrived."""
-    if code.name in WAITING:
-        arrived = rng.permutation(rows)
-    else:
-        arrived = rng.permutation(rows[rng.random(len(rows)) >= plan.p_R[rows]])
+    here = rows if code.waits else rows[rng.random(len(rows)) >= plan.p_R[rows]]
+    arrived = rng.permutation(here)
     if not len(arrived):
         return None
     decoder, weight_R = code.open(plan, terms), np.zeros(plan.rows)

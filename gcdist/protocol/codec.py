@@ -16,6 +16,7 @@ from gcdist.protocol.messages import CreditWhy, Fault, Head, Hello, Round
 _HEAD = struct.Struct("<qqqqqq")
 _CREDIT = struct.Struct("<qBd")
 _STEP = struct.Struct("<q")
+_WELCOME = struct.Struct("<qq")
 _FAILED = struct.Struct("<qq")
 _WHYS: tuple[CreditWhy, ...] = get_args(CreditWhy)
 _ROUND = TypeAdapter(Round)
@@ -125,6 +126,17 @@ def unpack_hello(raw: bytes) -> Hello:
         return _HELLO.validate_json(raw)
     except ValidationError as error:
         raise CodecError(f"hello: {error.errors()[0]['msg']}") from None
+
+
+def pack_welcome(worker: int, inc: int) -> bytes:
+    """The master's welcome: the worker's index and the number of its life."""
+    return _WELCOME.pack(worker, inc)
+
+
+def unpack_welcome(raw: bytes) -> tuple[int, int]:
+    """The reverse of ``pack_welcome``; CodecError."""
+    worker, inc = _unpack(_WELCOME, raw, "welcome")
+    return worker, inc
 
 
 def pack_fault(fault: Fault) -> bytes:

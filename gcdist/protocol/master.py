@@ -19,6 +19,7 @@ from gcdist.protocol.master_io import (
     CloseStep,
     Credit,
     Drop,
+    DropWhy,
     Failed,
     Halt,
     Joined,
@@ -40,11 +41,28 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shift
-from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, CloseWhy, Head, Hello, Peer, Round, Tick, Wake
+from gcdist.protocol.messages import (
+    CODED_SUM,
+    THE_MODEL,
+    Assignment,
+    CloseWhy,
+    CreditWhy,
+    Head,
+    Hello,
+    Peer,
+    Round,
+    Tick,
+    Wake,
+)
 from gcdist.protocol.order import Part, partition_order
 from gcdist.types import Decoder, Mask, Plan, Seen, Use, WorkTimes
 
-ASTRAY = "its parameters are not the master's: it gets all of them with its next round"
+_DROPPED: dict[CreditWhy, DropWhy] = {
+    "stale": DropWhy.STALE,
+    "failed": DropWhy.FAILED,
+    "astray": DropWhy.ASTRAY,
+    "cut": DropWhy.CUT,
+}  # of credits that end a round without its message
 FAILURES_TO_HALT = 3  # the run halts at the third failure of a partition without an arrival of it in between
 
 
@@ -58,21 +76,21 @@ class MasterMachine:
     """
 
     def __init__(self, workers: int, expected: Hello, seed: int = 0) -> None:
-        self.workers = workers
-        self.seed = seed
-        self._expected = expected
-        self._peers: dict[int, PeerState] = {}
-        self._newest: dict[int, int] = {}
-        self._plan: Plan | None = None
-        self._assignments: dict[int, Assignment] = {}
-        self._weighted: Mask = np.zeros(0, bool)
-        self._open: OpenedStep | None = None
-        self._decoder: Decoder | None = None
-        self._step = -1
-        self._shifts: dict[int, Shift] = {}
-        self._failures: dict[int, int] = {}
-        self._stopped = False
-        self._out: list[MasterInstruction] = []
+        self.workers = workers  # slots n
+        self.seed = seed  # of the order of partitions in partial rows, the same at both ends
+        self._expected = expected  # the master's own Hello: what a worker's must equal
+        self._peers: dict[int, PeerState] = {}  # by index: the workers whose link stands, one life each
+        self._newest: dict[int, int] = {}  # by index: the newest life that was admitted; older ones are refused
+        self._plan: Plan | None = None  # of the newest step; rounds in hand may still be of an older one
+        self._assignments: dict[int, Assignment] = {}  # by index: each worker's rows in that plan
+        self._weighted: Mask = np.zeros(0, bool)  # (R,) rows of that plan that carry bits and data: what can be counted
+        self._open: OpenedStep | None = None  # the open step; None: between two steps
+        self._decoder: Decoder | None = None  # of the newest step: also says what late messages are for
+        self._step = -1  # the newest step that was opened
+        self._shifts: dict[int, Shift] = {}  # by row: h_row at the master, if a message has moved it
+        self._failures: dict[int, int] = {}  # by partition: failures since one of its gradients was counted
+        self._stopped = False  # Stop has come: whoever joins is let go
+        self._out: list[MasterInstruction] = []  # what `handle` will return
 
     # --- what the driver may ask before it opens a step ---
 
@@ -207,7 +225,7 @@ class MasterMachine:
         where = {CODED_SUM: "the coded sum", THE_MODEL: "the model"}.get(
             event.partition, f"partition {event.partition}"
         )
-        self._out.append(Drop(event.peer, event.step, f"user error in {where}: {event.text}"))
+        self._out.append(Drop(event.peer, event.step, DropWhy.ERROR, f"{where}: {event.text}"))
         count = self._failures.get(event.partition, 0) + 1
         self._failures[event.partition] = count
         if event.partition == THE_MODEL:
@@ -231,7 +249,7 @@ class MasterMachine:
 
     def _break(self, at: float, peer: Peer, step: int, reason: str) -> None:
         """A peer broke the protocol: drop what it sent, close its link alone."""
-        self._out += [Drop(peer, step, reason), CloseLink(peer, reason)]
+        self._out += [Drop(peer, step, DropWhy.BROKEN, reason), CloseLink(peer, reason)]
         self._gone(at, peer, f"worker {peer.rank} closed: {reason}")
 
     # --- rounds ---
@@ -355,7 +373,7 @@ class MasterMachine:
         if event.why == "astray":
             state.params = None
         if owed is not None and owed.shift:
-            self._out.append(Drop(event.peer, owed.step, ASTRAY if event.why == "astray" else event.why))
+            self._out.append(Drop(event.peer, owed.step, _DROPPED[event.why]))
             if self._open is not None and owed.step == self._open.event.step:
                 self._open.cut[event.peer.worker] = owed
                 self._write_off(event.at, tuple(owed.shift))
@@ -367,7 +385,7 @@ class MasterMachine:
         head, peer = event.head, event.peer
         state = self._known(peer)
         if state is None:
-            self._out.append(Drop(peer, head.step, "its link is closed"))
+            self._out.append(Drop(peer, head.step, DropWhy.UNLINKED))
             return
         owed = state.outstanding
         if event.fault is not None:
@@ -405,7 +423,7 @@ class MasterMachine:
         opened, row = self._open, event.head.row
         assert opened is not None
         if row in opened.settled:
-            self._out.append(Drop(event.peer, event.head.step, f"row {row} is settled already"))
+            self._out.append(Drop(event.peer, event.head.step, DropWhy.SETTLED))
             return
         opened.settled.add(row)
         if not self._weighted[row]:
@@ -442,7 +460,7 @@ class MasterMachine:
         age = self._step - event.head.step + (self._open is None)
         use = self._decoder.late(row, age) if same and owned and owed.trained == plan.trained else Use(0.0)
         if use.beta == 0.0:
-            self._out.append(Drop(event.peer, event.head.step, "late"))
+            self._out.append(Drop(event.peer, event.head.step, DropWhy.LATE))
             return
         self._out.append(Accumulate(event.head.step, row, event.body, use, late=True))
         self._shifted(row, event.peer, use)

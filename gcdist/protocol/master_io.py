@@ -6,6 +6,7 @@ Every event begins with ``at``: monotonic seconds, stamped by whoever received i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from gcdist.protocol.messages import Body, CloseWhy, CreditWhy, Head, Hello, Peer, Round, Tick, Wake
@@ -180,13 +181,32 @@ class Keep:
     use: Use
 
 
+class DropWhy(StrEnum):
+    """Why a message or a round was dropped."""
+
+    STALE = "stale"  # the worker: a newer step was open
+    CUT = "cut"  # the worker: nothing was done by its cut
+    FAILED = "failed"  # the worker: the user's code raised, as its own `Drop` says
+    ASTRAY = "its parameters are not the master's: it gets all of them with its next round"
+    ERROR = "user error"
+    LATE = "late"  # its step was closed
+    UNLINKED = "its link is closed"
+    SETTLED = "its row is settled already"
+    BROKEN = "not the protocol"  # the link is closed
+
+
+QUIET = frozenset({DropWhy.STALE, DropWhy.CUT, DropWhy.FAILED, DropWhy.LATE, DropWhy.UNLINKED, DropWhy.ERROR})
+"""Reasons without a line of their own: they are usual, or told elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A message or a worker's round was dropped; for the log and the counters."""
+    """A message or a worker's round was dropped; for the log and the counters. ``text``: what it was, in words."""
 
     peer: Peer
     step: int
-    reason: str
+    why: DropWhy
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 8  # raised when a message changes; peers of another number are refused
+PROTOCOL = 9  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 

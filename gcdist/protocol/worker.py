@@ -50,7 +50,7 @@ from gcdist.protocol.worker_io import (
     Zero,
 )
 
-_Phase: TypeAlias = Literal["idle", "computing", "encoding", "sending"]
+_Phase: TypeAlias = Literal["computing", "encoding", "sending"]
 REFUSED_EXIT = 2  # exit code of bad input: the user must change something
 
 
@@ -63,23 +63,23 @@ def _fits(new: Round, work: Assignment) -> bool:
 class _Work:
     """The round in hand."""
 
-    round: Round
+    round: Round  # as it came
     todo: deque[tuple[int, int, float]]  # (row, partition, coefficient) not yet begun
     rows: deque[int]  # rows not yet encoded, the first one is being computed
-    shift: dict[int, int]
+    shift: dict[int, int]  # rows -> version of h_row that their messages subtract
     cut_at: float  # when the row in hand is sent as far as it is; inf: when it is complete
-    cut: bool = False  # it was
-    left_out: bool = False  # rows that were not begun
+    cut: bool = False  # the cut has come
+    left_out: bool = False  # the cut left out rows that were not begun
     done: int = 0  # partitions of the row in hand
-    phase: _Phase = "computing"
+    phase: _Phase = "computing"  # of the row in hand
 
 
 @dataclass(slots=True)
 class _Held:
     """Version of this worker's h_row, and whether its last message still waits for the master's verdict."""
 
-    version: int = 0
-    pending: bool = False
+    version: int = 0  # messages that have moved it
+    pending: bool = False  # a message was sent; the next round says what became of it
 
 
 @dataclass(slots=True)
@@ -97,15 +97,15 @@ class WorkerMachine:
     retry_most: float = 30.0
     patience: float = 5.0
     seed: int = 0
-    _linked: bool = False
-    _announced: int = -1
-    _work: _Work | None = None
-    _assignment: Assignment | None = None
-    _plan_id: int = -1
-    _held: dict[int, _Held] = field(default_factory=dict)
-    _retry: float = 0.0
-    _leave_by: float | None = None
-    _out: list[WorkerInstruction] = field(default_factory=list)
+    _linked: bool = False  # the master has admitted this life
+    _announced: int = -1  # the newest step that is known to be open: older work is stale
+    _work: _Work | None = None  # the round in hand; None: its credit is out
+    _assignment: Assignment | None = None  # rows of the newest plan that this life was sent
+    _plan_id: int = -1  # of that plan
+    _held: dict[int, _Held] = field(default_factory=dict)  # by row: this end of h_row
+    _retry: float = 0.0  # seconds before the last attempt to link; 0: there was a link since
+    _leave_by: float | None = None  # after a SIGTERM: when to go without the master's release
+    _out: list[WorkerInstruction] = field(default_factory=list)  # what `handle` will return
 
     def handle(self, event: WorkerEvent) -> list[WorkerInstruction]:
         """Take one event, in stamp order; never blocks."""

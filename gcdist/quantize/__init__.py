@@ -1,7 +1,15 @@
 """Quantizers: float32 vectors to packed bytes and back, with a known noise law (math section 7)."""
 
 from gcdist.quantize.base import Base
-from gcdist.quantize.registry import bits_allowed, decode, get_quantizer, noise_table, quantizer_names, warm
+from gcdist.quantize.registry import (
+    bits_allowed,
+    decode,
+    get_quantizer,
+    noise_table,
+    quantizer_names,
+    register_quantizer,
+    warm,
+)
 from gcdist.quantize.segments import Segments, Sums, get_segments, warm_segments
 
 __all__ = [
@@ -14,6 +22,7 @@ __all__ = [
     "get_segments",
     "noise_table",
     "quantizer_names",
+    "register_quantizer",
     "warm",
     "warm_segments",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Callable
 
 import numpy as np
 
+from gcdist.names import nearest
 from gcdist.quantize.base import Base
 from gcdist.quantize.bucket import Bucket
 from gcdist.quantize.dither import Dither
@@ -16,7 +17,7 @@ from gcdist.quantize.rotated import Rotated, RotatedDither
 from gcdist.types import F32, F64, U8, Key, Quantizer
 
 WIDEST_BITS = 32  # packed bits a coordinate
-_CLASSES: dict[str, type[Base]] = {
+_CLASSES: dict[str, Callable[..., Quantizer]] = {
     kind.name: kind for kind in (Float32, Bfloat16, Dither, Bucket, Qsgd, Rotated, RotatedDither, Eden)
 }
 
@@ -35,13 +36,23 @@ def get_quantizer(name: str, **options: object) -> Quantizer:
     ValueError: unknown quantizer 'bukcet'; did you mean 'bucket'? Known: float32, ...
     """
     if name not in _CLASSES:
-        close = get_close_matches(name, _CLASSES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
+        near = nearest(name, _CLASSES)
+        hint = f"; did you mean {near!r}?" if near else "."
         raise ValueError(f"unknown quantizer {name!r}{hint} Known: {', '.join(_CLASSES)}")
     try:
         return _CLASSES[name](**options)
     except TypeError as error:
         raise ValueError(f"quantizer {name!r} does not take the options {sorted(options)}") from error
+
+
+def register_quantizer(name: str, build: Callable[..., Quantizer]) -> None:
+    """Add a quantizer of one's own, in every process of the run; its options are the parameters of ``build``.
+
+    Raises:
+        ValueError: the name is taken by another quantizer.
+    """
+    if _CLASSES.setdefault(name, build) is not build:
+        raise ValueError(f"quantizer {name!r} is there already: choose another name")
 
 
 def bits_allowed(quantizer: Quantizer) -> tuple[int, ...]:

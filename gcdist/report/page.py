@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from gcdist.report.content import WORKER_HEADINGS, bits, figures, run_content, s
 from gcdist.report.reading import Run
 from gcdist.report.verdict import Verdict
 from gcdist.report.whatif import WhatIf
+from gcdist.whole_file import write_whole
 
 PICTURES = (
     (
@@ -58,9 +58,7 @@ def write_report(runs: Sequence[tuple[Run, Verdict, list[WhatIf]]], out: Path) -
         OSError: the page cannot be written.
     """
     text = page(runs)
-    half = out.with_name(out.name + ".part")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, out)
+    write_whole(out, text)
 
 
 def page(runs: Sequence[tuple[Run, Verdict, list[WhatIf]]]) -> str:

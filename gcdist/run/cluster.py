@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
 from gcdist.master.scheme import Scheme
-from gcdist.model.evaluation import evaluated
-from gcdist.observe import Observer, RunFolder, Summary, WorkerRound
+from gcdist.observe import Observer, RunFolder, Summary
 from gcdist.planning import PlanReport
 from gcdist.run.accounts import Accounts
 from gcdist.run.body_watch import BodyWatch
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.checkpoints import Checkpoints
+from gcdist.run.evaluations import Evaluations
+from gcdist.run.loop import StepLoop
 from gcdist.run.model_watch import ModelWatch
 from gcdist.run.observing import configured
+from gcdist.run.record import RunRecord
 from gcdist.run.session import Session
 from gcdist.run.step import Step as Step
 from gcdist.run.step import StepInfo as StepInfo
-from gcdist.run.step import step_info
-from gcdist.run.user_state import Stateful, generators_now, set_generators
+from gcdist.run.step import step_info, take_into_model
+from gcdist.run.user_state import Stateful, generators_now
 from gcdist.simulator.quiescence import Quiescence
 from gcdist.straggler import ArrivalRule, pick
 from gcdist.tasks.task import Evaluate
@@ -70,20 +69,20 @@ class Cluster:
         self.on_step = on_step
         self.finished = False
         self.accounts = Accounts(session, driver)
-        self._scheme = session.scheme(self._planned)
+        self._record = RunRecord(session, driver, folder, self.accounts)
+        self._scheme = session.scheme(self._record.planned)
+        self._record.scheme = self._scheme
         self.checkpoints = Checkpoints(
             session, driver, self._scheme, self.accounts, folder.path, standstill, resumed, folder.event
         )
         self._watch = ModelWatch(session.task.model)
-        self._body = BodyWatch(lambda: self.checkpoints.parts.tracked, self._warn)
+        body = BodyWatch(lambda: self.checkpoints.parts.tracked, self._warn)
         self.virtual = standstill is not None  # time is that of the simulator
+        self._evaluations = Evaluations(session, driver, folder, self.accounts, self._watch)
         self._on_close = on_close
-        self._already = self.accounts.trained  # steps in the checkpoint, not yet asked for again
-        self._body_generators: dict[str, Any] | None = None  # when the open step's loop body began
-        self._deadline: float | None = None  # of the plan before
-        self._noticed: frozenset[str] = frozenset()  # what its lines were about
+        self._loop = StepLoop(self, body, self._begin, self._evaluate_if_due)
         if resumed is not None:
-            self._recall_evaluation()
+            self._evaluations.recall()
             driver.faults.spare_master()
         for observer in configured(self.config, folder.path, driver.say):
             self.observe(observer)
@@ -131,7 +130,7 @@ class Cluster:
         if count < 0:
             raise ValueError(f"steps: found {count}; should be 0 or more")
         self._must_be_open("steps")
-        return self._steps(count)
+        return self._loop.steps(count)
 
     def epochs(self, count: int) -> Iterator[tuple[int, Iterator[Step]]]:
         """The epochs that are left of ``count``, each with its steps: ``for epoch, steps in cluster.epochs(10)``.
@@ -139,47 +138,7 @@ class Cluster:
         In a resumed run those that the checkpoint holds whole are left out, so that what the script does after an epoch
         (validating, saving) is not done again; one that was begun has the steps that are left of it.
         """
-        each = self.steps_per_epoch
-        left_out = min(count, self._already // each)
-        if left_out == count:
-            for _ in self.steps(
-                count * each
-            ):  # nothing is left: this welcomes the workers, so that they can be released
-                raise AssertionError("a finished run has no steps")
-            return
-        self._already -= left_out * each
-        for epoch in range(left_out, count):
-            yield epoch, self.steps(each)
-
-    def _steps(self, count: int) -> Iterator[Step]:
-        accounts, resumed = self.accounts, self.checkpoints.resumed
-        done = min(count, self._already)
-        self._already -= done
-        if 0 < count == done and not accounts.ledger.running:
-            with suppress(RunHaltedError):  # nothing is left to do: welcome the workers, so that they can be released
-                self._begin()
-        for number in range(count - done):
-            if resumed is not None and not accounts.ledger.running:
-                set_generators(resumed.state["generators"])
-                if number == 0:  # the run may have ended between checkpoint and evaluation
-                    self._evaluate_if_due()
-            before, self._body_generators = accounts.next, generators_now()
-            learned = accounts.estimated
-            self._body.begin()
-            try:
-                yield Step(self, accounts.next)
-            except GeneratorExit:  # break
-                if not self.finished:
-                    self.checkpoints.save_what_is_new()
-                raise
-            self._body_generators = None
-            self._body.end(before, accounts.next > before, accounts.estimated > learned)
-            if accounts.next > before:
-                if self.checkpoints.due() or number == count - done - 1:
-                    self.checkpoints.save_what_is_new()
-                self._evaluate_if_due()
-        if count > done and not accounts.estimated:
-            raise RunHaltedError(f"nothing was learned: no gradient arrived in any of {accounts.trained} steps")
+        return self._loop.epochs(count, self.steps)
 
     def track(self, **parts: Stateful | dict[Any, Any]) -> None:
         """Keep these in every checkpoint: ``cluster.track(optimizer=opt, scheduler=sched, mine=obj)``.
@@ -223,32 +182,16 @@ class Cluster:
             ValueError: there is neither, or it gave something other than numbers by name.
         """
         self._must_be_open("evaluate")
-        fn = fn or self.session.task.evaluate
-        if fn is None:
-            raise ValueError("evaluate: the task has no evaluate function; give one")
-        accounts, port = self.accounts, self.driver.port
-        at, begun = accounts.ledger.seconds, port.now()
-        self._warn(self._watch.changed())
-        with accounts.ledger.pause("evaluation"):
-            accounts.evaluation = evaluated(self.session.task.model, fn)
-            self._watch.accept()
-            spent = port.now() - begun
-        accounts.evaluated_at = accounts.next
-        self.folder.evaluation(accounts.next, at, spent, accounts.evaluation)
-        self.folder.event("evaluation", f"after {accounts.next} steps, in {spent:.3g} s")
-        return dict(accounts.evaluation)
+        return self._evaluations.evaluate(fn)
 
     def final_evaluation(self) -> dict[str, float]:
         """The metrics after the last step. They are evaluated if that has not happened; empty if the task has none."""
-        if self.session.task.evaluate is None:
-            return {}
-        accounts = self.accounts
-        return dict(accounts.evaluation) if accounts.evaluated_at == accounts.next else self.evaluate()
+        return self._evaluations.final(self.evaluate)
 
     def round(self, number: int) -> StepInfo:
         """Run the round of step ``number`` and take its result into the model; `Step.backward` calls this."""
         self._must_be_open("backward")
-        state, accounts = self.session.state, self.accounts
+        accounts = self.accounts
         if number != accounts.next:
             raise RuntimeError(f"step {number}: backward() was called out of turn; the next step is {accounts.next}")
         self._warn(self._watch.changed())
@@ -259,29 +202,22 @@ class Cluster:
             self.checkpoints.at_rest = False
             result = self._run_round(number, self._scheme)
             self.checkpoints.at_rest = True
-        except (RunStoppedError, RunHaltedError):
-            self.checkpoints.save_what_is_new(self._body_generators)
+        except RunStoppedError:
+            self.checkpoints.save_what_is_new(self._loop.body_generators)
             raise
-        used = np.zeros(len(state.parameters), bool)
-        for counted in result.counted:
-            used |= counted.sidecar.used
-        if result.gradient is None:
-            state.set_grad(np.zeros(state.layout.d, np.float32), np.zeros(len(state.parameters), bool))
-        else:
-            # what is remembered knows of parameters that no arrived partition used
-            state.set_grad(result.gradient, None if self.driver.aggregator.remembers else used)
-        state.merge_buffers([counted.sidecar.buffers for counted in result.counted])
+        except Exception as error:  # a halt, or a bug: what led to it
+            self._record.halted()
+            if isinstance(error, RunHaltedError):
+                self.checkpoints.save_what_is_new(self._loop.body_generators)
+            raise
+        take_into_model(result, self.session.state, self.driver.aggregator.remembers)
         accounts.add(result, self._scheme)
         seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
-        info = step_info(
-            result, seconds, traffic, self._scheme.maker.noise, self.session.sizes_K, self._scheme.maker.spread
-        )
-        rounds = self.driver.times.take(self.driver.port.now() - seconds)
-        self._write(info, rounds)
-        in_time = {seen.worker + 1: seen.seconds for seen in result.seen if seen.step == number and not seen.censored}
-        missing = tuple(seen.worker + 1 for seen in result.seen if seen.step == number and seen.censored)
-        opened = info.seconds - result.seconds
-        self.folder.trace.step(number, opened, result.seconds, in_time, missing, result.why, rounds)
+        maker, sizes_K = self._scheme.maker, self.session.sizes_K
+        info = step_info(result, seconds, traffic, maker.noise, sizes_K, maker.spread)
+        self._record.step(info, result)
+        if self.on_step is not None:
+            self.on_step(info)
         return info
 
     def check_waiting(self, steps: int, on_step: Callable[[int], None] | None = None) -> tuple[float, float] | None:
@@ -293,7 +229,7 @@ class Cluster:
         if self.accounts.data.local:  # who would compute how much depends on who is here
             self.driver.say("check", "waiting for all is not checked: not every worker can read every partition")
             return None
-        scheme = self.session.wait_for_all(self._planned)
+        scheme = self.session.wait_for_all(self._record.planned)
         return self.accounts.check_waiting(steps, partial(self._run_round, scheme=scheme), on_step)
 
     def inject(self, fault: FaultConfig | Mapping[str, Any]) -> None:
@@ -362,17 +298,8 @@ class Cluster:
         self.checkpoints.begin()
 
     def _evaluate_if_due(self) -> None:
-        every, at = self.config.evaluation.every, self.accounts.next
-        if every and at % every == 0 and self.session.task.evaluate and self.accounts.evaluated_at != at:
+        if self._evaluations.due():
             self.evaluate()
-
-    def _recall_evaluation(self) -> None:
-        """Find the evaluation of the checkpoint's step, which came after the checkpoint was written."""
-        for line in self.folder.evaluations():
-            if line["step"] == self.accounts.next != self.accounts.evaluated_at:
-                self.accounts.evaluated_at, self.accounts.evaluation = line["step"], dict(line["metrics"])
-                paused = self.accounts.ledger.paused
-                paused["evaluation"] = paused.get("evaluation", 0.0) + line["evaluation_seconds"]
 
     def _warn(self, line: str | None) -> None:
         if line is not None:
@@ -381,30 +308,3 @@ class Cluster:
     def _run_round(self, number: int, scheme: Scheme) -> RoundResult:
         self.session.state.grow()  # parameters that were unfrozen since the last step
         return self.driver.run_round(number, scheme)
-
-    def _planned(self, plan: Plan, report: PlanReport, deadline: float) -> None:
-        maker = self._scheme.maker
-        learned = {"coordinates": self.session.state.layout.d, "disagreement": maker.disagreement}
-        if maker.known_spread:
-            learned["spread"] = maker.spread
-        self.folder.write_plan(plan, report=report, deadline=deadline, step=self.accounts.next, **learned)
-        if self._scheme.why:
-            self.folder.event("auto", f"from step {self.accounts.next} on: {self._scheme.why}")
-            self._scheme.why, self._deadline = "", deadline
-        if deadline != self._deadline:
-            was = "" if self._deadline is None else f" (was {self._deadline:.3g} s)"
-            self._deadline = deadline
-            self.folder.event("deadline", f"{deadline:.3g} s from step {self.accounts.next} on{was}")
-        for about, line in report["notices"].items():
-            if about not in self._noticed:
-                self.driver.say("plan", line)
-        self._noticed = frozenset(report["notices"])
-        if report["uncovered"]:
-            self.driver.say("plan", f"nobody here holds partitions {report['uncovered']}: the estimate leaves them out")
-
-    def _write(self, info: StepInfo, rounds: list[WorkerRound]) -> None:
-        self.accounts.seconds = info.seconds
-        values: dict[str, Any] = {name: getattr(info, name) for name in StepInfo.__slots__}
-        self.folder.step(values.pop("step"), rounds, **values)
-        if self.on_step is not None:
-            self.on_step(info)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.coding import WAITING, get_code, least_noise
+from gcdist.coding import code_options, get_code, least_noise
+from gcdist.coding.auto import Auto
 from gcdist.config import Config, ConfigError, checked
 from gcdist.exchange.setup import Setup
 from gcdist.master.auto_scheme import AutoScheme
@@ -21,7 +22,6 @@ from gcdist.straggler import ArrivalRule, Arrivals, ChosenDeadline, FirstPartiti
 from gcdist.tasks import Task, TaskError, load_task
 from gcdist.types import GradientCode, Plan
 
-ALLOCATED = ("auto", "osgc", "joint", "self-normalised", "shifted")  # schemes that read code.allocation
 OnPlan = Callable[[Plan, PlanReport, float], None]
 
 
@@ -42,7 +42,7 @@ class Session(Setup):
         setup = Setup.of(task, config, workers, own=False)
         config = setup.config
         options = dict(config.code.options)
-        if config.code.scheme in ALLOCATED:
+        if "allocation" in checked("code", lambda: code_options(config.code.scheme)):
             options.setdefault("allocation", config.code.allocation)
         code = checked("code", lambda: get_code(config.code.scheme, **options))
         if config.code.unbiased and not code.unbiased:
@@ -69,29 +69,23 @@ class Session(Setup):
     @property
     def _grows(self) -> bool:
         """Whether a plan gives reliable workers more to compute, up to ``load_most`` times an even share."""
-        return self.config.code.allocation == "chain" and self.code.name in ALLOCATED
+        return self.code.chooses_loads
 
     def scheme(self, on_plan: OnPlan) -> Scheme:
         """The configured scheme with its stop rule."""
         straggler = self.config.straggler
         deadline = straggler.deadline
-        if self.code.name == "auto" and deadline == "auto" and self._partial(self.code):
+        if isinstance(self.code, Auto) and deadline == "auto" and self._partial(self.code):
             return self._auto(on_plan)
-        if deadline == "auto" and (self.code.name in WAITING or not self.code.unbiased):
+        if deadline == "auto" and (self.code.waits or not self.code.unbiased):
             deadline = "wait"  # there is no F to tune by
         rule = checked(
             "straggler",
             lambda: make_stop_rule(
                 workers=self.workers,
                 deadline=deadline,
-                max_wait=straggler.max_wait,
-                warmup_steps=straggler.warmup_steps,
-                p=straggler.p,
-                prior_p=straggler.prior_p,
-                prior_weight=straggler.prior_weight,
-                window=straggler.window,
+                **straggler.model_dump(exclude={"deadline", "replan_every"}),
                 delays=self._first_partition() if self._partial(self.code) else self.delays,
-                noise_most=straggler.noise_most,
                 noise=partial(least_noise, share_most=self.config.code.load_most) if self._grows else None,
             ),
         )
@@ -122,7 +116,9 @@ class Session(Setup):
 
     def wait_for_all(self, on_plan: OnPlan) -> Scheme:
         """The baseline `sync` with the same partitions: waits for everybody."""
-        rule = WaitForAll(Arrivals(self.workers), self.config.straggler.max_wait)
+        given = self.config.straggler
+        arrivals = Arrivals(self.workers, given.window, given.prior_p, given.prior_weight)
+        rule = WaitForAll(arrivals, given.max_wait)
         return self._scheme(get_code("sync"), rule, on_plan)
 
     def _scheme(self, code: GradientCode, rule: ArrivalRule, on_plan: OnPlan) -> Scheme:

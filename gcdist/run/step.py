@@ -13,6 +13,7 @@ from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.arrival_tally import shares_done
 from gcdist.master.driver import RoundResult
 from gcdist.master.noise_estimates import noise_observed, noise_planned
+from gcdist.model.state import ModelState
 from gcdist.types import F64, METRICS_MOST, RunHaltedError
 
 
@@ -125,6 +126,21 @@ def _metrics(sidecars: Iterable[Sidecar], size_K: F64) -> dict[str, float]:
         total = sum(size_K[j] for j in found[name])
         means[name] = float(sum(size_K[j] / total * value for j, value in found[name].items()))
     return means
+
+
+def take_into_model(result: RoundResult, state: ModelState, remembers: bool) -> None:
+    """Fill ``.grad`` with the decoded gradient, and merge the buffers of who arrived.
+
+    A parameter that no arrived partition used gets None, unless the code ``remembers`` older messages, which know of it.
+    """
+    used = np.zeros(len(state.parameters), bool)
+    for counted in result.counted:
+        used |= counted.sidecar.used
+    if result.gradient is None:
+        state.set_grad(np.zeros(state.layout.d, np.float32), np.zeros(len(state.parameters), bool))
+    else:
+        state.set_grad(result.gradient, None if remembers else used)
+    state.merge_buffers([counted.sidecar.buffers for counted in result.counted])
 
 
 class Step:

@@ -11,7 +11,7 @@ from gcdist.straggler.deadline import (
     WaitForAll,
     make_stop_rule,
 )
-from gcdist.straggler.delays import DELAYS, load_delays, make_delays, read_trace
+from gcdist.straggler.delays import DELAYS, load_delays, make_delays, read_trace, register_delays
 from gcdist.straggler.faults import FaultSchedule, Planned, pick
 from gcdist.straggler.work_laws import WorkLaws
 
@@ -35,5 +35,6 @@ __all__ = [
     "make_stop_rule",
     "pick",
     "read_trace",
+    "register_delays",
     "with_cuts",
 ]

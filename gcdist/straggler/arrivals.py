@@ -60,13 +60,7 @@ class Arrivals:
     foretold with k = 1, shrunk to that of all workers, and weighed against k = 1 by how well either foretold the outcomes.
     """
 
-    def __init__(self, workers: int, window: int = 200, prior_p: float = 0.1, prior_weight: float = 2.0) -> None:
-        if not 0 < prior_p < 1:
-            raise ValueError(f"prior_p: found {prior_p}; should be between 0 and 1")
-        if prior_weight <= 0:
-            raise ValueError(f"prior_weight: found {prior_weight}; should be above 0")
-        if window < 1:
-            raise ValueError(f"window: found {window}; should be at least 1")
+    def __init__(self, workers: int, window: int, prior_p: float, prior_weight: float) -> None:
         self.workers = workers
         self.window = window
         self.prior_p = prior_p

@@ -108,7 +108,7 @@ class GivenChances:
 def make_chances(p: Source, arrivals: Arrivals, delays: DelayModel | None = None) -> Chances:
     """The source that the setting ``straggler.p`` names; ValueError: "model" without ``delays``, a list of another length.
 
-    >>> make_chances([0.1, 0.2], Arrivals(2)).p_given_ready(1.0, np.ones(2), np.ones(2, bool)).tolist()
+    >>> make_chances([0.1, 0.2], Arrivals(2, 200, 0.1, 2.0)).p_given_ready(1.0, np.ones(2), np.ones(2, bool)).tolist()
     [0.1, 0.2]
     """
     if not isinstance(p, str):

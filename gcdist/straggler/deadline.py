@@ -51,8 +51,6 @@ class ArrivalRule:
         p: Source = "measured",
         delays: DelayModel | None = None,
     ) -> None:
-        if not max_wait > 0:
-            raise ValueError(f"max_wait: found {max_wait}; should be seconds above 0")
         self.arrivals = arrivals
         self.max_wait = max_wait
         self.chances = make_chances(p, arrivals, delays)
@@ -188,8 +186,6 @@ class FixedDeadline(ArrivalRule):
         p: Source = "measured",
         delays: DelayModel | None = None,
     ) -> None:
-        if not 0 < deadline <= max_wait:
-            raise ValueError(f"deadline: found {deadline}; should be above 0 and at most max_wait = {max_wait}")
         super().__init__(arrivals, max_wait, warmup_steps if p == "measured" else 0, p, delays)
         self._deadline = deadline
 
@@ -238,15 +234,11 @@ class AutoDeadline(ArrivalRule):
         arrivals: Arrivals,
         max_wait: float,
         warmup_steps: int,
-        p: Literal["measured", "model"] = "measured",
-        delays: DelayModel | None = None,
-        noise_most: float = 0.2,
+        p: Literal["measured", "model"],
+        delays: DelayModel | None,
+        noise_most: float,
         noise: Noise | None = None,
     ) -> None:
-        if not isinstance(p, str):
-            raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
-        if not noise_most > 0:
-            raise ValueError(f"noise_most: found {noise_most}; should be above 0")
         super().__init__(arrivals, max_wait, max(warmup_steps, 1), p, delays)
         self._noise_most = noise_most
         self._noise = noise or _one_over_F
@@ -352,7 +344,7 @@ class AutoDeadline(ArrivalRule):
     def _noise_G(self, p_NG: F64, omega_N: F64) -> F64:
         """The least noise of a plan at each column's p, for partitions that agree; at most `_HUGE`."""
         with np.errstate(divide="ignore"):
-            cost_NG = (p_NG + omega_N[:, None]) / (1 - p_NG)
+            cost_NG = (p_NG + omega_N[:, None]) / (1 - p_NG)  # coding.row_costs, which this room cannot import
         return np.minimum([self._noise(cost_N) for cost_N in cost_NG.T], _HUGE)
 
     def _deadline_now(self) -> float:
@@ -362,27 +354,26 @@ class AutoDeadline(ArrivalRule):
 
 def make_stop_rule(
     workers: int,
-    deadline: float | Literal["auto", "wait"] = "auto",
-    max_wait: float = 60.0,
-    warmup_steps: int = 5,
-    p: Source = "measured",
-    prior_p: float = 0.1,
-    prior_weight: float = 2.0,
-    window: int = 200,
+    *,
+    deadline: float | Literal["auto", "wait"],
+    max_wait: float,
+    warmup_steps: int,
+    p: Source,
+    prior_p: float,
+    prior_weight: float,
+    window: int,
+    noise_most: float,
     delays: DelayModel | None = None,
-    noise_most: float = 0.2,
     noise: Noise | None = None,
 ) -> ArrivalRule:
-    """The stop rule of these settings, the keys of the config's straggler section; ``delays`` for ``p = "model"``.
+    """The stop rule of these settings, the keys of the config's straggler section, which checks them.
 
-    >>> make_stop_rule(8, deadline=0.5).deadline
-    0.5
+    ``delays``: for ``p = "model"``; ``noise``: the least noise of a plan, where loads are bounded.
     """
     arrivals = Arrivals(workers, window, prior_p, prior_weight)
     if deadline == "wait":
         return WaitForAll(arrivals, max_wait)
     if deadline == "auto":
-        if not isinstance(p, str):
-            raise ValueError("p: found a list; it holds for one deadline: give seconds in place of auto")
+        assert isinstance(p, str)  # the settings take a list with a deadline in seconds only
         return AutoDeadline(arrivals, max_wait, warmup_steps, p, delays, noise_most, noise)
     return FixedDeadline(deadline, arrivals, max_wait, warmup_steps, p, delays)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gcdist.hashing import hashed
+from gcdist.names import nearest
 from gcdist.types import F64, DelayModel
 
 Numbers: TypeAlias = float | Sequence[float]
@@ -241,7 +242,7 @@ def _trace(workers: int, file: str | Path, unit: float = 1.0, scale_with_load: b
     return Trace(seconds_TN[:, :workers], scale_with_load)
 
 
-DELAYS: Mapping[str, Callable[..., DelayModel]] = {
+DELAYS: dict[str, Callable[..., DelayModel]] = {
     "none": _none,
     "shifted-exponential": _shifted,
     "pareto": _pareto,
@@ -259,12 +260,24 @@ def make_delays(model: str, workers: int, **params: Any) -> DelayModel:
     0.1
     """
     if model not in DELAYS:
-        raise ValueError(f'model: found "{model}"; allowed: {", ".join(DELAYS)}')
+        near = nearest(model, DELAYS)
+        hint = f'did you mean "{near}"? ' if near else ""
+        raise ValueError(f'model: found "{model}"; {hint}allowed: {", ".join(DELAYS)}')
     try:
         return DELAYS[model](workers, **params)
     except TypeError as error:
         text = str(error).partition("() ")[2] or str(error)
         raise ValueError(f'delay model "{model}" {text}') from None
+
+
+def register_delays(model: str, build: Callable[..., DelayModel]) -> None:
+    """Add a delay model of one's own, in every process of the run: ``build(workers, **options)``.
+
+    Raises:
+        ValueError: the name is taken by another model.
+    """
+    if DELAYS.setdefault(model, build) is not build:
+        raise ValueError(f"delay model {model!r} is there already: choose another name")
 
 
 def load_delays(path: str | Path) -> tuple[DelayModel, int]:

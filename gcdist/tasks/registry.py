@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gcdist.names import nearest
 from gcdist.tasks import coco, convex, digits
 from gcdist.tasks.task import Task
 
@@ -143,5 +143,5 @@ def _check_types(name: str, build: Callable[..., Any], arguments: Mapping[str, A
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    near = nearest(word, known)
+    return f" (did you mean {near!r}?)" if near else ""

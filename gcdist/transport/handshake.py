@@ -49,7 +49,11 @@ def proof(secret: str, who: str, run_id: str, ticket: int, nonces: bytes, hello:
     >>> len(proof("s", "worker", "run", 1, bytes(64), b""))
     32
     """
-    parts = (b"gcdist 3", who.encode(), run_id.encode(), b"%d" % ticket, nonces, hello)
+    return keyed_digest(secret, b"gcdist 3", who.encode(), run_id.encode(), b"%d" % ticket, nonces, hello)
+
+
+def keyed_digest(secret: str, *parts: bytes) -> bytes:
+    """HMAC-SHA256 of these parts under the secret; 32 bytes. The first part names the protocol."""
     # each part with its length: no two lists of parts are the same bytes
     text = b"".join(b"%d:%s" % (len(part), part) for part in parts)
     return hmac.digest(secret.encode(), text, "sha256")

@@ -13,6 +13,7 @@ from gcdist.exchange.message import Message
 from gcdist.exchange.replica import ReplicaError
 from gcdist.exchange.sidecar import stamp_held
 from gcdist.model.gradients import PartitionResult, UserCodeError
+from gcdist.protocol.last_events import LastEvents
 from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Round, Tick, Wake
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
@@ -116,6 +117,7 @@ class WorkerDriver:
             than r/l of it. Without, nothing is done before it.
         inside: an injected delay is spent inside the l partitions: each takes an l-th of it at least, and the worker is not
             free before the end of one that it has begun.
+        last: takes the events with their instructions.
     """
 
     def __init__(
@@ -132,11 +134,11 @@ class WorkerDriver:
         computing: Computing | None = None,
         scale_with_load: bool = False,
         inside: bool = False,
+        last: LastEvents | None = None,
     ) -> None:
         self.machine = machine
         self.worker = worker
         self.exit: Exit | None = None
-        self.computed = 0  # partitions, for the log
         self._rows = rows
         self._port = port
         self._delays = delays
@@ -147,10 +149,11 @@ class WorkerDriver:
         self._computing = computing or InlineComputing()
         self._scale_with_load = scale_with_load
         self._inside = inside
-        self._arrived = 0.0
-        self._load = 0
-        self._partial = False
-        self._row = _Row()
+        self._last = last
+        self._arrived = 0.0  # when the round in hand came
+        self._load = 0  # partitions of a round of the newest plan
+        self._partial = False  # its rows may be cut
+        self._row = _Row()  # the row in hand
 
     def feed(self, event: WorkerEvent) -> None:
         """Handle one event and do what it asks for."""
@@ -170,7 +173,13 @@ class WorkerDriver:
                 self._pace.defer or self._waits_for(step, partition)
             ):
                 return  # of a partition that was under way when its row was cut: nobody waits for it
-        for instruction in self.machine.handle(event):
+        instructions: list[WorkerInstruction] = []
+        try:
+            instructions = self.machine.handle(event)
+        finally:
+            if self._last is not None:
+                self._last.add(event, instructions)
+        for instruction in instructions:
             self._do(instruction)
 
     def _do(self, told: WorkerInstruction) -> None:
@@ -290,7 +299,6 @@ class WorkerDriver:
 
     def _add(self, told: Compute, result: PartitionResult, seconds: float) -> None:
         self._rows.add(told.step, told.row, told.coefficient, result, seconds)
-        self.computed += 1
 
     def _part_floor(self, step: int, r: int) -> float:
         """Before this time the r-th partition of a partial row is not done."""

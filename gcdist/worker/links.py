@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from gcdist.protocol.codec import (
     unpack_fault,
     unpack_round,
     unpack_step,
+    unpack_welcome,
 )
 from gcdist.protocol.messages import Head, Tick
 from gcdist.protocol.worker_io import (
@@ -206,11 +206,7 @@ class WorkerLinks:
                 sent = unpack_round(frame.meta.tobytes())
                 return lambda at: RoundIn(at, sent, frame.data)
             case Kind.WELCOME:
-                try:
-                    said = json.loads(text_of(frame))
-                    self.slot, inc = int(said["worker"]), int(said["inc"])
-                except (ValueError, KeyError, TypeError):
-                    raise CodecError("a welcome without worker and inc") from None
+                self.slot, inc = unpack_welcome(frame.head)
                 self.ever_linked = True
                 return lambda at: Linked(at, inc)
             case Kind.REFUSE:

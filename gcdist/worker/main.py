@@ -17,6 +17,7 @@ from gcdist.exchange.signals import on_signals
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.loader import Loader
 from gcdist.protocol import WorkerMachine
+from gcdist.protocol.last_events import LastEvents
 from gcdist.protocol.messages import Round
 from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
 from gcdist.transport import Plane
@@ -24,8 +25,10 @@ from gcdist.types import U8
 from gcdist.worker.computing import ThreadComputing
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.links import WorkerLinks
-from gcdist.worker.log import heard
+from gcdist.worker.log import RECORD_BYTES, WorkerLog, heard
 from gcdist.worker.rows import RowMaker
+
+EVENTS_TOLD = 150  # last ones of a worker that ends in trouble: less than its log takes in a minute
 
 
 def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
@@ -59,6 +62,7 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
         computing=computing,
         scale_with_load=setup.config.inject.scale_with_load,
         inside=setup.config.inject.computing,
+        last=(last := LastEvents(EVENTS_TOLD)),
     )
     protocol = ProtocolThread(driver, port, cluster.join_timeout, cluster.rejoin_timeout, computing.end)
     port.connect(0.0)
@@ -66,13 +70,31 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
         with heard(port.log):
             protocol.start()
             computing.run()
-            return protocol.result()
+            try:
+                ended = protocol.result()
+            except Exception as error:
+                _tell(port.log, last, f"{type(error).__name__}: {error}")
+                raise
+            if ended.code:
+                _tell(port.log, last, ended.reason)
+            return ended
     finally:
         port.close()
         if loader is not None:
             loader.close()
         undo()
         still()
+
+
+def _tell(log: WorkerLog, last: LastEvents, why: str) -> None:
+    """The last events of a worker that ends in trouble, into its file in the run's folder."""
+    text = ""
+    for line in (f"this worker ends: {why}; its last events:", *last.lines()):
+        if len(text) + len(line) >= RECORD_BYTES // 2:  # a text beyond `RECORD_BYTES` would lose its middle
+            log.add(text)
+            text = ""
+        text = f"{text}\n{line}" if text else line
+    log.add(text)
 
 
 class ProtocolThread(threading.Thread):

@@ -11,19 +11,18 @@ from scipy.sparse import csr_array
 
 from gcdist.coding import get_code
 from gcdist.coding.allocations import allocate, check_allocation, papers_chain, star
-from gcdist.coding.errors import (
-    best_coefficients,
-    dependent_error,
-    exact_error,
-    exact_error_of_samples,
-    spectral_ratio,
-    spread_error,
-    worst_error,
-)
+from gcdist.coding.errors import spectral_ratio, worst_error
 from gcdist.coding.flow import capped_row_sums, held_row_sums, least_noise
 from gcdist.coding.optimal import row_costs, row_sums, total_gain
 from gcdist.planning import make_plan, noise_ratio
 from gcdist.types import F64, Problem
+from tests.reference.errors import (
+    best_coefficients,
+    dependent_error,
+    exact_error,
+    exact_error_of_samples,
+    spread_error,
+)
 
 SPREAD = ("chain", "full", "replicated:2", "replicated:3")
 

@@ -212,7 +212,7 @@ def test_osgc_weights_come_from_the_terms() -> None:
 
 
 def test_unknown_names_suggest() -> None:
-    with pytest.raises(ValueError, match=r"code 'osg' is not known: did you mean 'osgc'\? allowed are sync"):
+    with pytest.raises(ValueError, match=r"code 'osg' is not known: did you mean 'osgc'\? allowed are auto, sync"):
         get_code("osg")
     with pytest.raises(ValueError, match=r"did you mean 'allocation'\?"):
         get_code("osgc", alocation="chain")

@@ -14,12 +14,12 @@ from gcdist.coding.loads import (
     late_table,
     load_costs,
     loads_by_derivative,
-    loads_by_slope,
 )
 from gcdist.coding.loads_and_bits import plan_loads_and_bits
 from gcdist.coding.optimal import row_costs
 from gcdist.planning import make_plan, noise_ratio, plan_figures
 from gcdist.types import F64, Plan, Problem, StepTerms
+from tests.reference.designs import loads_by_slope
 
 NOISE = np.append(np.inf, 0.5 / (2.0 ** np.arange(1, 9) - 1) ** 2)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from gcdist.coding.optimal import dependent_row_sums, row_costs, row_sums, total_gain, weight_from_counts
+from gcdist.coding.optimal import row_costs, row_sums, total_gain
+from tests.reference.designs import dependent_row_sums, weight_from_counts
 
 
 def test_closed_form_equals_a_numerical_optimiser() -> None:

@@ -10,8 +10,8 @@ import pytest
 from gcdist.coding import get_code
 from gcdist.coding.decoders import Predicting
 from gcdist.planning import make_plan
-from gcdist.planning.decoding import predictor_error
 from gcdist.types import F64, Problem, StepTerms
+from tests.reference.errors import predictor_error
 
 
 @pytest.mark.parametrize("aligned", [True, False])

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import gcdist
 from gcdist.observe import RunFolder
-from gcdist.protocol.master_io import Drop, MasterEvent, MasterInstruction, SendRound, TakeOut
+from gcdist.protocol.master_io import Drop, DropWhy, MasterEvent, MasterInstruction, SendRound, TakeOut
 from gcdist.run.cluster import Cluster
 from gcdist.run.session import Session
 from gcdist.simulator.network import Network
@@ -126,9 +126,9 @@ def test_shifts_begin_anew_and_late_messages_of_the_older_vector_are_dropped(tmp
     after = [told for _, out in record[begun:] for told in out]
     assert len([t for t in after if isinstance(t, TakeOut)]) >= len(held[0])
     assert not [
-        t for t in after if isinstance(t, Drop) and t.reason not in ("late", "stale", "cut")
+        t for t in after if isinstance(t, Drop) and t.why not in (DropWhy.LATE, DropWhy.STALE, DropWhy.CUT)
     ]  # nobody's link was closed
-    assert [t for t in after if isinstance(t, Drop) and t.reason == "late" and t.step < 8], (
+    assert [t for t in after if isinstance(t, Drop) and t.why is DropWhy.LATE and t.step < 8], (
         "none came: this shows nothing"
     )
 

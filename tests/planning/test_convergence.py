@@ -7,8 +7,8 @@ import pytest
 
 from gcdist.coding.optimal import row_costs, row_sums, total_gain
 from gcdist.coding.supports import chain
-from gcdist.planning import convergence as cv
 from gcdist.types import F64
+from tests.reference import convergence as cv
 
 STEPS = 300
 

@@ -14,7 +14,7 @@ from gcdist.config import StragglerConfig
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "mathematics.md"
 JOURNEY = ROOT / "docs" / "journey.md"
-ROOMS = "coding|exchange|planning|straggler|quantize|protocol|master|worker|model|doctor"
+ROOMS = "reference|coding|exchange|planning|straggler|quantize|protocol|master|worker|model|doctor"
 NAME = re.compile(rf"`((?:{ROOMS})\.[A-Za-z_.]+)(?:\([^`]*)?`")
 CITED = re.compile(r"\bmath(?:ematics)?(?:\.md)?[ ,]+sections?\s+(\d+)(?:\s*(?:,|and)\s*(\d+))?")
 SHARED = ("gcdist.types", "gcdist.config.")  # cite sections that others compute
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the docs are not besi
 
 def found(dotted: str) -> Any:
     """What ``gcdist.<dotted>`` names, or None."""
-    words = f"gcdist.{dotted}".split(".")
+    words = f"{'tests' if dotted.startswith('reference.') else 'gcdist'}.{dotted}".split(".")
     for cut in range(len(words), 0, -1):
         try:
             thing = importlib.import_module(".".join(words[:cut]))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from gcdist.protocol import Assignment, Head, MasterMachine, Peer, Round
-from gcdist.protocol.master import ASTRAY
 from gcdist.protocol.master_io import (
     Accumulate,
     Admit,
@@ -20,6 +19,7 @@ from gcdist.protocol.master_io import (
     CloseStep,
     Credit,
     Drop,
+    DropWhy,
     Failed,
     Halt,
     Joined,
@@ -39,6 +39,8 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.messages import Tick, Wake
+from gcdist.report.reading import _GONE as GONE
+from gcdist.report.reading import _JOINED as JOINED
 from gcdist.types import Closing, Plan, Seen, StepTerms, Use
 from tests.protocol.plans import HELLO, Rows, Weighing, make_plan
 
@@ -157,7 +159,7 @@ def test_a_message_counts_by_its_stamp() -> None:
     assert only(machine.handle(arrived(2.0, A, 0, 0)), Accumulate)  # at the deadline, before the Tick
     out = machine.handle(arrived(2.001, B, 0, 1))  # stamped later: closes the step first
     assert only(out, CloseStep) == [CloseStep(0, Closing(), (0,), "deadline")]
-    assert out[-1] == Drop(B, 0, "late")
+    assert out[-1] == Drop(B, 0, DropWhy.LATE)
 
 
 def test_a_count_closes() -> None:
@@ -203,14 +205,14 @@ def test_a_message_that_was_not_asked_for_closes_its_link_alone(message: Arrived
     machine = master(A, B)
     machine.handle(opening(0, make_plan(0, TWO)))
     out = machine.handle(message)
-    reason = message.fault or out[0].reason  # type: ignore[union-attr]
+    reason = message.fault or out[0].text  # type: ignore[union-attr]
     assert out == [
-        Drop(A, message.head.step, reason),
+        Drop(A, message.head.step, DropWhy.BROKEN, reason),
         CloseLink(A, reason),
         Replan(f"worker 1 closed: {reason}"),
     ]
     assert machine.live().tolist() == [False, True]
-    assert machine.handle(arrived(1.2, A, 0, 0)) == [Drop(A, 0, "its link is closed")]
+    assert machine.handle(arrived(1.2, A, 0, 0)) == [Drop(A, 0, DropWhy.UNLINKED)]
     assert machine.handle(arrived(1.3, B, 0, 1))[-1] == CloseStep(0, Closing(), (1,), "complete")
 
 
@@ -241,7 +243,7 @@ def test_a_credit_without_its_message_writes_the_row_off() -> None:
     machine.handle(opening(0, make_plan(0, TWO), deadline=inf))
     machine.handle(arrived(1.1, A, 0, 0))
     out = machine.handle(Credit(1.2, B, 0, "stale"))
-    assert out[0] == Drop(B, 0, "stale")
+    assert out[0] == Drop(B, 0, DropWhy.STALE)
     assert out[-1] == CloseStep(0, Closing(), (0,), "complete")
 
 
@@ -254,7 +256,7 @@ def test_strangers_change_nothing() -> None:
     assert machine.handle(Leaving(1.1, stranger)) == []
     assert machine.handle(Silent(1.1, stranger, 5.0)) == []
     assert machine.handle(Failed(1.1, stranger, 0, 0, "boom")) == []
-    assert machine.handle(arrived(1.1, stranger, 0, 0)) == [Drop(stranger, 0, "its link is closed")]
+    assert machine.handle(arrived(1.1, stranger, 0, 0)) == [Drop(stranger, 0, DropWhy.UNLINKED)]
     assert machine.live().tolist() == [True, False]
 
 
@@ -342,7 +344,7 @@ def test_a_silent_worker_is_not_ready_but_still_live() -> None:
 def test_three_failures_of_one_partition_halt() -> None:
     machine = master(A, B)
     machine.handle(opening(0, make_plan(0, TWO)))
-    assert machine.handle(Failed(1.1, A, 0, 0, "boom")) == [Drop(A, 0, "user error in partition 0: boom")]
+    assert machine.handle(Failed(1.1, A, 0, 0, "boom")) == [Drop(A, 0, DropWhy.ERROR, "partition 0: boom")]
     machine.handle(Failed(1.2, A, 0, 0, "boom"))
     machine.handle(arrived(1.3, B, 0, 1))
     out = machine.handle(Failed(1.4, A, 0, 0, "boom"))
@@ -379,7 +381,7 @@ def test_a_late_message_of_a_row_that_moved_is_dropped() -> None:
     machine.handle(opening(0, make_plan(0, TWO), late_beta=1.0))
     machine.handle(Tick(2.0))
     machine.handle(opening(1, make_plan(1, [(1, 4, {0: 1.0}), (0, 4, {1: 1.0})]), at=3.0, late_beta=1.0))
-    assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(A, 0, "late")
+    assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(A, 0, DropWhy.LATE)
 
 
 def test_another_vector_takes_all_shifts_out_and_drops_what_is_of_the_older_one() -> None:
@@ -393,7 +395,7 @@ def test_another_vector_takes_all_shifts_out_and_drops_what_is_of_the_older_one(
     [sent] = [t.round for t in only(out, SendRound)]
     assert (sent.assignment.trained, sent.shift) == ((0, 2), (0,))
     assert machine.handle(arrived(3.1, A, 0, 0))[-1] == Drop(
-        A, 0, "late"
+        A, 0, DropWhy.LATE
     )  # both ends hold version 0, of another vector
 
 
@@ -423,7 +425,7 @@ def test_before_a_checkpoint_everybody_is_told_that_its_work_is_stale() -> None:
     machine.handle(Credit(1.5, A, 3, "sent"))
     machine.handle(Tick(2.0))
     assert machine.handle(Settle(2.1, 4)) == [Announce(A, 4), Announce(B, 4)]
-    assert only(machine.handle(Credit(2.2, B, 3, "stale")), Drop, SendRound) == [Drop(B, 3, "stale")]
+    assert only(machine.handle(Credit(2.2, B, 3, "stale")), Drop, SendRound) == [Drop(B, 3, DropWhy.STALE)]
     assert machine.ready().all()
     rounds = only(machine.handle(opening(4, plan, at=3.0)), SendRound)
     assert [told.peer for told in rounds] == [A, B]
@@ -480,4 +482,22 @@ def test_a_peer_that_went_astray_is_told_of_in_one_line() -> None:
     machine, plan = master(A), make_plan(0, [(0, 4, {0: 1.0})])
     machine.handle(opening(1, plan))
     out = machine.handle(Credit(1.1, A, 1, "astray"))
-    assert only(out, Drop) == [Drop(A, 1, ASTRAY)]
+    assert only(out, Drop) == [Drop(A, 1, DropWhy.ASTRAY)]
+
+
+def test_the_report_reads_who_came_and_went_from_what_the_machine_says() -> None:
+    """The texts of ``members`` events are read again by `gcdist report`."""
+    machine = master(A, B)
+    again = machine.handle(Joined(0.5, Peer(0, 3), HELLO))
+    leaving = machine.handle(Leaving(0.6, B))
+    lost = machine.handle(Lost(0.7, Peer(0, 3), "killed"))
+    machine.handle(Joined(0.8, Peer(1, 4), HELLO))
+    broken = machine.handle(arrived(0.9, Peer(1, 4), 0, 0, fault="bad checksum"))
+    texts = [each.reason for out in (again, leaving, lost, broken) for each in only(out, Replan)]
+    assert [bool(JOINED.match(text)) for text in texts] == [False, True, False, False, False]
+    gone = [match for text in texts if (match := GONE.match(text)) is not None]
+    assert [(int(match[1]), next(filter(None, match.groups()[1:]))) for match in gone] == [
+        (2, "leaving"),
+        (1, "killed"),
+        (2, "bad checksum"),
+    ]

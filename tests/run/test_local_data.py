@@ -24,9 +24,10 @@ from gcdist.run.cluster import Cluster, StepInfo
 from gcdist.run.session import Session
 from gcdist.simulator.network import Network
 from gcdist.simulator.world import simulated
-from gcdist.straggler import Arrivals, WaitForAll
+from gcdist.straggler import WaitForAll
 from gcdist.tasks import digits
 from tests.conftest import Start
+from tests.straggler.settings import arrivals_of
 
 HOLDS = ((0, 1, 2), (2, 3, 4), (4, 5, 0))  # partitions 1, 3 and 5 are in one place each
 LIMIT = 120.0
@@ -170,7 +171,7 @@ def test_waiting_for_all_is_neither_estimated_nor_checked(tmp_path: Path) -> Non
 
 def test_probes_are_of_held_partitions() -> None:
     state = ModelState(torch.nn.Linear(4, 1))
-    rule = WaitForAll(Arrivals(3), 60.0)
+    rule = WaitForAll(arrivals_of(3), 60.0)
     maker = PlanMaker(
         get_code("sync"),
         get_quantizer("float32"),
@@ -202,7 +203,7 @@ def test_everybody_holding_everything_is_no_restriction() -> None:
         np.full(4, 0.25),
         32,
         np.full(2, 32),
-        WaitForAll(Arrivals(2), 60.0),
+        WaitForAll(arrivals_of(2), 60.0),
         itertools.count(),
     )
     plan, _ = maker.make(np.ones(2, bool), {0: [3, 1, 2, 0]})
@@ -262,6 +263,7 @@ SCRIPT = """
 import os
 import torch, gcdist
 from gcdist.tasks import digits
+from tests.straggler.settings import arrivals_of
 torch.set_num_threads(1)
 rank = int(os.environ["RANK"])
 good = digits.build(model="mlp")

@@ -53,6 +53,7 @@ def test_a_sum_that_is_not_scaled_is_seen(tmp_path: Path, monkeypatch: pytest.Mo
     assert np.abs(z).max() > 6
 
 
+@pytest.mark.slow
 def test_an_order_that_is_not_random_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stored(seed: int, step: int, row: int, parts: tuple[order.Part, ...]) -> tuple[order.Part, ...]:
         return parts
@@ -64,6 +65,7 @@ def test_an_order_that_is_not_random_is_seen(tmp_path: Path, monkeypatch: pytest
     assert np.abs(z).max() > 6
 
 
+@pytest.mark.slow
 def test_a_wrong_chance_of_no_message_is_seen(tmp_path: Path) -> None:
     miss = (0.5, 0.55, 0.6)  # large, so that a tenth of it shows in so many rounds
     settings = config(tmp_path, p=tuple(1.1 * m for m in miss), miss=miss)

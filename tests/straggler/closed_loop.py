@@ -19,9 +19,10 @@ from gcdist.coding import least_noise
 from gcdist.coding.flow import capped_row_sums
 from gcdist.coding.supports import chain
 from gcdist.planning import cap_for
-from gcdist.straggler import ArrivalRule, make_delays, make_stop_rule
+from gcdist.straggler import ArrivalRule, make_delays
 from gcdist.straggler.delays import GilbertElliott, Trace
 from gcdist.types import F64, DelayModel, Mask, Plan, Seen
+from tests.straggler.settings import rule_of
 
 WORKERS, PARTITIONS = 8, 64
 AFTER = 10  # steps after the warm-up: estimates are judged from here on
@@ -165,7 +166,7 @@ def stories(name: str, runs: int, steps: int) -> tuple[Story, ...]:
     delays, dead = delays_of(name)
     return tuple(
         run(
-            make_stop_rule(WORKERS, noise=lambda cost_N: least_noise(cost_N, LOAD_MOST)),
+            rule_of(WORKERS, noise=lambda cost_N: least_noise(cost_N, LOAD_MOST)),
             delays,
             WORKERS,
             PARTITIONS,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gcdist.straggler import Arrivals
 from gcdist.types import F64, Mask, Seen
+from tests.straggler.settings import arrivals_of
 
 READY: Mask = np.ones(1, bool)
 
@@ -28,7 +29,7 @@ def seen(
 
 
 def counted(arrivals: int, misses: int, window: int, deadline: float = 1.0, prior_weight: float = 1e-9) -> Arrivals:
-    found = Arrivals(1, window, prior_weight=prior_weight)
+    found = arrivals_of(1, window, prior_weight=prior_weight)
     for step in range(arrivals + misses):
         late = step >= arrivals
         found.observe(seen(step, deadline if late else deadline / 2, censored=late))
@@ -49,7 +50,7 @@ def reference(outcomes: list[tuple[float, bool]], deadline: float) -> float:
 
 
 def test_without_outcomes_it_is_the_prior() -> None:
-    found = Arrivals(3, prior_p=0.25)
+    found = arrivals_of(3, prior_p=0.25)
     assert given(found, 1.0, np.array([True, False, True])).tolist() == [0.25] * 3
     assert found.p_long_run_N(1.0).tolist() == [0.25] * 3
     assert found.survival(np.array([0.5, 1.0])).tolist() == [[0.25, 0.25]] * 3
@@ -73,7 +74,7 @@ def test_weights_from_counts_are_cautious(m: int, q: float) -> None:
 
 
 def test_little_known_of_a_worker_is_filled_up_by_the_others() -> None:
-    found = Arrivals(5)
+    found = arrivals_of(5)
     for step in range(30):
         for worker in range(1, 5):
             late = step % 2 == 0
@@ -95,7 +96,7 @@ outcome = st.tuples(st.integers(1, 8).map(lambda quarter: quarter / 4), st.boole
 @settings(derandomize=True, deadline=None, max_examples=300)
 @given_(outcomes=st.lists(outcome, min_size=1, max_size=30), quarter=st.integers(1, 9))
 def test_it_is_kaplan_meier(outcomes: list[tuple[float, bool]], quarter: int) -> None:
-    found = Arrivals(2, window=40)
+    found = arrivals_of(2, window=40)
     for step, (seconds, censored) in enumerate(outcomes):
         found.observe(seen(step, seconds, censored, worker=1))
     deadline = quarter / 4
@@ -106,7 +107,7 @@ def test_it_is_kaplan_meier(outcomes: list[tuple[float, bool]], quarter: int) ->
 @settings(derandomize=True, deadline=None, max_examples=100)
 @given_(outcomes=st.lists(outcome, min_size=1, max_size=60))
 def test_survival_falls_and_forgets(outcomes: list[tuple[float, bool]]) -> None:
-    found, last = Arrivals(1, window=20), Arrivals(1, window=20)
+    found, last = arrivals_of(1, window=20), arrivals_of(1, window=20)
     for step, (seconds, censored) in enumerate(outcomes):
         found.observe(seen(step, seconds, censored))
         if step >= len(outcomes) - 20:
@@ -127,13 +128,13 @@ def test_plain_survival_reaches_0_or_stays_level() -> None:
 
 
 def test_cold_rounds_are_left_out() -> None:
-    found = Arrivals(1)
+    found = arrivals_of(1)
     found.observe(seen(0, 9.0, censored=True, cold=True))
     assert found.count_N().tolist() == [0.0]
 
 
 def test_a_late_message_replaces_its_censored_outcome() -> None:
-    found, direct = Arrivals(1, window=4), Arrivals(1, window=4)
+    found, direct = arrivals_of(1, window=4), arrivals_of(1, window=4)
     for step in range(4):
         found.observe(seen(step, 1.0, censored=True))
         direct.observe(seen(step, 2.0 + step))
@@ -162,7 +163,7 @@ def lived(found: Arrivals, arrive: Callable[[int, bool], bool], steps: int, work
 
 def test_a_first_miss_of_a_reliable_worker_changes_little() -> None:
     """One miss in 50 steps: busy, the worker is still thought to arrive nearly always, as nothing else was ever seen."""
-    found = Arrivals(8)
+    found = arrivals_of(8)
     lived(found, lambda worker, ready: True, 49)
     lived(found, lambda worker, ready: worker != 3 or not ready, 1)
     busy = np.arange(8) != 3
@@ -181,7 +182,7 @@ def test_slow_spells_are_told_from_chance() -> None:
     for busy_q, ready_q in ((0.1, 1 - 0.1 / 9), (0.9, 0.9)):
         q_busy, q_ready = [], []
         for _ in range(20):
-            found = Arrivals(8)
+            found = arrivals_of(8)
             lived(found, chance(busy_q, ready_q, rng), 100)
             q_busy.append(1 - given(found, 1.0, np.zeros(8, bool)).mean())
             q_ready.append(1 - given(found, 1.0, np.ones(8, bool)).mean())
@@ -193,7 +194,7 @@ def test_slow_spells_are_told_from_chance() -> None:
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_how_seconds_grow_with_the_load_is_learned(exponent: float) -> None:
     rng = np.random.default_rng(6)
-    found, every = Arrivals(8), np.ones(8, bool)
+    found, every = arrivals_of(8), np.ones(8, bool)
     for step in range(40):
         load = 8.0 if step < 10 else 10.0
         found.p_given_ready(1.5, np.full(8, load), every)
@@ -211,7 +212,7 @@ def test_beyond_the_deadline_of_most_steps_the_others_help() -> None:
     rng = np.random.default_rng(7)
     p = []
     for _ in range(20):
-        found = Arrivals(8)
+        found = arrivals_of(8)
         for step in range(100):
             deadline = 1.0 if step % 25 == 24 or step < 5 else 0.5
             for i, seconds in enumerate(rng.exponential(0.5, 8).tolist()):
@@ -222,7 +223,7 @@ def test_beyond_the_deadline_of_most_steps_the_others_help() -> None:
 
 
 def test_a_closing_just_short_of_the_deadline_is_a_miss() -> None:
-    found = Arrivals(1, window=10, prior_weight=1e-9)
+    found = arrivals_of(1, window=10, prior_weight=1e-9)
     for step in range(10):
         found.observe(seen(step, 0.3 * (1 - 1e-12), censored=True))
     assert given(found, 0.3)[0] == pytest.approx(10 / 11)
@@ -232,7 +233,7 @@ def test_a_closing_just_short_of_the_deadline_is_a_miss() -> None:
 
 def test_many_workers_at_once() -> None:
     rng = np.random.default_rng(0)
-    found = Arrivals(1000, window=100)
+    found = arrivals_of(1000, window=100)
     mean_N = rng.uniform(0.1, 1.0, 1000)
     for step in range(100):
         # every fourth deadline is longer: censoring below the deadline asked for
@@ -244,16 +245,3 @@ def test_many_workers_at_once() -> None:
     # the mean error over 1000 workers: standard error about 0.05/sqrt(1000) = 0.0016, bias up to 1/101 of (1-p) and the
     # half misses; 0.01 and 6 standard errors together (error probability 2e-9)
     assert abs(np.mean(p_N - law_N)) < 0.01 + 6 * 0.0016
-
-
-@pytest.mark.parametrize(
-    ("values", "line"),
-    [
-        ({"prior_p": 0.0}, "prior_p: found 0.0"),
-        ({"prior_weight": 0.0}, "prior_weight"),
-        ({"window": 0}, "window: found 0"),
-    ],
-)
-def test_mistakes_are_named(values: dict[str, float], line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        Arrivals(1, **values)  # type: ignore[arg-type]

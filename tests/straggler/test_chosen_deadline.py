@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.sparse import csr_array
 
-from gcdist.straggler import Arrivals, ChosenDeadline
+from gcdist.straggler import ChosenDeadline
 from gcdist.types import Plan, Seen
+from tests.straggler.settings import arrivals_of
 
 N = 4
 PLAN = Plan(
@@ -29,19 +30,19 @@ def step(rule: ChosenDeadline, number: int, in_N: list[bool]) -> None:
 
 
 def test_it_waits_until_a_deadline_is_adopted() -> None:
-    rule = ChosenDeadline(Arrivals(N), 60.0)
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
     assert rule.deadline == 60.0
     assert rule.terms(PLAN, ALL, ALL).deadline == 60.0
     rule.adopt(1.0)
     assert (rule.waits, rule.warming) == (False, False)
     assert rule.terms(PLAN, ALL, ALL).deadline == 1.0
-    again = ChosenDeadline(Arrivals(N), 60.0)
+    again = ChosenDeadline(arrivals_of(N), 60.0)
     again.load_state_dict(rule.state_dict())
     assert again.deadline == 1.0
 
 
 def test_outcomes_that_contradict_the_promises_ask_for_a_choice_and_nobody_is_waited_for() -> None:
-    rule = ChosenDeadline(Arrivals(N), 60.0)
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
     rule.adopt(1.0)
     for number in range(40):
         step(rule, number, [True] * N)
@@ -56,7 +57,7 @@ def test_outcomes_that_contradict_the_promises_ask_for_a_choice_and_nobody_is_wa
 
 
 def test_who_has_changed_loses_its_outcomes_alone() -> None:
-    rule = ChosenDeadline(Arrivals(N), 60.0)
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
     rule.adopt(1.0)
     for number in range(40):
         step(rule, number, [True] * N)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcdist.straggler import make_stop_rule
 from tests.straggler.closed_loop import AFTER, PARTITIONS, WORKERS, Bias, bias, delays_of, run
+from tests.straggler.settings import rule_of
 
 TRACES = Path(__file__).parents[3] / "shared" / "data" / "traces"
 STEPS = 76
@@ -75,7 +75,7 @@ def test_steps_with_a_longer_deadline_have_right_weights() -> None:
 def test_known_chances_are_exact() -> None:
     """The measure itself: with p from the model every part is 1."""
     delays, _ = delays_of("exponential")
-    story = run(make_stop_rule(WORKERS, 2.0, p="model", delays=delays), delays, WORKERS, PARTITIONS, 30, 0)
+    story = run(rule_of(WORKERS, 2.0, p="model", delays=delays), delays, WORKERS, PARTITIONS, 30, 0)
     kept = story.share_TN > 0
     assert story.after[0] == 0
     # a ready worker's p is the model's; a busy one's is corrected by what was seen, which here is little

@@ -8,8 +8,9 @@ import pytest
 from scipy.sparse import csr_array
 
 from gcdist.coding import least_noise
-from gcdist.straggler import WAIT_P, ArrivalRule, AutoDeadline, make_delays, make_stop_rule
+from gcdist.straggler import WAIT_P, ArrivalRule, AutoDeadline, make_delays
 from gcdist.types import F64, Mask, Plan, Seen
+from tests.straggler.settings import rule_of
 
 N = 4
 ALL: Mask = np.ones(N, bool)
@@ -33,7 +34,7 @@ def run(rule: ArrivalRule, times_TN: F64, first: int = 0, cold: bool = False) ->
 
 
 def test_the_warm_up_waits_and_cold_rounds_do_not_end_it() -> None:
-    rule = make_stop_rule(N, deadline=0.5, max_wait=30.0, warmup_steps=2)
+    rule = rule_of(N, deadline=0.5, max_wait=30.0, warmup_steps=2)
     times = np.full((2, N), 0.7)
     run(rule, times, cold=True)
     assert [rule.warming] == [True]
@@ -48,14 +49,14 @@ def test_the_warm_up_waits_and_cold_rounds_do_not_end_it() -> None:
 
 
 def test_an_absent_worker_is_sure_to_miss() -> None:
-    for rule in (make_stop_rule(N, "wait"), make_stop_rule(N, 0.5, warmup_steps=0), make_stop_rule(N, "auto")):
+    for rule in (rule_of(N, "wait"), rule_of(N, 0.5, warmup_steps=0), rule_of(N, "auto")):
         p_R = rule.terms(plan(), np.array([True, False, True, True]), ALL).p_R
         assert p_R[1] == 1.0
         assert np.all(p_R[[0, 2, 3]] < 0.2)
 
 
 def test_waiting_never_assumes_what_it_saw_fail() -> None:
-    rule = make_stop_rule(N, "wait", max_wait=1.0)
+    rule = rule_of(N, "wait", max_wait=1.0)
     run(rule, np.tile([0.1, 0.1, 0.1, 3.0], (10, 1)))
     p_R = rule.terms(plan(), ALL, ALL).p_R
     assert p_R[:3].tolist() == [WAIT_P] * 3
@@ -65,14 +66,14 @@ def test_waiting_never_assumes_what_it_saw_fail() -> None:
 
 def test_p_from_the_model_is_that_of_the_rows_load() -> None:
     delays = make_delays("shifted-exponential", N, shift=0.1, mean=0.2, scale_with_load=True)
-    rule = make_stop_rule(N, 0.5, p="model", delays=delays)
+    rule = rule_of(N, 0.5, p="model", delays=delays)
     assert [rule.warming] == [False]
     assert rule.p_long_run(0, np.array([1.0, 2.0, 9.0]), 0.5) == pytest.approx([np.exp(-2.0), np.exp(-0.75), 1.0])
     assert rule.terms(plan(), ALL, ALL).p_R == pytest.approx(np.exp(-2.0))
 
 
 def test_given_p_is_taken_as_it_is() -> None:
-    rule = make_stop_rule(N, 0.5, p=[0.0, 0.1, 0.2, 1.0])
+    rule = rule_of(N, 0.5, p=[0.0, 0.1, 0.2, 1.0])
     run(rule, np.full((5, N), 9.0))
     assert rule.terms(plan(), ALL, ~ALL).p_R.tolist() == [0.0, 0.1, 0.2, 1.0]
     assert rule.p_long_run(1, np.ones(3), 0.5).tolist() == [0.1] * 3
@@ -80,13 +81,9 @@ def test_given_p_is_taken_as_it_is() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="p: found a list of 2 for 4 workers"):
-        make_stop_rule(N, 0.5, p=[0.1, 0.2])
+        rule_of(N, 0.5, p=[0.1, 0.2])
     with pytest.raises(ValueError, match="without a delay model"):
-        make_stop_rule(N, 0.5, p="model")
-    with pytest.raises(ValueError, match="at most max_wait"):
-        make_stop_rule(N, 61.0)
-    with pytest.raises(ValueError, match="one deadline"):
-        make_stop_rule(N, "auto", p=[0.1] * N)
+        rule_of(N, 0.5, p="model")
 
 
 def exact_cost(tau_G: F64, shift: float, mean_N: F64) -> F64:
@@ -116,7 +113,7 @@ def delayed(mean_N: F64, steps: int, shift: float = 0.2, seed: int = 1) -> F64:
     ids=["equal", "unequal", "one very slow"],
 )
 def test_the_learned_deadline_is_nearly_the_best(mean_N: F64) -> None:
-    rule = make_stop_rule(8, "auto", max_wait=60.0, warmup_steps=100, noise_most=1e9)
+    rule = rule_of(8, "auto", max_wait=60.0, warmup_steps=100, noise_most=1e9)
     run(rule, delayed(mean_N, 100))
     assert rule.deadline == 60.0
     assert rule.retune()
@@ -128,7 +125,7 @@ def test_the_learned_deadline_is_nearly_the_best(mean_N: F64) -> None:
 
 
 def test_waiting_for_all_is_among_the_choices() -> None:
-    rule = make_stop_rule(8, "auto")
+    rule = rule_of(8, "auto")
     run(rule, np.full((50, 8), 0.3))
     assert not rule.retune()
     assert rule.waits
@@ -139,7 +136,7 @@ def test_waiting_for_all_is_among_the_choices() -> None:
 
 def test_workers_that_are_gone_do_not_count() -> None:
     mean_N = np.array([0.05, 0.05, 0.05, 10.0])
-    with_all, without = (make_stop_rule(N, "auto", warmup_steps=50) for _ in range(2))
+    with_all, without = (rule_of(N, "auto", warmup_steps=50) for _ in range(2))
     for rule in (with_all, without):
         run(rule, delayed(mean_N, 50))
     assert with_all.retune()
@@ -154,7 +151,7 @@ def test_workers_that_are_gone_do_not_count() -> None:
 
 
 def test_noise_of_the_quantizer_makes_arrivals_matter_more() -> None:
-    rule = make_stop_rule(8, "auto", warmup_steps=100, noise_most=1e9)
+    rule = rule_of(8, "auto", warmup_steps=100, noise_most=1e9)
     assert isinstance(rule, AutoDeadline)
     run(rule, delayed(np.full(8, 0.2), 100))
     tau = np.array([0.3, 0.5, 60.0])
@@ -167,7 +164,7 @@ def test_noise_of_the_quantizer_makes_arrivals_matter_more() -> None:
 @pytest.mark.parametrize("most", [0.02, 0.1, 0.5])
 def test_a_learned_deadline_adds_no_more_noise_than_allowed(most: float) -> None:
     mean_N = np.full(8, 0.2)
-    rule = make_stop_rule(8, "auto", warmup_steps=200, noise_most=most)
+    rule = rule_of(8, "auto", warmup_steps=200, noise_most=most)
     run(rule, delayed(mean_N, 200))
     assert rule.retune()
     p_N = np.exp(-(rule.deadline - 0.2) / mean_N)
@@ -177,7 +174,7 @@ def test_a_learned_deadline_adds_no_more_noise_than_allowed(most: float) -> None
 
 def test_between_two_choices_the_deadline_stays_but_for_exploring() -> None:
     mean_N = np.full(8, 0.2)
-    rule = make_stop_rule(8, "auto")
+    rule = rule_of(8, "auto")
     run(rule, delayed(mean_N, 5))
     assert rule.retune()
     chosen = rule.deadline
@@ -192,7 +189,7 @@ def test_between_two_choices_the_deadline_stays_but_for_exploring() -> None:
 
 @pytest.mark.parametrize("slower", [2.0, 4.0, 20.0])
 def test_a_learned_deadline_can_grow_again(slower: float) -> None:
-    rule = make_stop_rule(8, "auto", window=100)
+    rule = rule_of(8, "auto", window=100)
     for block in range(30):
         scale = 1.0 if block < 15 else slower
         run(rule, scale * delayed(np.full(8, 0.2), 20, seed=block), first=20 * block)
@@ -204,7 +201,7 @@ def test_a_learned_deadline_can_grow_again(slower: float) -> None:
 
 def slowed(slower: float, seed: int, after: int = 60) -> tuple[ArrivalRule, F64, int]:
     """Four workers with mild delays; from step ``after`` on everything takes ``slower`` times as long."""
-    rule = make_stop_rule(N, "auto")
+    rule = rule_of(N, "auto")
     times = delayed(np.array([0.02, 0.03, 0.04, 0.06]), after + 60, seed=seed)
     times[after:] *= slower
     for first in range(0, after, 20):
@@ -264,7 +261,7 @@ def test_after_a_change_a_worker_that_hangs_is_not_waited_for_as_long_as_may_be(
 
 def test_a_deadline_lets_one_arrival_be_expected() -> None:
     # exponential delays without a shift: the shorter the better by the formula alone
-    rule = make_stop_rule(8, "auto", warmup_steps=200)
+    rule = rule_of(8, "auto", warmup_steps=200)
     run(rule, delayed(np.full(8, 1.0), 200, shift=0.0))
     assert rule.retune()
     assert np.sum(1 - rule.terms(plan(8), np.ones(8, bool), np.ones(8, bool)).p_R) > 0.9
@@ -276,7 +273,7 @@ def test_planned_and_observed_arrival_rates_agree(deadline: float | Literal["aut
     variance of a fixed one (int (1 + ln u)^2 du = 1), so the sigma is that of the promises.
     """
     mean_N = np.array([0.03, 0.04, 0.05, 0.06, 0.08, 0.2, 0.3, 0.8])
-    rule = make_stop_rule(8, deadline)
+    rule = rule_of(8, deadline)
     times = delayed(mean_N, 605, seed=7)
     everybody = np.ones(8, bool)
     planned, observed, variance = np.zeros((3, 8))
@@ -299,7 +296,7 @@ def test_planned_and_observed_arrival_rates_agree(deadline: float | Literal["aut
 def test_where_partitions_differ_a_learned_deadline_is_longer() -> None:
     chosen = []
     for disagreement in (1.0, 4.0):
-        rule = make_stop_rule(8, "auto", warmup_steps=200, noise_most=0.1)
+        rule = rule_of(8, "auto", warmup_steps=200, noise_most=0.1)
         run(rule, delayed(np.full(8, 0.2), 200))
         rule.retune(disagreement=disagreement)
         chosen.append(rule.deadline)
@@ -310,7 +307,7 @@ def test_a_learned_deadline_leaves_room_for_what_a_plan_may_give() -> None:
     """Until outcomes say otherwise computing takes time in proportion: 1.25 times as long for 1.25 times the load."""
     chosen = []
     for most_load in (1.0, 1.25):
-        rule = make_stop_rule(8, "auto", warmup_steps=200)
+        rule = rule_of(8, "auto", warmup_steps=200)
         run(rule, delayed(np.full(8, 0.2), 200))
         assert rule.retune(most_load=most_load)
         chosen.append(rule.deadline)
@@ -319,7 +316,7 @@ def test_a_learned_deadline_leaves_room_for_what_a_plan_may_give() -> None:
 
 def test_a_spell_after_the_choice_to_wait_is_a_surprise_once() -> None:
     """Nobody was late, so waiting is chosen; then one worker takes 8 times as long: the choice is made anew at once."""
-    rule = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    rule = rule_of(N, "auto", max_wait=60.0, warmup_steps=5)
     rng = np.random.default_rng(3)
     run(rule, 0.1 + 0.001 * rng.random((12, N)))
     rule.retune()
@@ -328,7 +325,7 @@ def test_a_spell_after_the_choice_to_wait_is_a_surprise_once() -> None:
     assert [rule.surprised] == [False]
     run(rule, np.array([[0.1, 0.1, 0.1, 0.9]]), first=16)
     assert [rule.surprised] == [True]
-    again = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    again = rule_of(N, "auto", max_wait=60.0, warmup_steps=5)
     again.load_state_dict(rule.state_dict())
     assert again.surprised
     assert rule.retune()
@@ -337,7 +334,7 @@ def test_a_spell_after_the_choice_to_wait_is_a_surprise_once() -> None:
 
 
 def test_a_slow_worker_is_waited_for_once_in_a_run_that_waited_by_choice() -> None:
-    rule = make_stop_rule(N, "auto", max_wait=60.0, warmup_steps=5)
+    rule = rule_of(N, "auto", max_wait=60.0, warmup_steps=5)
     rng = np.random.default_rng(4)
     run(rule, 0.1 + 0.001 * rng.random((6, N)))
     rule.retune()
@@ -356,8 +353,8 @@ def test_few_fast_workers_cannot_stand_for_all() -> None:
     times = np.tile([0.1, 0.02, 0.02, 0.02, 0.1, 0.1, 0.1, 0.1], (60, 1)) * (
         1 + 0.1 * np.random.default_rng(6).random((60, 8))
     )
-    free = make_stop_rule(8, "auto", warmup_steps=60)
-    bound = make_stop_rule(8, "auto", warmup_steps=60, noise=lambda cost_N: least_noise(cost_N, 1.25))
+    free = rule_of(8, "auto", warmup_steps=60)
+    bound = rule_of(8, "auto", warmup_steps=60, noise=lambda cost_N: least_noise(cost_N, 1.25))
     for rule in (free, bound):
         run(rule, times)
         rule.retune(disagreement=4.0)

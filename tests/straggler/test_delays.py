@@ -125,7 +125,7 @@ def test_a_trace_wraps_around(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "params", "line"),
     [
-        ("paretto", {}, 'model: found "paretto"; allowed: none, shifted-exponential, pareto'),
+        ("paretto", {}, 'model: found "paretto"; did you mean "pareto"?'),
         ("shifted-exponential", {"mean": [1.0]}, "mean: found a list of 1 for 2 workers"),
         ("shifted-exponential", {"mean": -1.0}, "mean: found .* should be at least 0"),
         ("shifted-exponential", {"means": 1.0}, 'delay model "shifted-exponential" got an unexpected keyword .*means'),

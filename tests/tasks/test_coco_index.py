@@ -100,8 +100,8 @@ def test_an_index_that_vanishes_at_once_and_a_killed_writer(tmp_path: Path, monk
         patched.setattr(module, "_read", lambda file, key: None)
         assert len(open_index(path, cache)) == 4
     (file,) = cache.glob("*.safetensors")
-    file.rename(file.with_suffix(".part"))
-    file.with_suffix(".part").write_bytes(b"half")
+    file.rename(file.with_name(file.name + ".part"))
+    file.with_name(file.name + ".part").write_bytes(b"half")
     assert len(open_index(path, cache)) == 4
     assert sorted(left.suffix for left in cache.iterdir()) == [".lock", ".safetensors"]
 

@@ -26,6 +26,7 @@ from safetensors.numpy import save_file
 
 from gcdist.tasks.coco.parse import REASONS, AnnotationError, parse
 from gcdist.types import F64, I64, U8
+from gcdist.whole_file import replacing
 
 FORMAT = 2  # of the file
 SAMPLE = 1 << 20  # bytes at each end of the annotations that tell files of equal size and time apart
@@ -144,13 +145,8 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 def _write(file: Path, key: str, arrays: dict[str, NDArray[Any]]) -> None:
     """The file appears whole or not at all; what a killed writer left is overwritten."""
-    half = file.with_suffix(".part")
-    try:
+    with replacing(file) as half:
         save_file(arrays, half, metadata={"about": json.dumps({"key": key, "digest": _digest(arrays)})})
-        os.replace(half, file)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
 
 
 def _read(file: Path, key: str) -> Index | None:

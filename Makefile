@@ -95,8 +95,8 @@ bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside e
 bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")
 	$(BIN)/python benchmarks/planner.py $(ARGS)
 
-bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ARGS="--soak --steps 4500": half an hour)
-	$(BIN)/python benchmarks/chaos.py $(ARGS)
+bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ENDS=1: stops, hang-ups, full disks, 10 minutes)
+	$(BIN)/python benchmarks/chaos$(if $(ENDS),_ends).py $(ARGS)
 
 bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, two minutes
 	$(BIN)/python benchmarks/simulator.py $(ARGS)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial, wraps
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, ParamSpec
 
 from gcdist.config import Config, ConfigError, fewer_partitions, floor_warnings, secret_warnings
 from gcdist.exchange.data_look import look
 from gcdist.exchange.kernel_cache import warm_kernels
 from gcdist.exchange.planes import make_plane
 from gcdist.exchange.setup import Setup
+from gcdist.last_words import leave
 from gcdist.master.driver import Say
 from gcdist.master.main import real_master
 from gcdist.memory import keep_freed_memory
-from gcdist.observe import RunFolder
+from gcdist.observe import RunFolder, ScriptProgress, say_to_stderr
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.cluster import Cluster, Step
 from gcdist.run.resume import new_folder, resumed_folder, take_up
@@ -32,6 +36,9 @@ from gcdist.transport import (
     interface_address,
 )
 from gcdist.worker.main import serve
+
+P = ParamSpec("P")
+_runs = count(1)  # of this process
 
 
 class WorkerDone:
@@ -66,11 +73,21 @@ class WorkerDone:
         return None
 
 
-def say_to_stderr(kind: str, text: str) -> None:
-    """The default log: one line on standard error."""
-    print(f"gcdist {kind}: {text}", file=sys.stderr, flush=True)
+def _leaving_word(begin: Callable[P, Cluster]) -> Callable[P, Cluster]:
+    """The same function; a mistake that it raises is also the process's last word."""
+
+    @wraps(begin)
+    def call(*given: P.args, **named: P.kwargs) -> Cluster:
+        try:
+            return begin(*given, **named)
+        except ConfigError as error:
+            leave("mistake", str(error))
+            raise
+
+    return call
 
 
+@_leaving_word
 def connect(
     task: Task,
     config: Config | Mapping[str, Any] | None = None,
@@ -79,6 +96,7 @@ def connect(
     say: Say = say_to_stderr,
     on_worker: Literal["exit", "return"] = "exit",
     resume: bool | str | Path = False,
+    show: bool | None = None,
 ) -> Cluster:
     """Join the run that this process was started for.
 
@@ -94,6 +112,8 @@ def connect(
         resume: folder of the run that goes on at its newest good checkpoint, at step 0 if it has none; True: ``folder``, or
             the one that ``config.name`` names. Model and what is tracked get their states back in place; `Cluster.steps`
             says what its count means then. Seed, task and number of partitions must be the run's.
+        show: the run's folder, some twenty lines of progress and the summary, on the master's standard error; None: unless
+            ``say`` is given.
 
     Raises:
         ConfigError: settings that do not fit, or not the resumed run; the master of another run; RANK, WORLD_SIZE,
@@ -108,6 +128,7 @@ def connect(
     warm_kernels(setup.quantizer)
     seen = look(setup, rank - 1 if rank else None)  # it forks: before there are links and their threads
     setup.looked.extend(seen.samples)
+    setup = replace(setup, run=next(_runs))
     cluster_settings = setup.config.cluster
     if cluster_settings.interface:
         os.environ.setdefault(INTERFACE, cluster_settings.interface)
@@ -144,7 +165,12 @@ def connect(
         raise
     if resume is not False:
         take_up(run, session, found)
-    atexit.register(cluster.close)  # for scripts without a with block; closing twice does nothing
+    cluster.again = _again(resume, run.path)
+    _show(cluster, show, say)
+    leave("run", f"its run folder is {run.path}; {cluster.again}")
+    at_exit = partial(_close_at_exit, cluster)  # for scripts without a with block; closing twice does nothing
+    atexit.register(at_exit)
+    cluster.on_closed = lambda: atexit.unregister(at_exit)  # a process may have many runs
     return cluster
 
 
@@ -155,11 +181,12 @@ def simulate(
     folder: str | Path | None = None,
     say: Say = say_to_stderr,
     resume: bool | str | Path = False,
+    show: bool | None = None,
 ) -> Cluster:
     """The same run on a virtual clock, in this process: real gradients, simulated workers, delays and network.
 
-    The number of workers is ``config.cluster.workers``. A resumed run (``resume``: as for `connect`) goes on to the same
-    numbers, to the last bit, as one that was not interrupted.
+    The number of workers is ``config.cluster.workers``; ``show`` is as for `connect`. A resumed run (``resume``: as for
+    `connect`) goes on to the same numbers, to the last bit, as one that was not interrupted.
 
     Raises:
         ConfigError: settings that do not fit.
@@ -178,11 +205,31 @@ def simulate(
         raise
     if resume is not False:
         take_up(run, session, found)
+    cluster.again = _again(resume, run.path)
+    _show(cluster, show, say, virtual=True)
     return cluster
 
 
 def _settings(config: Config | Mapping[str, Any] | None) -> Config:
     return config if isinstance(config, Config) else Config(config)
+
+
+def _show(cluster: Cluster, show: bool | None, say: Say, virtual: bool = False) -> None:
+    """What a script's user sees of a run while it goes."""
+    if say is say_to_stderr if show is None else show:
+        cluster.progress = ScriptProgress(virtual=virtual)
+        cluster.progress.begin(cluster.folder.path)
+        cluster.observe(cluster.progress)
+
+
+def _again(resume: bool | str | Path, path: Path) -> str:
+    """How a script's run goes on after an early end."""
+    return "the same command goes on" if resume is not False else f"it goes on with resume={str(path)!r} in the script"
+
+
+def _close_at_exit(cluster: Cluster) -> None:
+    error = getattr(sys, "last_value", None)  # what Python has just printed
+    cluster.__exit__(None if error is None else type(error), error, None)
 
 
 def _say_partitions(config: Config, session: Session, log: Say) -> None:
@@ -227,12 +274,18 @@ def _into(run: RunFolder, say: Say) -> Say:
 
     def both(kind: str, text: str) -> None:
         run.event(kind, text)
-        say(kind, text)
+        first, *more = text.splitlines() or [""]
+        if kind == "error" and more:  # if it ends the run, it is shown then; all of it is where it can be looked up
+            say(kind, f"{first}; all of it is in {run.path / 'events.jsonl'}")
+        else:
+            say(kind, text)
 
+    run.on_trouble = partial(both, "disk")
     return both
 
 
 def _leave(rank: int, code: int, reason: str) -> NoReturn:
     if code:
+        leave("refused", reason)
         print(f"gcdist worker rank{rank}: {reason}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
 from gcdist.config import ConfigError
+from gcdist.last_words import leave
 from gcdist.types import RunHaltedError
 
 # command -> (module, function, help). A module is imported when its command is used: torch alone takes two seconds.
@@ -107,17 +109,38 @@ def _elsewhere() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of ``gcdist``; ends the process with 0, 1 (the run failed), 2 (the user's mistake) or 128 + signal."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bury a run's last lines under C++ frames
     try:
-        _app(words)(words, prog_name="gcdist")
+        with _lines_may_be_lost():
+            _app(words)(words, prog_name="gcdist")
     except ConfigError as error:
+        leave("mistake", str(error))
         _fail(error, 2)
     except RunHaltedError as error:
         _fail(error, 1)
 
 
+@contextmanager
+def _lines_may_be_lost() -> Iterator[None]:
+    """What cannot be printed at the end (a closed pipe, a full disk) does not change how the process ends."""
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                with suppress(OSError, ValueError):  # Python tries again as it ends, and would change the exit code
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, stream.fileno())
+                    os.close(nowhere)
+
+
 def _fail(error: Exception, code: int) -> None:
     rank = os.environ.get("RANK", "0")
     who = "gcdist" if rank == "0" else f"gcdist (rank {rank})"
-    for line in str(error).splitlines():
-        print(f"{who}: {line}", file=sys.stderr)
+    with suppress(OSError, ValueError, AttributeError):
+        for line in str(error).splitlines():
+            print(f"{who}: {line}", file=sys.stderr)
     sys.exit(code)

@@ -17,6 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "hashing": set(),
     "names": set(),
     "whole_file": set(),
+    "last_words": set(),
     "coding": set(),
     "quantize": set(),
     "straggler": set(),
@@ -36,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": ENDS | {"exchange", "master", "simulator"},
 }
 ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report"}  # may import everything below
-BELOW = {"types", "memory", "hashing", "names", "whole_file"}  # what every room may import
+BELOW = {"types", "memory", "hashing", "names", "whole_file", "last_words"}  # what every room may import
 PURE = {"types", "coding", "quantize", "straggler", "planning", "protocol"}
 CLOCKS = {"time", "datetime", "sched", "asyncio", "socket", "threading"}
 

@@ -141,7 +141,7 @@ def _gcdist_rank(rank: int, cell: Cell, folder: Path) -> Outcome | None:
     task = problem.make(cell.seed)
     if rank == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    with connect(task, config, folder=folder, on_worker="return") as cluster:
+    with connect(task, config, folder=folder, on_worker="return", show=False) as cluster:
         if rank > 0:
             return None
         return train(cluster, problem, task, cell)

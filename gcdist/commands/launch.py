@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from gcdist.config import ConfigError
+from gcdist.config import ConfigError, load_config
+from gcdist.last_words import COMMAND
 from gcdist.launcher import CommandError, HostsError, launch_local, launch_ssh, read_hosts
 
 launch = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -48,6 +50,7 @@ def local(
     """
     _check("local", {"-n": (workers, 1), "--max-restarts": (max_restarts, 0), "--restart-master": (restart_master, 0)})
     words = _given("local -n 8", command)
+    _read_settings(words)
     _launch(lambda: launch_local(words, workers, max_restarts, restart_master))
 
 
@@ -113,9 +116,42 @@ def _given(example: str, command: list[str] | None) -> list[str]:
     return command
 
 
+def settings_of(command: list[str]) -> tuple[Path, list[str]] | None:
+    """The file of settings and the overrides of a ``gcdist train`` command; None if it is none, or not understood.
+
+    >>> settings_of(["gcdist", "train", "run.toml", "--set", "steps=3"])
+    (PosixPath('run.toml'), ['steps=3'])
+    """
+    words = list(command)
+    if len(words) > 2 and Path(words[0]).name.startswith("python") and words[1:3] == ["-m", "gcdist"]:
+        words = words[2:]
+    if len(words) < 2 or Path(words[0]).name != "gcdist" or words[1] != "train":
+        return None
+    files, overrides, rest = list[str](), list[str](), iter(words[2:])
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in ("--set", "--resume"):
+            value = value if equals else next(rest, "")
+            overrides += [value] if option == "--set" else []
+        elif word == "--json":
+            continue
+        elif word.startswith("-"):
+            return None
+        else:
+            files.append(word)
+    return (Path(files[0]), overrides) if len(files) == 1 else None
+
+
+def _read_settings(command: list[str]) -> None:
+    """Say a mistake in the settings before anything is started; ConfigError."""
+    if (found := settings_of(command)) is not None:
+        load_config(*found)
+
+
 def _launch(start: Callable[[], int]) -> None:
     if not sys.platform.startswith("linux"):
         raise ConfigError(f"launch: found {sys.platform}; it needs Linux (use torchrun)")
+    os.environ[COMMAND] = shlex.join(["gcdist", *sys.argv[1:]])
     try:
         code = start()
     except CommandError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +18,7 @@ from rich.console import Console
 from gcdist.api import connect, simulate
 from gcdist.commands.tables import workers_table
 from gcdist.config import Config, ConfigError, load_config
+from gcdist.last_words import COMMAND, leave
 from gcdist.master.driver import RunStoppedError, Say
 from gcdist.observe import Progress, Summary, plain, print_summary
 from gcdist.report import judge, read_run
@@ -119,9 +123,11 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
     relay = _Relay()
     with start(task, config, relay) as cluster:
         # a worker ends inside start(): only the master comes here
+        cluster.again = again(cluster.folder.path, sys.argv[1:])
+        leave("run", f"its run folder is {cluster.folder.path}; {cluster.again}")
         console = Console(quiet=as_json)
         if not as_json:
-            console.print(f"run folder: {cluster.folder.path}", soft_wrap=True, highlight=False)
+            _show(console, f"run folder: {cluster.folder.path}")
         try:
             summary = train_loop(cluster, task, relay, console)
         except RunStoppedError as stop:
@@ -130,14 +136,36 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
     if as_json:
         typer.echo(json.dumps(plain(summary.as_dict())))
     else:
+        with suppress(OSError, ValueError):  # a full disk or a closed pipe for its output; the run is whole
+            _print_end(cluster, summary, console)
+
+
+def _show(console: Console, line: str) -> None:
+    with suppress(OSError, ValueError):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _print_end(cluster: Cluster, summary: Summary, console: Console) -> None:
+    console.print()
+    report = cluster.plan_report
+    if report is not None:
+        console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}"))
         console.print()
-        report = cluster.plan_report
-        if report is not None:
-            console.print(workers_table(report, f"the last plan: {summary.scheme}, {summary.quantizer}"))
-            console.print()
-        print_summary(summary, console)
-        for line in worth_knowing(cluster.folder.path):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    print_summary(summary, console)
+    for line in worth_knowing(cluster.folder.path):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def again(folder: Path, arguments: list[str]) -> str:
+    """The command that goes on with the run in ``folder``, which was begun with ``arguments``.
+
+    >>> again(Path("runs/x"), ["simulate", "x.toml"])
+    'it goes on with: gcdist simulate x.toml --resume runs/x'
+    """
+    if any(word.split("=")[0] == "--resume" for word in arguments):
+        return "the same command goes on"
+    command = os.environ.get(COMMAND) or shlex.join(["gcdist", *arguments])
+    return f"it goes on with: {command} --resume {shlex.quote(str(folder))}"
 
 
 def worth_knowing(folder: Path) -> list[str]:

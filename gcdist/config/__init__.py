@@ -5,9 +5,9 @@ which file, which key, what was found, what is allowed.
 """
 
 from gcdist.config.data import DataConfig
-from gcdist.config.errors import ConfigError, checked, suggest
+from gcdist.config.errors import ConfigError, checked, shown, suggest
 from gcdist.config.faults import FaultConfig
-from gcdist.config.files import dump_config, load_config, setting_lines, shared_settings, with_overrides
+from gcdist.config.files import absolute, dump_config, load_config, setting_lines, shared_settings, with_overrides
 from gcdist.config.secret import secret_warnings
 from gcdist.config.sections import (
     INJECT_KEYS,
@@ -48,6 +48,7 @@ __all__ = [
     "StragglerConfig",
     "SummaryConfig",
     "TaskConfig",
+    "absolute",
     "checked",
     "dump_config",
     "fewer_partitions",
@@ -56,6 +57,7 @@ __all__ = [
     "secret_warnings",
     "setting_lines",
     "shared_settings",
+    "shown",
     "suggest",
     "with_overrides",
 ]

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from gcdist.names import nearest
 
 T = TypeVar("T")
+MOST_SHOWN = 200  # characters of a value in a line
 
 
 class ConfigError(ValueError):
@@ -40,8 +41,13 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as the user may have written it."""
-    return json.dumps(value, default=str)
+    """A value as the user may have written it; of a long one its beginning.
+
+    >>> shown("x" * 300)
+    '"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx... (302 characters)'
+    """
+    text = json.dumps(value, default=str)
+    return text if len(text) <= MOST_SHOWN else f"{text[:39]}... ({len(text)} characters)"
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> ConfigError:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from gcdist.config.section import Positive, Section
+from gcdist.config.section import Positive, Seconds, Section
 from gcdist.types import Corruption, FaultKind
 
 # keys that each kind must have, and those that it may have
@@ -34,8 +34,8 @@ class FaultConfig(Section):
     kind: FaultKind
     worker: Annotated[int, Field(ge=0)] | None = None
     step: Annotated[int, Field(ge=0)] | None = None
-    every: Positive | None = None
-    seconds: Positive | None = None
+    every: Seconds | None = None
+    seconds: Seconds | None = None
     rate: Positive | None = None
     what: Corruption | None = None
     share: Annotated[float, Field(gt=0, lt=1)] | None = None

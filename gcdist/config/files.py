@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,38 +12,74 @@ from typing import Any
 
 import tomli_w
 
-from gcdist.config.errors import ConfigError
+from gcdist.config.errors import ConfigError, shown
 from gcdist.config.sections import Config
 
 # relative ones are taken from the folder of the config file
 PATHS = (("inject", "file"), *(("cluster", key) for key in ("secret_file", "certificate", "key", "authority")))
+OPTION_PATHS = {"coco": ("root", "cache")}  # of the embedded tasks; ~ and $NAME stay as they are
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a TOML file, apply ``--set`` overrides, check everything; ConfigError with clear lines.
 
-    A relative ``inject.file``, or file of ``cluster``, is taken from the folder of the config file.
+    A relative ``inject.file``, file of ``cluster`` or of ``task.name``, or folder of the task ``coco``, is taken from the
+    folder of the config file.
     """
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: cannot be read: it is a folder; should be a file of settings (TOML)") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: cannot be read: it is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except ValueError as error:  # a NUL in the path
+        raise ConfigError(f"{shown(str(path))}: cannot be read: {error}") from None
     values = with_overrides(values, overrides)
     for section, key in PATHS:
         table = values.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str):
             table[key] = str(path.parent.resolve() / table[key])
+    if isinstance(task := values.get("task"), dict):
+        values["task"] = _placed_task(task, path.parent.resolve())
     try:
         return Config(**values)
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def _placed_task(task: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The section ``task`` with absolute paths; what is no path, or of a wrong type, stays."""
+    name, options = task.get("name"), task.get("options")
+    placed = dict(task)
+    if isinstance(name, str) and name.rpartition(":")[0].endswith(".py") and "\0" not in name:
+        file, _, function = name.rpartition(":")
+        placed["name"] = f"{(base / file).resolve()}:{function}"
+    if isinstance(name, str) and isinstance(options, Mapping):
+        placed["options"] = dict(options)
+        for key in OPTION_PATHS.get(name, ()):
+            value = options.get(key)
+            if isinstance(value, str) and value and value[0] not in "~$":
+                placed["options"][key] = os.path.normpath(base / value)
+    return placed
+
+
+def absolute(config: Config) -> Config:
+    """The same settings, to be read back in any folder: relative paths are taken from the working directory."""
+    values = config._given()
+    values["out"] = config.out.absolute()
+    for section, key in PATHS:
+        found = getattr(values[section], key)
+        if found is not None:
+            values[section] = values[section].model_copy(update={key: found.absolute()})
+    values["task"] = _placed_task(config.task.model_dump(), Path.cwd())
+    return Config(**values)
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -87,13 +124,18 @@ def shared_settings(config: Config) -> str:
     """The settings that both ends of a link must share, one ``key=value`` a line, sorted: equal texts fit together.
 
     They are seed, task, partitions and sampling, code, quantizer, injected delays and faults; of a trace only the file's
-    name, as folders differ.
+    name, as folders differ; of other paths of the task likewise.
     """
     shared = config.model_dump(mode="json", include={"seed", "task", "data", "code", "quantizer", "inject", "faults"})
     for key in ("prefetch", "holds", "compare"):  # of each worker
         del shared["data"][key]
     if config.inject.file is not None:
         shared["inject"]["file"] = config.inject.file.name
+    task = shared["task"]
+    task["name"] = task["name"].rpartition("/")[2]
+    for key in OPTION_PATHS.get(config.task.name, ()):
+        if isinstance(task["options"].get(key), str):
+            task["options"][key] = Path(task["options"][key]).name
     return "\n".join(sorted(_flat("", shared)))
 
 

@@ -13,7 +13,7 @@ from gcdist.config.data import DataConfig
 from gcdist.config.errors import ConfigError, explain, shown
 from gcdist.config.faults import FaultConfig
 from gcdist.config.secret import shared_secret
-from gcdist.config.section import Count, NotNegative, Positive, Section
+from gcdist.config.section import MOST_NAME, MOST_SECONDS, Count, FilePath, NotNegative, Positive, Seconds, Section
 
 
 def _number(value: Any) -> bool:
@@ -24,6 +24,8 @@ def _per_worker(value: Any) -> Any:
     items = value if isinstance(value, (list, tuple)) else [value]
     if not items or not all(_number(x) and x >= 0 for x in items):
         raise ValueError("should be a number of at least 0, or a list of them, one for each worker")
+    if max(items) > MOST_SECONDS:
+        raise ValueError(f"should be at most {MOST_SECONDS:g}")
     return tuple(float(x) for x in items) if isinstance(value, (list, tuple)) else float(value)
 
 
@@ -160,12 +162,12 @@ class StragglerConfig(Section):
 
     deadline: Deadline = "auto"
     noise_most: Positive = 0.2
-    max_wait: Positive = 60.0
+    max_wait: Seconds = 60.0
     warmup_steps: Annotated[int, Field(ge=0)] = 5
     p: Misses = "measured"
     prior_p: Annotated[float, Field(gt=0, lt=1)] = 0.1
     prior_weight: Positive = 2.0
-    window: Count = 200
+    window: Annotated[int, Field(ge=1, le=100_000)] = 200
     replan_every: Count = 20
 
     @model_validator(mode="after")
@@ -206,7 +208,7 @@ class InjectConfig(Section):
     slowdown: Annotated[float, Field(ge=1)] = 1.0
     slow_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     slow_spell: Annotated[float, Field(ge=1)] = 1.0
-    file: Path | None = Field(default=None, strict=False)
+    file: FilePath | None = None
     unit: Positive = 1.0
     scale_with_load: bool = False
     where: Literal["message", "compute"] = "message"
@@ -256,24 +258,24 @@ class ClusterConfig(Section):
 
     workers: Count | None = None
     min_workers: Count | None = None
-    start_timeout: Positive = 30.0
-    join_timeout: Positive = 120.0
-    rejoin_timeout: Positive = 3600.0
-    beat: Positive = 1.0
-    silent_after: Positive = 5.0
-    lost_after: Positive = 10.0
-    piece_timeout: Positive = 10.0
+    start_timeout: Seconds = 30.0
+    join_timeout: Seconds = 120.0
+    rejoin_timeout: Seconds = 3600.0
+    beat: Seconds = 1.0
+    silent_after: Seconds = 5.0
+    lost_after: Seconds = 10.0
+    piece_timeout: Seconds = 10.0
     interface: str | None = None
-    secret_file: Path | None = Field(default=None, strict=False)
+    secret_file: FilePath | None = None
     transport: Literal["gloo", "tls"] = "gloo"
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    certificate: Path | None = Field(default=None, strict=False)
-    key: Path | None = Field(default=None, strict=False)
-    authority: Path | None = Field(default=None, strict=False)
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+    authority: FilePath | None = None
     master_name: Annotated[str, Field(min_length=1, max_length=253)] = "gcdist-master"
-    retry_first: Positive = 0.5
-    retry_most: Positive = 30.0
-    threads: Count | None = None
+    retry_first: Seconds = 0.5
+    retry_most: Seconds = 30.0
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ClusterConfig:
@@ -338,7 +340,7 @@ class CheckpointConfig(Section):
     """
 
     every: Annotated[int, Field(ge=0)] = 0
-    minutes: NotNegative = 5.0
+    minutes: Annotated[float, Field(ge=0, le=MOST_SECONDS / 60)] = 5.0
     keep: Annotated[int, Field(ge=0)] = 3
 
 
@@ -379,7 +381,7 @@ partitions, load_most, partial, unbiased, options
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     steps: Count = 100
     epochs: Count | None = None
-    out: Path = Field(default=Path("runs"), strict=False)
+    out: FilePath = Path("runs")
     name: str | None = None
     task: TaskConfig = TaskConfig()
     data: DataConfig = DataConfig()
@@ -410,8 +412,10 @@ partitions, load_most, partial, unbiased, options
         wrong = []
         if self.straggler.p == "model" and self.inject.model == "none":
             wrong.append('straggler.p: found "model"; it needs a delay model in inject.model')
-        if self.name is not None and (not self.name or "/" in self.name or self.name in (".", "..")):
+        if self.name is not None and (not self.name or {"/", "\0"} & set(self.name) or self.name in (".", "..")):
             wrong.append(f"name: found {shown(self.name)}; should be the name of one folder")
+        elif len((self.name or "").encode(errors="replace")) > MOST_NAME:
+            wrong.append(f"name: found {len(self.name or '')} characters; file systems take up to {MOST_NAME} bytes")
         if self.epochs is not None and "steps" in self.model_fields_set:
             wrong.append(f"epochs: found {self.epochs}; steps = {self.steps} is given, and only one of them can be")
         last, k = self.data.last_held(), self.code.partitions

@@ -41,6 +41,8 @@ class Setup:
     quantizer: Quantizer
     delays: DelayModel
     looked: list[SampleSketch] = field(default_factory=list, kw_only=True)  # filled where there are several processes
+    all_must_fit: bool = field(default=False, kw_only=True)  # at the start: nobody has said that fewer workers will do
+    run: int = field(default=1, kw_only=True)  # which of its process's runs this is
 
     @staticmethod
     def of(task: Task, config: Config, workers: int, own: bool) -> Setup:
@@ -56,6 +58,7 @@ class Setup:
         Raises:
             ConfigError: what does not fit, in one line.
         """
+        all_must_fit = config.cluster.min_workers is None
         config = config.resolved(workers, len(task.dataset))
         k = config.code.partitions
         assert k is not None
@@ -81,6 +84,7 @@ class Setup:
             gradients,
             quantizer,
             checked("inject", lambda: make_delays(config.inject.model, workers, **config.inject.params())),
+            all_must_fit=all_must_fit,
         )
 
     @property
@@ -103,6 +107,7 @@ class Setup:
             holds=tuple(range(len(self.sizes_K))) if worker is None else self.held_by(worker),
             looked=tuple(self.looked),
             cut=self.gradients.batches.cut,
+            run=self.run,
         )
 
     def held_by(self, worker: int) -> tuple[int, ...] | None:

@@ -10,11 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+from gcdist import last_words
+from gcdist.last_words import LastWords
 from gcdist.launcher import sweep
 from gcdist.launcher.lines import Lines
 from gcdist.launcher.loop import CommandError, run
-from gcdist.launcher.machine import Ended, Machine, name_of
+from gcdist.launcher.machine import BAD_INPUT, Ended, Machine, name_of
 
 ADDRESS = "127.0.0.1"
 _TORCHRUN = "TORCHELASTIC_"  # of an outer torchrun: it would make the children look for its store
@@ -50,7 +53,10 @@ def launch_local(command: Sequence[str], workers: int, max_restarts: int | None 
             "MASTER_PORT": str(reserved.getsockname()[1]),
         }
         children = LocalChildren(program, command, place, mark, Lines())
-        return run(Machine(workers, max_restarts, restart_master), children, mark)
+        try:
+            return run(Machine(workers, max_restarts, restart_master), children, mark)
+        finally:
+            children.close()
 
 
 def found_program(command: Sequence[str]) -> str:
@@ -98,13 +104,19 @@ class LocalChildren:
         self.say, self.finish = lines.say, lines.finish
         self._env = {name: value for name, value in os.environ.items() if not name.startswith(_TORCHRUN)}
         self._env.setdefault("OMP_NUM_THREADS", "1")
+        self._env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bury a run's last lines under C++ frames
         self._env |= place
+        self._words: dict[int, int] = {}  # descriptors of files in memory, in which children leave word
 
     def start(self, rank: int, again: int) -> None:
         """Start a child; CommandError."""
         mark = self._marks[rank] = f"{self._mark}.{rank}.{again}"
         env = {**self._env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         env[sweep.VARIABLE] = sweep.with_mark(env.get(sweep.VARIABLE, ""), mark)
+        if rank not in self._words:  # gone with this process, however it ends
+            self._words[rank] = os.memfd_create(f"gcdist-last-words-{rank}")
+        os.ftruncate(self._words[rank], 0)
+        env[last_words.VARIABLE] = f"/proc/{os.getpid()}/fd/{self._words[rank]}"
         spawn: Callable[..., int] = os.posix_spawn
         common = {"setsigmask": [], "setsigdef": [signal.SIGPIPE, signal.SIGXFSZ]}  # what Python and `loop` changed
         try:
@@ -142,5 +154,19 @@ class LocalChildren:
             if found:
                 del self._pids[rank]
                 sweep.end_marked(self._marks[rank])
-                gone.append(Ended(time.monotonic(), rank, os.waitstatus_to_exitcode(status)))
+                code = os.waitstatus_to_exitcode(status)
+                words = self.last_words(rank)
+                why: Literal["", "mistake"] = (
+                    "mistake" if code in (1, BAD_INPUT) and words and words.kind == "mistake" else ""
+                )
+                gone.append(Ended(time.monotonic(), rank, code, why))
         return gone
+
+    def last_words(self, rank: int) -> LastWords | None:
+        """What the child of this rank has left, in its last life."""
+        return last_words.read(os.pread(self._words[rank], 1 << 16, 0)) if rank in self._words else None
+
+    def close(self) -> None:
+        """Let the last words go."""
+        while self._words:
+            os.close(self._words.popitem()[1])

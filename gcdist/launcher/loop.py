@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Protocol
 
+from gcdist.last_words import LastWords
 from gcdist.launcher import sweep
-from gcdist.launcher.machine import Asked, Ended, Exit, Instruction, Machine, Say, Send, Start, Tick
+from gcdist.launcher.machine import Asked, Ended, Exit, Instruction, Machine, Say, Send, Start, Tick, name_of
 
 SI_KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole foreground group
 POLL_SECONDS = 0.5  # between two looks at the children, if no signal tells of them
@@ -43,6 +44,9 @@ class Children(Protocol):
 
     def finish(self) -> None:
         """Wait for the last lines."""
+
+    def last_words(self, rank: int) -> LastWords | None:
+        """What the child of this rank has left, in its last life."""
 
 
 def run(machine: Machine, children: Children, mark: str) -> int:
@@ -80,7 +84,23 @@ def _follow(machine: Machine, children: Children, signals: _Signals) -> int:
         if code is None and wakes is not None and time.monotonic() >= wakes:
             code = do(machine.handle(Tick(time.monotonic())))
     children.finish()
+    if code and (words := _reason(machine, children)):
+        children.say(f"the run has ended with exit code {code}: {words}")
     return code
+
+
+def _reason(machine: Machine, children: Children) -> str:
+    """Why the run ended, in one line: the master's own words, else those of the worker that ended it; "" for neither."""
+    master = children.last_words(0)
+    if machine.culprit is not None and (words := children.last_words(machine.culprit)):
+        return _line(f"{name_of(machine.culprit)}: {words.text}")
+    if master is None:
+        return ""
+    return _line(f"the master died; {master.text}" if master.kind == "run" else master.text)
+
+
+def _line(text: str) -> str:
+    return "; ".join(line for line in text.splitlines() if line.strip())
 
 
 class _Signals:

@@ -22,12 +22,15 @@ _STOPPED = {status for number in _WISHES for status in (-number, 128 + number)}
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A child has ended, or (``why``) the connection to it has: "unreached" if there never was one, else "lost"."""
+    """A child has ended, or (``why``) the connection to it has: "unreached" if there never was one, else "lost".
+
+    "mistake": the child says that its settings or its input are wrong.
+    """
 
     at: float
     rank: int
     status: int
-    why: Literal["", "unreached", "lost"] = ""
+    why: Literal["", "unreached", "lost", "mistake"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,7 @@ def words_of(status: int, why: str = "") -> str:
     >>> words_of(-9), words_of(1), words_of(255, "lost")
     ('was killed by SIGKILL', 'ended with exit code 1', 'has lost its connection')
     """
-    if why:
+    if why in ("lost", "unreached"):
         return "has lost its connection" if why == "lost" else "could not be reached"
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
 
@@ -121,6 +124,7 @@ class Machine:
     _asked_at: float = 0.0
     _released: bool = False  # a worker ended well: the run may be over
     _forsaken: bool = False  # no worker is left: the run has failed, however the master ends
+    culprit: int | None = None  # the worker whose mistake has ended the run
     _next: list[tuple[float, int]] = field(default_factory=list)  # (when, signal) for the workers, while ending
     _out: list[Instruction] = field(default_factory=list)
 
@@ -166,6 +170,12 @@ class Machine:
         if self._phase == "asked":
             self._say(rank, words)
             return
+        if gone.why == "mistake" and not self._restarts[rank].done:  # all run the same command: waiting does not help
+            self._say(rank, f"{words} (its settings or its input are wrong): asking the master to end")
+            self._phase, self._asked_at, self._forsaken, self.culprit = "asked", gone.at, True, rank
+            self._due.clear()
+            self._out.append(Send(0, signal.SIGTERM))
+            return
         if gone.status == BAD_INPUT:
             self._say(rank, f"{words} (refused, or bad input); it is not started again")
         elif self._again(gone, lived):
@@ -182,7 +192,10 @@ class Machine:
         elif died:
             self._say(0, words_of(gone.status, gone.why))
         code = gone.status if gone.status >= 0 else 128 - gone.status
-        self._end(gone.at, 1 if self._forsaken and code in (0, 128 + signal.SIGTERM) else code)
+        if code == BAD_INPUT:
+            self.culprit = None  # its own words say more
+        failed = BAD_INPUT if self.culprit is not None else 1
+        self._end(gone.at, failed if self._forsaken and code in (0, 128 + signal.SIGTERM) else code)
 
     def _again(self, gone: Ended, lived: float) -> bool:
         words = words_of(gone.status, gone.why)

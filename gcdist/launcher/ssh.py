@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from gcdist.last_words import LastWords
 from gcdist.launcher.hosts import Host
 from gcdist.launcher.lines import Lines
 from gcdist.launcher.local import LocalChildren, found_program, reserved_port
@@ -105,7 +106,11 @@ def launch_ssh(
         if program is not None:
             here = LocalChildren(program, command, {**shared, "LOCAL_WORLD_SIZE": "1"}, mark, lines)
         children = SshChildren(command, places, shared, mark, lines, ssh, here)
-        return run(Machine(workers, max_restarts, restart_master), children, mark)
+        try:
+            return run(Machine(workers, max_restarts, restart_master), children, mark)
+        finally:
+            if here is not None:
+                here.close()
 
 
 def placed(hosts: Sequence[Host], master: Host | None) -> dict[int, Place]:
@@ -261,6 +266,10 @@ class SshChildren:
                 gone.append(self._verdict(now, rank, os.waitstatus_to_exitcode(status)))
         return gone
 
+    def last_words(self, rank: int) -> LastWords | None:
+        """Those of a process of this machine."""
+        return None if self._here is None else self._here.last_words(rank)
+
     def _verdict(self, at: float, rank: int, code: int) -> Ended:
         if code == LOST or code < 0:
             return Ended(at, rank, LOST, "lost" if rank in self._worked else "unreached")
@@ -270,7 +279,7 @@ class SshChildren:
     def _order(self, rank: int, again: int, place: Place) -> bytes:
         passed = {name: os.environ[name] for name in PASSED if name in os.environ}
         about = {"RANK": str(rank), "LOCAL_RANK": str(place.local_rank), "LOCAL_WORLD_SIZE": str(place.local_world)}
-        defaults = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        defaults = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
         order = {
             "command": self._command,
             "env": {**defaults, **passed, **place.host.env, **self._shared, **about},

@@ -55,6 +55,7 @@ from gcdist.quantize.grid import measure
 from gcdist.straggler import FaultSchedule
 from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
 
+STUCK_SECONDS = 60.0  # seconds of a round before it is said that it takes long
 TELL_SECONDS = 10.0  # seconds between two lines about missing workers
 Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
@@ -159,6 +160,7 @@ class MasterDriver:
         say: takes log lines.
         min_workers: no step opens below.
         start_workers: the first step waits for so many, for ``start_timeout`` seconds once ``min_workers`` are here.
+        all_must_fit: a worker that is refused before the first step ends the run.
         join_timeout: seconds to wait for ``min_workers``, at the start and later.
         record: every event with the instructions that it gave, in order, if given.
         faults: what is injected, when, at whom.
@@ -176,6 +178,7 @@ class MasterDriver:
     start_timeout: float
     join_timeout: float
     record: Record | None = None
+    all_must_fit: bool = False
     faults: FaultSchedule[Fault] = field(default_factory=lambda: FaultSchedule((), 0))
     times: RoundTimes = field(default_factory=RoundTimes)
     last: LastEvents = field(default_factory=LastEvents)
@@ -194,6 +197,7 @@ class MasterDriver:
     _started: bool = False
     _closed_at: float | None = None  # when the last step was closed
     _failed: set[int] = field(default_factory=set)  # partitions whose failure has been told
+    _misfits: set[int] = field(default_factory=set)  # workers that were refused before the first step
     _stop: str | None = None
     _halt: str | None = None
 
@@ -212,6 +216,7 @@ class MasterDriver:
             cluster.start_timeout,
             cluster.join_timeout,
             record,
+            setup.all_must_fit,
             schedule_of(setup.config),
         )
 
@@ -243,6 +248,7 @@ class MasterDriver:
             self._feed(self.port.next(self._wake))
         self._raise_if_over()
         closed, self._closed_at = self._current.result, self._current.closed_at
+        self._say_stuck()
         counted = tuple(self.aggregator.counted)
         gradient = self.aggregator.close(closed.closing)
         return RoundResult(
@@ -261,6 +267,14 @@ class MasterDriver:
             self._current.down_saved,
             promised,
         )
+
+    def _say_stuck(self) -> None:
+        """A line about workers whose link lives and who are never done."""
+        stuck = self.times.stuck(self.port.now(), STUCK_SECONDS)
+        if stuck:
+            told = ", ".join(f"worker {rank} at step {step} for {seconds:.0f} s" for rank, step, seconds in stuck[:5])
+            more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
+            self.say("warning", f"still computing: {told}{more}; their links live: slow, or hanging in the user's code")
 
     def gather(self) -> None:
         """Wait until the run can start; RunHaltedError, RunStoppedError."""
@@ -324,11 +338,10 @@ class MasterDriver:
 
     def _wait_for_workers(self) -> None:
         self.drain()
-        need = self.min_workers if self._started else self.start_workers
         begun = self.port.now()
         give_up = until = begun + self.join_timeout
         tell = begun + (0.0 if self._started else TELL_SECONDS)
-        while (here := int(self.machine.live().sum())) < need:
+        while (here := int(self.machine.live().sum())) < (need := self._needed()):
             self._raise_if_over()
             now = self.port.now()
             if here < self.min_workers:
@@ -353,6 +366,12 @@ class MasterDriver:
             self._feed(self.port.next(min(until, tell)))
         self._started = True
         self._raise_if_over()
+
+    def _needed(self) -> int:
+        """Workers that the next step waits for; at the start not for those that were refused."""
+        if self._started:
+            return self.min_workers
+        return max(self.min_workers, self.start_workers - len(self._misfits))
 
     def _raise_if_over(self) -> None:
         if self._halt is not None:
@@ -468,6 +487,12 @@ class MasterDriver:
             case Admit() | Refuse() | Announce() | CloseLink() | Leave():
                 if isinstance(told, Refuse):
                     self.say("refuse", told.reason)
+                    if told.differs and not self._started:
+                        self._misfits.add(told.peer.worker)
+                        if self.all_must_fit:
+                            self._halt = f"a worker was refused before the first step: {told.reason}"
+                elif isinstance(told, Admit):
+                    self._misfits.discard(told.peer.worker)
                 if not isinstance(told, Announce | Admit):
                     self._sent.pop(told.peer, None)
                     self.times.lost(told.peer, at)

@@ -26,6 +26,7 @@ class _Open:
     compute: float = 0.0
     data: float = 0.0
     done: int = 0
+    told: bool = False  # that it takes so long
 
 
 class RoundTimes:
@@ -69,6 +70,15 @@ class RoundTimes:
         found = self._open.pop(peer, None)
         if found is not None:
             self._ended.append((peer, found, "lost", at, None))
+
+    def stuck(self, now: float, most: float) -> list[tuple[int, int, float]]:
+        """(rank, step, seconds) of rounds that have taken longer than ``most``; each is told once."""
+        found = []
+        for peer, each in self._open.items():
+            if not each.told and now - each.sent > most:
+                each.told = True
+                found.append((peer.rank, each.step, now - each.sent))
+        return sorted(found)
 
     def take(self, origin: float) -> list[WorkerRound]:
         """The rounds that have ended since the last call; their times count from ``origin``."""

@@ -1,7 +1,9 @@
 """The output of a run: its folder, the terminal, the summary, and other readers."""
 
 from gcdist.observe.board import Board
+from gcdist.observe.files import refuse_links
 from gcdist.observe.folder import PLAN_VERSION, RunFolder, plain, read_lines, read_metrics
+from gcdist.observe.script import ScriptProgress, say_to_stderr
 from gcdist.observe.stream import EventStream, Observer, StepRecord
 from gcdist.observe.summary import (
     PartitionCount,
@@ -26,6 +28,7 @@ __all__ = [
     "PartitionCount",
     "Progress",
     "RunFolder",
+    "ScriptProgress",
     "StepRecord",
     "Summary",
     "TimesFile",
@@ -39,5 +42,7 @@ __all__ = [
     "read_lines",
     "read_metrics",
     "read_rounds",
+    "refuse_links",
+    "say_to_stderr",
     "summary_table",
 ]

@@ -101,7 +101,7 @@ class Board:
         return None if self.steps is None or rate is None else (self.steps - 1 - self._last[-1].step) / rate
 
     def line(self) -> str:
-        """The newest step in one plain line."""
+        """The newest step in one plain line, with the time left if it is known."""
         last = self.last
         if last is None:
             return "no step yet"

@@ -66,6 +66,15 @@ def add_record(handle: int, record: bytes) -> None:
         raise
 
 
+def cut_off(path: Path, size: int) -> None:
+    """Let a file end behind its first ``size`` bytes; OSError."""
+    handle = open_for_records(path)
+    try:
+        os.ftruncate(handle, size)
+    finally:
+        os.close(handle)
+
+
 def open_for_records(path: Path) -> int:
     """A descriptor that adds to a file, made if it is not there; OSError, for a link or a pipe too."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _OPEN, 0o666)

@@ -5,6 +5,7 @@ No disk ends a run: see `files`. A folder has one master: see `lock`.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, make_folder, refuse_links
+from gcdist.observe.files import MOST_WAITING, GrowingFile, Trouble, cut_off, make_folder, refuse_links
 from gcdist.observe.lock import FolderLock, LockedError
 from gcdist.observe.logs import WorkerLogs
 from gcdist.observe.stream import EventStream
@@ -93,11 +94,19 @@ class RunFolder:
             self._lock.release()
             raise
         self._step: int | None = None  # the last that has ended
+        self.summed_up: int | None = None  # that of the summary
         self.stream = EventStream(self.event)
         self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
+    def must_be_ours(self) -> None:
+        """OSError where another folder stands in this one's place."""
+        if _place(self.path) != self._place:
+            raise OSError(errno.ESTALE, "another folder stands in the run folder's place", str(self.path))
+
     def write_config(self, text: str) -> None:
         """``config.toml``: the settings with all values resolved."""
+        if text == self._config:
+            return
         self._config = text
         self._write("config.toml", text)
 
@@ -160,14 +169,19 @@ class RunFolder:
     def _cut(self, file: GrowingFile, stays: Callable[[dict[str, Any]], bool]) -> GrowingFile:
         file.close()
         kept, damaged = [], 0
-        for raw in file.path.read_bytes().splitlines(keepends=True):
+        whole = file.path.read_bytes()
+        for raw in whole.splitlines(keepends=True):
             try:
                 line = json.loads(raw)
                 if stays(line):
-                    kept.append(raw.decode())
+                    kept.append(raw)
             except (ValueError, TypeError, KeyError, RecursionError):
                 damaged += 1
-        write_whole(file.path, "".join(kept))
+        left = b"".join(kept)
+        if whole.startswith(left):  # a full disk can do that
+            cut_off(file.path, len(left))
+        else:
+            write_whole(file.path, left.decode())
         if damaged:
             self.on_trouble(f"{file.path}: {damaged} damaged lines were cut out")
         return GrowingFile(file.path, self.trouble)
@@ -183,6 +197,7 @@ class RunFolder:
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """``summary.json``."""
+        self.summed_up = self._step
         self._write("summary.json", json.dumps(plain(values), indent=1) + "\n")
 
     def write_last_events(self, lines: Iterable[str]) -> None:
@@ -212,6 +227,7 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         self._waiting.pop(name, None)
         try:
+            self.must_be_ours()
             write_whole(self.path / name, text)
         except OSError as error:
             self._waiting[name] = text
@@ -225,6 +241,7 @@ class RunFolder:
         """Write the whole files that wait, as far as the disk takes them."""
         for name, text in list(self._waiting.items()):
             try:
+                self.must_be_ours()
                 make_folder((self.path / name).parent)
                 write_whole(self.path / name, text)
             except OSError as error:
@@ -263,7 +280,7 @@ class RunFolder:
         for file in files:
             file.go_on()
         if self._config is not None:
-            self.write_config(self._config)
+            self._write("config.toml", self._config)
         self.trouble.wrote(self.path.name)
         self.on_trouble(f"run folder {self.path} was deleted or replaced: its files begin anew here")
 

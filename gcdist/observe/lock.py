@@ -82,8 +82,10 @@ class FolderLock:
         assert self._handle is not None
         if self._key in _held:
             raise LockedError(f"run folder {folder} is in use by this very process: close that run first")
+        locked = False
         try:
             fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
         except OSError as error:
             holder = _read(self._handle)
             if error.errno in (11, 13):  # EAGAIN, EACCES: held
@@ -97,7 +99,11 @@ class FolderLock:
                 time.sleep(min(0.2, lease / 4))
                 if _read(self._handle) != before:
                     raise LockedError(f"run folder {folder} is in use by {_words(before)}: end that one first")
-        self._beat()
+        try:
+            self._beat()
+        except OSError:
+            if not locked:  # a full disk: the record lock holds
+                raise
 
     def _beat(self) -> None:
         self._beats += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -31,12 +32,14 @@ class Progress(Observer):
         self._steps = steps
         self._console = console or Console()
         self._live = self._console.is_terminal
+        self._given = every is not None
         self._every = every or max(1, (steps or 200) // 20)
         self._board = Board(steps, virtual)
         self._fresh = False  # a step that is not shown yet
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._word = threading.Condition()
         self._closing = threading.Event()
+        self._closed = False
         self._writer = threading.Thread(target=self._write, name="gcdist-progress", daemon=True)
         self._writer.start()
 
@@ -55,11 +58,22 @@ class Progress(Observer):
         with self._word:
             self._board.evaluate(metrics, step)
 
-    def note(self, text: str) -> None:
-        """Show a line that stays: a worker lost, a new plan."""
+    def expect(self, steps: int) -> None:
+        """The run has so many steps."""
         with self._word:
-            self._lines.append(text)
-            self._word.notify()
+            self._steps = self._board.steps = steps
+            if not self._given:
+                self._every = max(1, steps // 20)
+
+    def note(self, text: str) -> None:
+        """Show a line that stays: a worker lost, a new plan; after the close it is written at once."""
+        with self._word:
+            if not self._closed:
+                self._lines.append(text)
+                self._word.notify()
+                return
+        with suppress(OSError, ValueError):
+            self._print(text)
 
     def close(self) -> None:
         """Show what is left, for two seconds at most; idempotent."""
@@ -67,6 +81,8 @@ class Progress(Observer):
         with self._word:
             self._word.notify()
         self._writer.join(timeout=2.0)
+        with self._word:
+            self._closed = not self._writer.is_alive()  # one that is stuck may hold the terminal
 
     def __enter__(self) -> Progress:
         return self
@@ -75,6 +91,9 @@ class Progress(Observer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _write(self) -> None:
         try:
@@ -97,7 +116,7 @@ class Progress(Observer):
                 self._lines.clear()
                 self._fresh = False
             for line in lines:
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._print(line)
             if live is not None and picture is not None:
                 live.update(picture, refresh=True)
             if last:

@@ -172,12 +172,16 @@ class MasterMachine:
     # --- membership ---
 
     def _joined(self, at: float, peer: Peer, hello: Hello) -> None:
-        if self._stopped:
+        if self._stopped or hello.run < self._expected.run:  # a run of the same script that is over: it goes on
             self._out.append(Leave(peer))
+            return
+        if hello.run > self._expected.run:
+            text = f"worker {peer.rank} is ahead: at run {hello.run} of its script, the master at {self._expected.run}"
+            self._out.append(CloseLink(peer, text))
             return
         reason = self._why_refuse(peer, hello)
         if reason is not None:
-            self._out.append(Refuse(peer, reason))
+            self._out.append(Refuse(peer, reason, differs=" differs in its " in reason))
             return
         old = self._peers.get(peer.worker)
         if old is not None:

@@ -5,7 +5,7 @@ Every event begins with ``at``: monotonic seconds, stamped by whoever received i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -138,10 +138,11 @@ class Admit:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Refuse the peer for good, with the reason."""
+    """Refuse the peer for good, with the reason. ``differs``: it is one of the run's, with other settings or data."""
 
     peer: Peer
     reason: str
+    differs: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

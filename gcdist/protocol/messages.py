@@ -99,6 +99,7 @@ class Hello(NamedTuple):
     holds: tuple[int, ...] | None = None  # partitions it can read; None = all; the master's: all that there are
     looked: tuple[SampleSketch, ...] = ()  # some samples that it can read
     cut: str = ""  # hash of which samples are in which partition
+    run: int = 1  # which of its process's runs this is
 
     def difference(self, theirs: Hello) -> str | None:
         """The first thing in which a worker's Hello differs from the master's and must not, in words; else None.

@@ -36,6 +36,7 @@ class Checkpoints:
         found: the checkpoint that the run goes on from.
         event: takes what only the run's events should have (kind, text).
         clock: monotonic seconds.
+        must_be_ours: raises OSError where another run's folder stands in the place of this one's.
 
     Raises:
         ConfigError: neither that checkpoint nor one before it fits the run.
@@ -52,8 +53,10 @@ class Checkpoints:
         found: Checkpoint | None = None,
         event: Callable[[str, str], None] = lambda kind, text: None,
         clock: Callable[[], float] = time.monotonic,
+        must_be_ours: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder / "checkpoints"
+        self._must_be_ours = must_be_ours
         self.at_rest = True  # no round is open, or was broken off
         self._session = session
         self._driver = driver
@@ -137,6 +140,7 @@ class Checkpoints:
             with ledger.pause("checkpoint"):  # another one: the first has its place in the state
                 tensors, besides = model_state(self._session.task.model)
                 state = {**self._state(), "model": besides, "generators": generators}
+                self._must_be_ours()
                 path = write_checkpoint(self.folder, accounts.next, tensors, state, max(1, self._settings.keep))
         except Exception:  # not what a second wish to end raises: then none is begun again
             self._broken_off = False

@@ -9,14 +9,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
+from gcdist.last_words import leave
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
 from gcdist.master.scheme import Scheme
-from gcdist.observe import Observer, RunFolder, Summary
+from gcdist.observe import Observer, RunFolder, ScriptProgress, Summary
 from gcdist.planning import PlanReport
 from gcdist.run.accounts import Accounts
+from gcdist.run.as_run import settings_text
 from gcdist.run.body_watch import BodyWatch
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.checkpoints import Checkpoints
@@ -68,12 +72,25 @@ class Cluster:
         self.driver = driver
         self.on_step = on_step
         self.finished = False
+        self.on_closed: Callable[[], None] = lambda: None
+        self.progress: ScriptProgress | None = None  # of a script that has not asked for silence
+        self._asked = 0  # steps, by `steps`
+        self._optimizer: torch.optim.Optimizer | None = None  # that the script tracks
+        self.again = ""  # how a run that ended early goes on, for its last line
         self.accounts = Accounts(session, driver)
         self._record = RunRecord(session, driver, folder, self.accounts)
         self._scheme = session.scheme(self._record.planned)
         self._record.scheme = self._scheme
         self.checkpoints = Checkpoints(
-            session, driver, self._scheme, self.accounts, folder.path, standstill, resumed, folder.event
+            session,
+            driver,
+            self._scheme,
+            self.accounts,
+            folder.path,
+            standstill,
+            resumed,
+            folder.event,
+            must_be_ours=folder.must_be_ours,
         )
         self._watch = ModelWatch(session.task.model)
         body = BodyWatch(lambda: self.checkpoints.parts.tracked, self._warn)
@@ -130,6 +147,10 @@ class Cluster:
         if count < 0:
             raise ValueError(f"steps: found {count}; should be 0 or more")
         self._must_be_open("steps")
+        self._asked += count
+        self._write_config()
+        if self.progress is not None:
+            self.progress.expect(self._asked)
         return self._loop.steps(count)
 
     def epochs(self, count: int) -> Iterator[tuple[int, Iterator[Step]]]:
@@ -153,6 +174,9 @@ class Cluster:
         self._must_be_open("track")
         for name, part in parts.items():
             self._warn(self.checkpoints.parts.add(name, part))
+            if isinstance(part, torch.optim.Optimizer) and self._optimizer is None:
+                self._optimizer = part
+        self._write_config()
 
     def save(self) -> Path:
         """Write a checkpoint now, ``checkpoints/step-...`` in the run's folder; to be called at the end of a loop body.
@@ -273,8 +297,42 @@ class Cluster:
         self.driver.stop(reason)
         if self._on_close is not None:
             self._on_close()
+        if finished:
+            leave("end", "")
+            self._sum_up()
+        else:
+            line = self.where_it_stands()
+            self.driver.say("checkpoint", line)
+            leave(
+                "end",
+                f"{reason.splitlines()[0] if reason else 'no reason'}, after {self.accounts.trained} steps; {line}",
+            )
         self.folder.event("end", reason, finished=finished)
         self.folder.close()
+        self.on_closed()
+
+    def _write_config(self) -> None:
+        """A script's ``config.toml`` says what its run really is."""
+        if self.session.task.origin is None:
+            self.folder.write_config(settings_text(self.session, self._optimizer, self._asked))
+
+    def _sum_up(self) -> None:
+        """``summary.json`` and the table of a script's run, where it has not been written since the last step."""
+        if not self.accounts.trained:
+            return
+        summary = self.summary(self.accounts.evaluation)
+        if self.folder.summed_up is None or self.progress is not None:
+            self.folder.write_summary(summary.as_dict())
+        if self.progress is not None:
+            self.folder.stream.remove(self.progress)  # all steps are shown before
+            self.progress.end(summary)
+
+    def where_it_stands(self) -> str:
+        """The newest checkpoint and how the run goes on from it, in one line."""
+        newest = self.checkpoints.newest or (self.checkpoints.resumed and self.checkpoints.resumed.path)
+        if newest is None:
+            return f"there is no checkpoint in {self.folder.path}"
+        return f"the newest checkpoint is {newest}" + (f"; {self.again}" if self.again else "")
 
     def __enter__(self) -> Cluster:
         return self

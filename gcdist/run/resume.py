@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gcdist.config import Config, ConfigError, dump_config, load_config, setting_lines, shared_settings
+from gcdist.config import Config, ConfigError, load_config, setting_lines, shared_settings
 from gcdist.master.driver import Say
-from gcdist.observe import RunFolder
+from gcdist.observe import RunFolder, refuse_links
 from gcdist.protocol.messages import SampleSketch, ValueSketch
+from gcdist.run.as_run import as_run, script, settings_text
 from gcdist.run.checkpoint import Checkpoint, newest_checkpoint
 from gcdist.run.session import Session
 
@@ -20,19 +21,25 @@ FIXED = ("seed", "task.", "code.partitions", "data.")  # settings that a resumed
 def new_folder(session: Session, folder: Path | None) -> RunFolder:
     """The run's folder with its config: named by the settings, or by task, scheme and time."""
     config = session.config
-    name = config.name or f"{Path(config.task.name).stem}-{session.code.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    named = config.task.name if session.task.origin is not None else script()
+    name = config.name or f"{Path(named).stem}-{session.code.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     path = folder or config.out / name
     stem, number = path, 2
-    while config.name is None and folder is None and (path / "metrics.jsonl").exists():
-        path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
     try:
+        while config.name is None and folder is None and (path / "metrics.jsonl").exists():
+            path, number = stem.with_name(f"{stem.name}-{number}"), number + 1
         run = RunFolder(path)
     except ValueError as error:
         raise ConfigError(f"name: {error}") from None
     except OSError as error:
-        raise ConfigError(f"out: the run's folder {path} cannot be written: {error.strerror}") from None
-    run.write_config(dump_config(config))
+        raise _unusable("out", path, error) from None
+    run.write_config(settings_text(session))
     return run
+
+
+def _unusable(what: str, path: Path, error: OSError) -> ConfigError:
+    """A run folder that cannot be made or written, in one line."""
+    return ConfigError(f"{what}: the run's folder {path} cannot be written: {error.strerror or error}")
 
 
 def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, Checkpoint | None]:
@@ -43,8 +50,14 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
     Raises:
         ConfigError: a setting that cannot change differs, or the data set.
     """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"resume: {path} is no folder of a run")
+    try:
+        refuse_links(path)  # before anything in it is read
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"resume: {error}") from None
     found = newest_checkpoint(path / "checkpoints", lambda line: say("warning", line))
-    _compare(session.config, path, found is not None, say)
+    _compare(session, path, found is not None, say)
     if found is not None:
         samples = len(session.task.dataset)
         if found.state["samples"] != samples:
@@ -54,9 +67,11 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
         if (off := _other_data(session, found.state.get("data"))) is not None:
             raise ConfigError(f"task: other data than those of the run in {path}: {off}")
     try:
-        run = RunFolder(path, resume=True)
+        run = RunFolder(path, resume=True, wait=lambda line: say("warning", line))
+    except ValueError as error:
+        raise ConfigError(f"resume: {error}") from None
     except OSError as error:
-        raise ConfigError(f"resume: the run's folder {path} cannot be written: {error.strerror}") from None
+        raise _unusable("resume", path, error) from None
     if found is None:
         say("checkpoint", f"there is no checkpoint in {path}: the run begins at step 0")
     else:
@@ -66,17 +81,19 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
 
 def take_up(run: RunFolder, session: Session, found: Checkpoint | None) -> None:
     """Make the folder the resumed run's: write its settings, and remove the lines of steps that will be trained again."""
-    run.write_config(dump_config(session.config))
+    run.write_config(settings_text(session))
     run.rewind(0 if found is None else found.step)
 
 
-def _compare(config: Config, path: Path, bound: bool, say: Say) -> None:
+def _compare(session: Session, path: Path, bound: bool, say: Say) -> None:
     """One line for the settings that differ; ConfigError for those that cannot while there is a checkpoint."""
     if not (path / "config.toml").exists():
         return
-    before = load_config(path / "config.toml")
+    before, config = load_config(path / "config.toml"), as_run(session)[0]
     was, now = setting_lines(before), setting_lines(config)
     changed = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
+    if session.task.origin is None:  # what the script alone says, and its place
+        changed = [key for key in changed if key not in ("task.name", "steps") and not key.startswith("optimizer.")]
     for key in changed:
         if bound and key.startswith(FIXED) and _is_shared(key, config, before):
             raise ConfigError(

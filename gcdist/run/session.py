@@ -56,6 +56,7 @@ class Session(Setup):
             setup.quantizer,
             setup.delays,
             code,
+            all_must_fit=setup.all_must_fit,
         )
         session.scheme(lambda plan, report, deadline: None)  # the settings of stop rule and code are checked here too
         return session

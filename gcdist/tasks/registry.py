@@ -23,6 +23,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": convex.quadratic,
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+SCRIPT = "script:"  # the beginning of the name that a script's own task has in its run's config.toml
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 
@@ -47,6 +48,11 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
     >>> load_task("digits", {"model": "mlp"}, 16, Path()).batch_size
     16
     """
+    if name.startswith(SCRIPT):
+        where = name.removeprefix(SCRIPT)
+        raise TaskError(
+            f"task {name!r}: it was built by a script: run {where} (gcdist.simulate there has a virtual clock)"
+        )
     build = TASKS[name] if name in TASKS else _function(name, base)
     if "batch_size" in options:
         raise TaskError(f"task {name!r}: batch_size is a setting of its own, not an option of the task")
@@ -55,12 +61,17 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
     if name in TASKS:
         _check_types(name, build, arguments)
         try:
-            return build(**arguments)
+            return _named(build(**arguments), name)
         except ValueError as error:
             raise TaskError(str(error)) from None
     task = build(**arguments)
     if not isinstance(task, Task):
         raise TaskError(f"task {name!r} must give back a gcdist.Task, found {type(task).__name__}")
+    return _named(task, name)
+
+
+def _named(task: Task, name: str) -> Task:
+    object.__setattr__(task, "origin", name)
     return task
 
 

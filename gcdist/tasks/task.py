@@ -36,6 +36,7 @@ class Task:
         evaluate: ``evaluate(model)`` gives the held-out metrics that the command line prints.
         holds: the partitions, of 0..k-1, that this process can read, where data stays on its node; None: all of them. Each
             rank gives its own; ``len(dataset)`` and the partitions themselves are the same everywhere.
+        origin: the name that settings call it by; None: a script has built it.
 
     Raises:
         ValueError: an argument is not what is asked for above.
@@ -49,6 +50,7 @@ class Task:
     partitioner: Partitioner | None = None
     evaluate: Evaluate | None = None
     holds: Iterable[int] | None = None
+    origin: str | None = None
     _wants_step: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

@@ -35,17 +35,27 @@ OnJoin = Callable[[BaseLink, int, bytes], None]
 
 
 def _meet(
-    store: Any, run_id: str, master: int, ticket: int, rank: int, address: str, seconds: float, patience: float
+    store: Any,
+    run_id: str,
+    master: int,
+    ticket: int,
+    rank: int,
+    address: str,
+    seconds: float,
+    patience: float,
+    over: Callable[[], bool] = lambda: False,
 ) -> Channel:
     """The channel of a ticket, if the other end comes within ``patience`` and connects within ``seconds``.
 
-    Both ends first say that they are there: gloo's own waiting is noisy and hard to bound.
+    Both ends first say that they are there: gloo's own waiting is noisy and hard to bound. ``over``: nobody will come.
     """
     key = f"gcdist/{run_id}/link/{master}/{ticket}"
     until, pause = time.monotonic() + patience, 0.002
     try:
         store.set(f"{key}/here/{rank}", "")
         while not store.check([f"{key}/here/{1 - rank}"]):
+            if over():
+                raise ChannelError("the master takes nobody in any more")
             if time.monotonic() > until:
                 raise ChannelError(f"nobody came within {patience:g} s")
             time.sleep(pause)
@@ -77,7 +87,8 @@ def join(
     store = source.client(timeout)
     keys = f"gcdist/{source.run_id}/"
     try:
-        while not store.check([keys + "master"]):
+        # the master of a process's run before may have ended it, and not yet begun the next one
+        while not store.check([keys + "master"]) or store.check([keys + "over"]):
             if time.monotonic() > until:
                 raise JoinError(
                     f"no master of run {source.run_id!r} within {timeout:g} s at {source.host}:{source.port}"
@@ -90,7 +101,8 @@ def join(
     try:
         address = listening_address(source.host, source.port)
         seconds = settings.connect_timeout
-        channel = _meet(store, source.run_id, master, ticket, 1, address, seconds, PATIENCE * seconds)
+        over = lambda: bool(store.check([keys + "over"])) or int(store.add(keys + "master", 0)) != master  # noqa: E731
+        channel = _meet(store, source.run_id, master, ticket, 1, address, seconds, PATIENCE * seconds, over)
         greet(channel, secret, source.run_id, ticket, hello, seconds)
     except (ChannelError, FrameError, OSError) as error:
         raise JoinError(f"no link to the master (ticket {ticket}): {error}") from None
@@ -181,32 +193,38 @@ class Acceptor:
         waiting: dict[int, float] = {}  # tickets not yet served, newest first, and until when their taker may come
         gauge, read_at = DescriptorGauge(), 0.0
         while not self._closed.wait(POLL_SECONDS):
-            if time.monotonic() > read_at:
-                read_at = time.monotonic() + GAUGE_SECONDS
-                if (notice := gauge.read()) is not None:
-                    self._on_notice(notice)
             try:
-                if store is None:
-                    store = self._source.client(timeout=1.0)
-                newest = int(store.add(self._keys + "tickets", 0))
+                if time.monotonic() > read_at:
+                    read_at = time.monotonic() + GAUGE_SECONDS
+                    if (notice := gauge.read()) is not None:
+                        self._on_notice(notice)
+                store = self._source.client(timeout=1.0) if store is None else store
+                waiting = self._served_of(store, waiting)
             except (RuntimeError, ValueError, JoinError):
                 store = None  # the store is away, or somebody has written into it: links live on, nobody can join
                 self._closed.wait(1.0)
-                continue
-            now = time.monotonic()
-            # anybody who reaches the store can raise the counter: only the newest tickets are looked for
-            oldest = max(self._served, newest - MOST_WAITING) + 1
-            waiting |= dict.fromkeys(range(oldest, newest + 1), now + self._settings.connect_timeout)
-            self._served = newest
-            # the newest first: who took an old one may be gone, and must hold nobody up
-            waiting = dict(sorted(waiting.items(), reverse=True)[:MOST_WAITING])
-            with suppress(RuntimeError):
-                for ticket in [ticket for ticket in waiting if self._is_there(store, ticket)]:
-                    if self._closed.is_set() or not self._places.acquire(blocking=False):
-                        break
-                    del waiting[ticket]
-                    spawn(f"join-{ticket}", self._build, ticket)
-            waiting = {ticket: until for ticket, until in waiting.items() if until > now}
+            except Exception as error:  # whatever else a stranger can make go wrong: the door stays open
+                self._on_notice(f"the door has failed and goes on: {type(error).__name__}: {one_line(error)}")
+                store = None
+                self._closed.wait(1.0)
+
+    def _served_of(self, store: Any, waiting: dict[int, float]) -> dict[int, float]:
+        """Build links for the takers that are there; the tickets that go on waiting."""
+        newest = int(store.add(self._keys + "tickets", 0))
+        now = time.monotonic()
+        # anybody who reaches the store can raise the counter: only the newest tickets are looked for
+        oldest = max(self._served, newest - MOST_WAITING) + 1
+        waiting = waiting | dict.fromkeys(range(oldest, newest + 1), now + self._settings.connect_timeout)
+        self._served = newest
+        # the newest first: who took an old one may be gone, and must hold nobody up
+        waiting = dict(sorted(waiting.items(), reverse=True)[:MOST_WAITING])
+        with suppress(RuntimeError):
+            for ticket in [ticket for ticket in waiting if self._is_there(store, ticket)]:
+                if self._closed.is_set() or not self._places.acquire(blocking=False):
+                    break
+                del waiting[ticket]
+                spawn(f"join-{ticket}", self._build, ticket)
+        return {ticket: until for ticket, until in waiting.items() if until > now}
 
     def _build(self, ticket: int) -> None:
         seconds = self._settings.connect_timeout

@@ -16,6 +16,9 @@ from gcdist.transport.channel import INTERFACE, ChannelError, interface_address,
 
 dist: Any = torch.distributed  # its type stubs lack TCPStore
 
+# stores that this process serves, by (host, port): torch lets none go before the process ends, and its next run needs it
+_served: dict[tuple[str, int], Any] = {}
+
 
 class JoinError(Exception):
     """Joining a run failed; the text is one clear line."""
@@ -60,7 +63,12 @@ class StoreSource:
         serve = serve and not _agent_serves(env)
         if serve:
             host = _own(host, env.get(INTERFACE))
-        source = open_store(host, port, serve=serve, timeout=timeout)
+        if serve and (host, port) in _served:
+            source = StoreSource(host, port, timeout=timeout, _server=_served[host, port])
+        else:
+            source = open_store(host, port, serve=serve, timeout=timeout)
+        if serve:
+            _served[host, source.port] = source._server
         return source.named(env.get("TORCHELASTIC_RUN_ID") or "run")
 
 

@@ -90,26 +90,36 @@ class TlsDoor:
     def _run(self) -> None:
         try:
             while not self._closed.is_set():
-                now = time.monotonic()
-                self._listen(now)
-                ready = self._selector.select(max(0.0, min(self._callers.next_at(now), self._wakes(now)) - now))
-                now = time.monotonic()
-                for stranger in self._callers.turns(now):
-                    self._selector.register(stranger.connection, selectors.EVENT_READ, stranger)
-                    self._serve(stranger)
-                for key, _ in ready:
-                    if key.fileobj is self._listener:
-                        self._accept(now)
-                    elif isinstance(key.data, Stranger) and key.data.connection.fileno() >= 0:
-                        self._hear(key.data, now)
-                for stranger in self._callers.overdue(now):
-                    self._drop(stranger, None if stranger.leaving else f"it {stranger.doing} for too long")
+                try:
+                    self._turn()
+                except Exception as error:  # whatever strangers can make go wrong: the door stays open
+                    self._on_refused(
+                        "callers", f"the door has failed and goes on: {type(error).__name__}: {one_line(error)}"
+                    )
+                    self._closed.wait(REST_SECONDS)
         finally:
             for stranger in list(self._callers.all.values()):
                 self._drop(stranger, None)
             self._selector.close()
             for one in (self._listener, self._ear, self._bell):
                 one.close()
+
+    def _turn(self) -> None:
+        """Wait for callers, and do what is due."""
+        now = time.monotonic()
+        self._listen(now)
+        ready = self._selector.select(max(0.0, min(self._callers.next_at(now), self._wakes(now)) - now))
+        now = time.monotonic()
+        for stranger in self._callers.turns(now):
+            self._selector.register(stranger.connection, selectors.EVENT_READ, stranger)
+            self._serve(stranger)
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._accept(now)
+            elif isinstance(key.data, Stranger) and key.data.connection.fileno() >= 0:
+                self._hear(key.data, now)
+        for stranger in self._callers.overdue(now):
+            self._drop(stranger, None if stranger.leaving else f"it {stranger.doing} for too long")
 
     def _wakes(self, now: float) -> float:
         """When the listener may be looked at again."""

@@ -5,6 +5,7 @@ A gloo wait cannot be used for it: an expired wait closes the pair, and a large 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import Protocol
@@ -54,6 +55,14 @@ class _Watch:
         self._stirred = True
         self._changed.notify()
 
+    @staticmethod
+    def _judged(item: Watched, now: float) -> float:
+        try:
+            return item.judge(now)
+        except Exception:  # one item's error must not end the watch over the others
+            sys.excepthook(*sys.exc_info())
+            return now + 1.0
+
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -63,7 +72,7 @@ class _Watch:
                 items = list(self._watched)
                 self._stirred = False
             now = time.monotonic()
-            due = min(item.judge(now) for item in items)
+            due = min(self._judged(item, now) for item in items)
             with self._changed:
                 self._changed.wait_for(lambda: self._stirred, max(0.001, due - now))
             if time.monotonic() > due + _LATE:

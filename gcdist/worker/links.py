@@ -137,6 +137,9 @@ class WorkerLinks:
         except JoinError as error:
             reason = str(error)
             self.inbox.put(lambda at: LinkLost(at, reason))
+        except Exception as error:  # this thread's end in silence would leave the worker waiting for ever
+            failed = f"joining failed: {type(error).__name__}: {error}"
+            self.inbox.put(lambda at: LinkLost(at, failed))
 
     def _emit(self, event: Event) -> None:
         if self._link is None:  # the first event of a new link may come before join() returns

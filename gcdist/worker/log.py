@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from gcdist.observe.logs import LineBudget, left_out_text
 
 RECORD_BYTES = 8 << 10  # of one text; a longer one loses its middle
 RECORDS_KEPT = 200  # while there is no link
+LAUNCHED = "GCDIST_LAUNCH"  # set by `gcdist launch`, which puts all lines on one terminal
 OLD = 1.0  # seconds; a text that waited longer says so
 
 
@@ -43,9 +45,10 @@ class WorkerLog:
         self._linked = False
 
     def say(self, text: str) -> None:
-        """Add a text, and show it on stderr."""
+        """Add a text, and show it on stderr; of a traceback that the master shows on the same terminal the first line."""
+        shown = text.partition("\n")[0] if LAUNCHED in os.environ else text
         with suppress(OSError, ValueError):  # a closed stderr must not end a worker
-            print(f"gcdist worker {self._name}: {text}", file=sys.stderr, flush=True)
+            print(f"gcdist worker {self._name}: {shown}", file=sys.stderr, flush=True)
         self.add(text)
 
     def add(self, text: str) -> None:

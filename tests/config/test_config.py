@@ -64,6 +64,33 @@ def fails(**values: object) -> str:
         ({"cluster": {"workers": 2, "min_workers": 3}}, "cluster.min_workers: found 3; should be at most workers = 2"),
         ({"cluster": {"beat": 9.0}}, "cluster.silent_after: found 5.0; should be above beat = 9.0"),
         ({"name": "a/b"}, 'name: found "a/b"; should be the name of one folder'),
+        ({"name": "a\0b"}, 'name: found "a\\u0000b"; should be the name of one folder'),
+        ({"name": "x" * 300}, "name: found 300 characters; file systems take up to 255 bytes"),
+        ({"out": "a\0b"}, 'out: found "a\\u0000b"; a path cannot have a NUL character'),
+        (
+            {"out": "y/" + "x" * 300},
+            'out: found "y/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx... (304 characters); a name in it has',
+        ),
+        (
+            {"cluster": {"secret_file": "\0"}},
+            'cluster.secret_file: found "\\u0000"; a path cannot have a NUL character',
+        ),
+        (
+            {"straggler": {"window": 99999999999}},
+            "straggler.window: found 99999999999; should be less than or equal to 1",
+        ),
+        ({"cluster": {"threads": 1000000}}, "cluster.threads: found 1000000; should be less than or equal to 4096"),
+        (
+            {"cluster": {"start_timeout": 1e300}},
+            "cluster.start_timeout: found 1e+300; should be less than or equal to 1",
+        ),
+        ({"straggler": {"max_wait": 1e300}}, "straggler.max_wait: found 1e+300; should be less than or equal to 1"),
+        (
+            {"inject": {"model": "shifted-exponential", "shift": 1e300}},
+            "inject.shift: found 1e+300; should be at most 1e+08",
+        ),
+        ({"steps": 10**30}, "steps: found 1000000000000000000000000000000; should be less than or equal to 1"),
+        ({"quantizer": {"bits": 4, "bits_most": 1}}, "quantizer.bits_most: found 1; bits = 4 is the average over the"),
         (
             {"cluster": {"workers": 3}, "inject": {"model": "shifted-exponential", "mean": [1.0]}},
             "inject.mean: found a list of 1; cluster.workers is 3",

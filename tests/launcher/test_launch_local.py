@@ -117,6 +117,12 @@ def test_a_refused_worker_stays_away(launch: Launch, tmp_path: Path) -> None:
             2,
             "gcdist: launch local: no command given; for example: gcdist launch local -n 8 -- python script.py",
         ),
+        (["-n", "2", "--", "gcdist", "train", "no.toml"], 2, "gcdist: no.toml: no such file"),
+        (
+            ["-n", "2", "--", sys.executable, "-m", "gcdist", "train", "--set", "steps=0", "/dev/null"],
+            2,
+            "gcdist: /dev/null: steps: found 0; should be greater than or equal to 1",
+        ),
         (["-n", "0", "--", "true"], 2, "gcdist: launch local -n: found 0; should be 1 or more"),
         (
             ["-n", "1", "--", "no-such-program"],

@@ -162,3 +162,19 @@ def test_a_host_that_was_never_reached_is_given_up() -> None:
     assert said(machine.handle(Ended(now + 1.0, 1, 255, "unreached"))) == [
         "worker 1 could not be reached; it is given up: it died 5 times in a row within 10 s of its start"
     ]
+
+
+def test_a_worker_s_own_mistake_ends_the_run_at_once() -> None:
+    machine = begun()
+    told = machine.handle(Ended(5.0, 2, 2, "mistake"))
+    assert told == [
+        Say("worker 2 ended with exit code 2 (its settings or its input are wrong): asking the master to end"),
+        Send(0, signal.SIGTERM),
+    ]
+    machine.handle(Ended(5.5, 0, 143))
+    assert machine.culprit == 2
+    assert machine.handle(Ended(5.6, 1, 0)) == [Exit(2)]
+    machine = begun()  # in a later life it is that life's alone
+    machine.handle(Ended(20.0, 2, KILLED))
+    machine.handle(Tick(20.5))
+    assert not any(isinstance(told, Send) for told in machine.handle(Ended(25.0, 2, 2, "mistake")))

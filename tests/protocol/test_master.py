@@ -501,3 +501,12 @@ def test_the_report_reads_who_came_and_went_from_what_the_machine_says() -> None
         (1, "killed"),
         (2, "bad checksum"),
     ]
+
+
+def test_a_worker_at_another_run_of_its_script_is_released_or_comes_again() -> None:
+    second = HELLO._replace(run=2)
+    machine = MasterMachine(2, second)
+    assert machine.handle(Joined(0.0, A, HELLO)) == [Leave(A)]  # that run is over: it goes on to the next one
+    [told] = machine.handle(Joined(0.0, B, second._replace(run=3)))
+    assert told == CloseLink(B, "worker 2 is ahead: at run 3 of its script, the master at 2")
+    assert machine.handle(Joined(0.0, Peer(0, 3), second))[0] == Admit(Peer(0, 3))

@@ -26,13 +26,14 @@ def test_a_script_ends_with_the_worker_s_error_and_the_user_s_own_line(tmp_path:
     cluster = start([str(SCRIPT), "fails"], ranks=3)
     assert cluster.wait(LIMIT) == [1, 0, 0], cluster.output(0)
     out = cluster.output(0)
-    # once when it happens, and once when it ends the run
-    first = re.search(
-        r"^gcdist error: worker [12]: RuntimeError: shape '\[3\]' is invalid (.|\n)*?^RuntimeError", out, re.M
-    )
+    # a line when it happens, and all of it when it ends the run
+    first = re.search(r"^gcdist error: worker [12]: RuntimeError: shape '\[3\]' is invalid .*$", out, re.M)
     assert first is not None, out
     assert "partition 2, samples [ 8  9 10 11])" in first[0]
-    assert "in bad_loss" in first[0]
+    assert "all of it is in" in first[0]
+    assert out.count("in bad_loss") == 1
+    errors = [json.loads(line) for line in (tmp_path / "runs" / "run" / "events.jsonl").read_text().splitlines()]
+    assert "in bad_loss" in next(line["text"] for line in errors if line["kind"] == "error")
     assert "compute.py" not in out
     halt = out[out.rindex("Traceback (most recent call last):\n  File", 0, out.index("RunHaltedError")) :]
     raised = re.findall(r'File "([^"]+)", line \d+, in (\S+)', halt[: halt.index("RunHaltedError")])

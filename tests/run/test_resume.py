@@ -225,16 +225,21 @@ def test_other_settings_are_told_or_refused(tmp_path: Path) -> None:
     changes: list[tuple[dict[str, Any], str]] = [
         ({"seed": 5}, "^seed: found 5; the run in .* has 0"),
         ({"code": {"scheme": "osgc", "partitions": 4}}, "^code.partitions: found 4; the run in .* has 8"),
-        ({"task": {"batch_size": 3}}, "^task.batch_size"),
     ]
     for change, text in changes:
         with pytest.raises(gcdist.ConfigError, match=text):
             gcdist.simulate(task(), config(tmp_path, "osgc", **change), resume=run, say=quiet)
+    smaller = task()
+    smaller = gcdist.Task(smaller.model, smaller.dataset, smaller.loss_fn, batch_size=3)
+    with pytest.raises(gcdist.ConfigError, match=r"^task.batch_size: found 3; the run in .* has 8"):
+        gcdist.simulate(smaller, config(tmp_path, "osgc"), resume=run, say=quiet)
     fewer = task()
     fewer = gcdist.Task(fewer.model, torch.utils.data.Subset(fewer.dataset, range(100)), fewer.loss_fn, batch_size=8)
     with pytest.raises(gcdist.ConfigError, match=r"the data set has 100 samples; the run in .* has"):
         gcdist.simulate(fewer, config(tmp_path, "osgc"), resume=run, say=quiet)
-    wider = gcdist.Task(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), fewer.dataset.dataset, fewer.loss_fn)
+    wider = gcdist.Task(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), fewer.dataset.dataset, fewer.loss_fn, batch_size=8
+    )
     with pytest.raises(gcdist.ConfigError, match="the checkpoint is of another model"):
         gcdist.simulate(wider, config(tmp_path, "osgc"), resume=run, say=quiet)
     with pytest.raises(gcdist.ConfigError, match="resume: which run"):

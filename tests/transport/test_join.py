@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import socket
 import threading
 
@@ -19,6 +20,7 @@ from gcdist.transport import (
     master_place,
     open_store,
 )
+from gcdist.transport.descriptors import DescriptorGauge
 from tests.transport.conftest import SHARED, WAIT, End, House, Kind, descriptors, eventually, ours
 
 QUICK = LinkSettings(connect_timeout=2.0)
@@ -199,3 +201,34 @@ def test_the_port_of_the_tls_plane() -> None:
 def test_a_wrong_environment_is_named(env: dict[str, str], says: str) -> None:
     with pytest.raises(JoinError, match=says):
         StoreSource.from_env(env)
+
+
+def test_a_door_s_thread_outlives_its_own_errors(source: StoreSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures: list[int] = []
+    read = DescriptorGauge.read
+
+    def fails_once(self: DescriptorGauge, count: int | None = None) -> str | None:
+        if not failures:
+            failures.append(1)
+            raise ZeroDivisionError("once")
+        return read(self, count)
+
+    monkeypatch.setattr(DescriptorGauge, "read", fails_once)
+    mine = source.named("failing")
+    house = House(mine, QUICK, None)
+    master, worker = house.pair()
+    assert failures
+    worker.link.post(Frame(1))
+    master.get(In)
+    house.close()
+
+
+def test_the_limit_of_descriptors_is_raised_when_the_door_opens(source: StoreSource) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
+    try:
+        house = House(source.named("many"), QUICK, None)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        house.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

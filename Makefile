@@ -35,8 +35,8 @@ bench-quick: $(VENV)/dev $(VENV)/gcdist ## wall clock of DDP, waiting for all an
 
 # of the benchmark in full: who meets every kind of delays, partitions that differ, thin links (root, ip and tc), more workers
 FEW = ddp,sync,ignore-rescaled,memory,frc,erasurehead,osgc,partial,joint-auto,auto,shifted-auto
-DIFFER = ddp,sync,ignore,memory,frc,erasurehead,auto,shifted-auto
-SQUARES = ddp,sync,memory,frc,auto,shifted-auto
+DIFFER = ddp,sync,ignore,memory,frc,erasurehead,partial-memory,auto,shifted-auto
+SQUARES = ddp,sync,memory,frc,partial-memory,auto,shifted-auto
 THIN = ddp,ddp-bf16,ddp-powersgd,sync,sync-4bit,auto
 SIZES = ddp,sync,ignore-rescaled,auto
 RECORDED = trace:$(TRACES)/alibaba-pai-2020-job1.csv,pareto,trace:$(TRACES)/alibaba-pai-2020-job4.csv

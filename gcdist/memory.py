@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from pathlib import Path
 from sys import getrefcount
 
 import numpy as np
@@ -65,3 +66,24 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     return bool(mallopt(_MMAP_THRESHOLD, 1 << 30) and mallopt(_TRIM_THRESHOLD, (1 << 31) - 1))
+
+
+def free_bytes() -> int | None:
+    """Memory of this machine that is free; None: it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def size_text(nbytes: float) -> str:
+    """Bytes for people.
+
+    >>> size_text(38440), size_text(3e9)
+    ('38.4 kB', '3.0 GB')
+    """
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= least:
+            return f"{nbytes / least:.1f} {unit}"
+    return f"{nbytes:.0f} B"

@@ -202,10 +202,13 @@ class StepTerms:
 class Use:
     """What becomes of one message m: ``added += weight*m`` now (None: keep it packed), ``h_row += beta*m`` at both
     ends.
+
+    ``by_done``: beta is for a whole row; a message of m of l partitions moves h_row by ``beta m/l``.
     """
 
     weight: float | None
     beta: float = 0.0
+    by_done: bool = False
 
 
 @dataclass(frozen=True, slots=True)

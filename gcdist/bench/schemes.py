@@ -95,6 +95,7 @@ def _fill() -> None:
     _gcdist("shifted", "joint, shifted", quantizer=FOUR_BITS)
     _gcdist("shifted-auto", "shifted, deadline found", "shifted", quantizer=FOUR_BITS, tunes="step", deadline="auto")
     _gcdist("partial", "joint, rows cut at the deadline", "joint", quantizer=FOUR_BITS, start=CUT_EARLY)
+    _gcdist("partial-memory", "cut rows, memory of each partition", quantizer=FOUR_BITS, start=CUT_EARLY)
     _gcdist("auto", "gcdist as it comes: nothing is set", tunes="step", deadline="auto", quantizer=FOUR_BITS)
     _gcdist(
         "joint-auto",

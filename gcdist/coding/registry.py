@@ -11,6 +11,7 @@ from gcdist.coding.graphs import Adjacency, Expander
 from gcdist.coding.groups import ErasureHead, FractionalRepetition
 from gcdist.coding.joint import Joint, SelfNormalisedJoint
 from gcdist.coding.osgc import Osgc
+from gcdist.coding.partial_memory import PartialMemory
 from gcdist.coding.shifted import Shifted
 from gcdist.coding.stochastic import Bernoulli, Stochastic
 from gcdist.coding.uncoded import Ignore, IgnoreRescaled, Memory, Sync
@@ -34,6 +35,7 @@ _CODES: dict[str, Callable[..., GradientCode]] = {
     "joint": Joint,
     "self-normalised": SelfNormalisedJoint,
     "shifted": Shifted,
+    "partial-memory": PartialMemory,
 }
 
 

@@ -85,10 +85,12 @@ class Shifted(Joint):
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weights by this step's promise. ValueError for a plan of another code object, unless ``beta`` is given."""
         weight_R, counted_R = inverse_weights(plan, terms)
+        return Shifting(weight_R, self.beta_of(plan), counted_R, plan.weighted_R())
+
+    def beta_of(self, plan: Plan) -> F64:
+        """How far each row's message moves its shift, (R,); ValueError as `open`."""
         if self.beta is not None:
-            beta_R = np.full(plan.rows, self.beta)
-        elif plan.plan_id in self._omega:
-            beta_R = 1 / (1 + self._omega[plan.plan_id])
-        else:
+            return np.full(plan.rows, self.beta)
+        if plan.plan_id not in self._omega:
             raise ValueError(f"plan {plan.plan_id} was not designed here: its noise, and so beta, is not known")
-        return Shifting(weight_R, beta_R, counted_R, plan.weighted_R())
+        return np.asarray(1 / (1 + self._omega[plan.plan_id]), np.float64)

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.sparse import csr_array
 
+from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
+from gcdist.memory import size_text
 from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
 from gcdist.planning.bits_choice import choose_bits
@@ -275,7 +277,15 @@ class PlanMaker:
         found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
         plan = _with_probes(found.plan, live_N, holds)
         plan = replace(plan, trained=shape.trained, partial=self.laws is not None)
-        return plan, describe(plan, problem, found.notices)
+        return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan)})
+
+    def _memory_notice(self, plan: Plan) -> dict[str, str]:
+        """What a code that remembers gradients of partitions asks of the workers."""
+        if not isinstance(self.code, PartialMemory):
+            return {}
+        load, each = int(np.diff(plan.A_RK.indptr).max(initial=0)), 4 * self.shape.layout.d
+        text = f"a worker remembers a gradient of each of its partitions: {size_text(load * each)} for {load}"
+        return {"memory": f"{text}, {size_text(each)} each"}
 
     def try_all(self, holds: Holds = ALL) -> None:
         """ValueError if there is no plan even with everybody here."""

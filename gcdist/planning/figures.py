@@ -172,7 +172,10 @@ def compare(
         "frc": {"s": r - 1},
         "cyclic": {"s": r - 1},
         "osgc": {"allocation": allocation},
-        **{name: {"allocation": allocation, "solver": solver} for name in ("joint", "self-normalised", "shifted")},
+        **{
+            name: {"allocation": allocation, "solver": solver}
+            for name in ("joint", "self-normalised", "shifted", "partial-memory")
+        },
         **{name: {"r": r} for name in ("bgc", "sgc", "erasurehead", "expander", "adjacency")},
     }
     found = [_line(name, options.get(name, {}), problem, zeta2, load_most) for name in code_names() if name != "auto"]

@@ -6,6 +6,7 @@ same instructions in the simulator and in real processes. What it protects is li
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nextafter
 
 import numpy as np
@@ -421,9 +422,9 @@ class MasterMachine:
         if late:
             self._late(event, owed)
         else:
-            self._count(event)
+            self._count(event, owed)
 
-    def _count(self, event: Arrived) -> None:
+    def _count(self, event: Arrived, owed: Outstanding) -> None:
         opened, row = self._open, event.head.row
         assert opened is not None
         if row in opened.settled:
@@ -438,7 +439,7 @@ class MasterMachine:
             self._failures.pop(-1, None)
             for partition, _ in self.parts_in(event.head):
                 self._failures.pop(partition, None)
-        use = opened.event.decoder.arrive(row)
+        use = _of_done(opened.event.decoder.arrive(row), event.head, owed)
         if use.weight is None:
             self._out.append(Keep(event.head.step, row, event.body, use))
         else:
@@ -462,7 +463,8 @@ class MasterMachine:
         owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and bool(self._weighted[row])
         # the age of a message of the last step is 1 also while no step is open
         age = self._step - event.head.step + (self._open is None)
-        use = self._decoder.late(row, age) if same and owned and owed.trained == plan.trained else Use(0.0)
+        fits = same and owned and owed.trained == plan.trained
+        use = _of_done(self._decoder.late(row, age), event.head, owed) if fits else Use(0.0)
         if use.beta == 0.0:
             self._out.append(Drop(event.peer, event.head.step, DropWhy.LATE))
             return
@@ -535,3 +537,8 @@ class MasterMachine:
                     self._see(row, worker, opened.event.step, elapsed, True, owed)
         closing = opened.event.decoder.close()
         self._out.append(CloseStep(opened.event.step, closing, tuple(opened.counted), why))
+
+
+def _of_done(use: Use, head: Head, owed: Outstanding) -> Use:
+    """The use of a message that holds some of its row's partitions."""
+    return replace(use, beta=use.beta * head.done / owed.load[head.row], by_done=False) if use.by_done else use

@@ -12,6 +12,7 @@ import numpy as np
 
 from gcdist.coding import code_options, get_code, least_noise
 from gcdist.coding.auto import Auto
+from gcdist.coding.partial_memory import PartialMemory
 from gcdist.config import Config, ConfigError, checked
 from gcdist.exchange.setup import Setup
 from gcdist.master.auto_scheme import AutoScheme
@@ -113,6 +114,8 @@ class Session(Setup):
         wanted = self.config.code.partial if code is self.code else None
         if wanted and code.partial is False:
             raise ConfigError(f"code.partial: found true; the rows of {code.name!r} cannot be cut")
+        if wanted is False and isinstance(code, PartialMemory):
+            raise ConfigError(f'code.partial: found false; {code.name!r} is for rows that are cut: take "shifted"')
         return bool(code.partial if wanted is None else wanted)
 
     def wait_for_all(self, on_plan: OnPlan) -> Scheme:

@@ -13,8 +13,8 @@ class Quiescence:
     """Brings a simulated run to rest, and out of it again in another process.
 
     At rest, before a checkpoint: stale work was dropped, late messages are handled, every live worker has given its credit.
-    What is left of the workers are the shifts h_row that both ends hold, who of them is cold, and the time. Workers that are
-    lost join a resumed run at once.
+    What is left of the workers are the shifts h_row that both ends hold, the gradients h_j that they remember of partitions,
+    who of them is cold, and the time. Workers that are lost join a resumed run at once.
     """
 
     def __init__(self, driver: MasterDriver, network: Network) -> None:
@@ -30,10 +30,18 @@ class Quiescence:
         return came
 
     def state_dict(self) -> dict[str, Any]:
-        """What is left at rest: h_row (d,) by row, (row, worker, version, beta) of the shifts, cold workers, the time."""
+        """What is left at rest: h_row (d,) by row, (row, worker, version, beta) of the shifts, (worker, partition, h_j):
+        of all workers; who is cold, the time.
+        """
         told = self._driver.machine.restoring(self._network.now())
         shifts = [(row, peer.worker, version, beta) for row, peer, version, beta in told.shifts]
-        return {"now": told.at, "h": self._driver.aggregator.shifts(), "shifts": shifts, "cold": told.cold}
+        remembered = [
+            (peer.worker, partition, h)
+            for peer in self._driver.machine.peers()
+            for partition, h in self._network.workers[peer.worker].rows.remembered().items()
+        ]
+        h_rows = self._driver.aggregator.shifts()
+        return {"now": told.at, "h": h_rows, "shifts": shifts, "cold": told.cold, "remembered": remembered}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
         """Bring a run whose workers have joined to that rest, before ``step``."""
@@ -47,4 +55,5 @@ class Quiescence:
             mine = {row: version for row, holder, version, _ in shifts if holder == peer}
             simulated = self._network.workers[worker]
             simulated.driver.machine.restore(mine)
-            simulated.rows.restore({row: h[row] for row in mine})
+            theirs = {j: h_j for w, j, h_j in state.get("remembered", ()) if w == worker}
+            simulated.rows.restore({row: h[row] for row in mine}, theirs)

@@ -35,6 +35,7 @@ from gcdist.simulator.network import SMALL, Network
 from gcdist.simulator.shared_gradients import SharedGradients, SharedView
 from gcdist.transport import digest
 from gcdist.worker.driver import Pace, WorkerDriver
+from gcdist.worker.partition_memory import memory_of
 from gcdist.worker.rows import RowMaker
 
 
@@ -83,7 +84,7 @@ class SimulatedWorker:
         self._throttled = (0.0, 1.0)
         self._waiting.clear()
         self.orders = Orders(setup.delays)
-        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared))
+        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared), memory_of(config))
         self.driver = WorkerDriver(
             WorkerMachine(config.cluster.retry_first, config.cluster.retry_most, seed=config.seed),
             self.rows,

@@ -26,6 +26,7 @@ from gcdist.worker.computing import ThreadComputing
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.links import WorkerLinks
 from gcdist.worker.log import RECORD_BYTES, WorkerLog, heard
+from gcdist.worker.partition_memory import memory_of
 from gcdist.worker.rows import RowMaker
 
 EVENTS_TOLD = 150  # last ones of a worker that ends in trouble: less than its log takes in a minute
@@ -48,7 +49,7 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
     cluster = setup.config.cluster
     gradients = OwnGradients(setup)
     port.last_words = gradients.summary
-    rows = RowMaker(setup.quantizer, setup.config.seed, gradients)
+    rows = RowMaker(setup.quantizer, setup.config.seed, gradients, memory_of(setup.config))
     computing = ThreadComputing()
     driver = WorkerDriver(
         WorkerMachine(cluster.retry_first, cluster.retry_most, seed=setup.config.seed),

@@ -12,14 +12,16 @@ import numpy as np
 from gcdist.exchange.message import Message
 from gcdist.exchange.shift import decode_row, move, row_bits, segments_of
 from gcdist.exchange.sidecar import Sidecar
-from gcdist.memory import recycler
+from gcdist.memory import free_bytes, recycler
 from gcdist.model.buffer_updates import BufferUpdate, merged, no_update
-from gcdist.model.gradients import PartitionResult
+from gcdist.model.gradients import PartitionResult, UserCodeError
 from gcdist.model.vector_format import Shape
 from gcdist.protocol.messages import Round
+from gcdist.protocol.order import Part
 from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.grid import measure
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
+from gcdist.worker.partition_memory import PartitionMemory
 
 
 class Gradients(Protocol):
@@ -43,6 +45,7 @@ class _Row:
     """One row in the making."""
 
     y: F32
+    base: F32 | None = None  # sum of a_j h_j as the row began, where partitions are remembered
     parts: list[tuple[float, float, float, float]] = field(default_factory=list)
     parts_energy: float = 0.0
     compute_seconds: float = 0.0
@@ -82,14 +85,26 @@ def _add_scaled(result: PartitionResult, coefficient: float, first: bool, y: F32
     return energy if isfinite(energy) else float(np.sum(np.square(result.gradient, dtype=np.float64)))
 
 
+def _add_term(term: F32, coefficient: float, first: bool, y: F32) -> float:
+    """The same of a difference to what is remembered, (d,), which is finite."""
+    scaled = term * np.float32(coefficient)
+    if first:
+        np.copyto(y, scaled)
+    else:
+        np.add(y, scaled, out=y)
+    return measure(term)[1]
+
+
 class RowMaker:
     """All rows of one worker.
 
-    Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted.
-    Partitions are added as their backward passes left them.
+    Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted; one of
+    each partition with a ``memory`` of them. Partitions are added as their backward passes left them.
     """
 
-    def __init__(self, quantizer: Quantizer, seed: int, gradients: Gradients) -> None:
+    def __init__(
+        self, quantizer: Quantizer, seed: int, gradients: Gradients, memory: PartitionMemory | None = None
+    ) -> None:
         self._shape = Shape(Layout.flat(0))  # until the first round
         self._quantizer = quantizer
         self._seed = seed
@@ -100,6 +115,10 @@ class RowMaker:
         self._pending: dict[int, _Pending] = {}
         self._bits: dict[int, tuple[int, ...]] = {}
         self._partial = False
+        self._memory = memory
+        self._parts: dict[int, tuple[Part, ...]] = {}
+        self._plan_id = -1
+        self._fits = memory is None  # the plan's partitions can be remembered
 
     def begin(self, sent: Round) -> None:
         """A new round: the bits of its plan; what was in the making is dropped."""
@@ -107,6 +126,10 @@ class RowMaker:
         self._bits = dict(zip(sent.assignment.rows, sent.assignment.bits, strict=True))
         self._partial = sent.assignment.partial
         self._row = self._row_id = None
+        if self._memory is not None and sent.plan_id != self._plan_id:
+            self._plan_id, self._fits = sent.plan_id, False
+            self._parts = dict(zip(sent.assignment.rows, sent.assignment.parts, strict=True))
+            self._memory.keep(self._partitions)
 
     def load(self, sent: Round, raw: U8) -> None:
         """Take a round's parameters into the model, where the user's code runs; ReplicaError: only whole ones help."""
@@ -122,7 +145,19 @@ class RowMaker:
 
     def compute(self, step: int, partition: int) -> PartitionResult:
         """The scaled gradient of one partition, where the user's code runs; raises UserCodeError."""
-        return self._gradients.compute(step, partition)
+        result = self._gradients.compute(step, partition)
+        if self._memory is not None and not self._fits:
+            try:
+                self._memory.check_room(self._partitions, result.shape.layout.d, free_bytes())
+            except ValueError as error:
+                raise UserCodeError(step, partition, np.zeros(0, np.int64), str(error), of_model=True) from None
+            self._fits = True
+        return result
+
+    @property
+    def _partitions(self) -> set[int]:
+        """Of the plan."""
+        return {j for parts in self._parts.values() for j, _ in parts}
 
     def add(self, step: int, row: int, coefficient: float, result: PartitionResult, seconds: float) -> None:
         """``y += coefficient * g_partition``, in one pass; ``seconds``: since the round's receipt, when it was done.
@@ -135,8 +170,14 @@ class RowMaker:
             self._shape = result.shape
             self._row = _Row(recycler.take(4 * self._layout.d).view(np.float32))
             self._row_id = step, row
+            if self._memory is not None:
+                self._row.base = self._memory.total(self._parts[row], self._layout.d)
         made = self._row
-        made.parts_energy += coefficient**2 * _add_scaled(result, coefficient, first, made.y)
+        if self._memory is None:
+            energy = _add_scaled(result, coefficient, first, made.y)
+        else:
+            energy = _add_term(self._memory.exchange(result.partition, result.gradient), coefficient, first, made.y)
+        made.parts_energy += coefficient**2 * energy
         made.parts.append((float(result.partition), result.loss, result.share if result.samples else 0.0, seconds))
         made.compute_seconds += result.compute_seconds
         made.data_seconds += result.data_seconds
@@ -160,11 +201,13 @@ class RowMaker:
             raise ValueError(f"row {row} of step {step} has nothing to encode")
         made, bits_S, m = self._row, self._bits[row], len(self._row.parts)
         h = self._h.get(row)
-        sum_energy = made.parts_energy
-        if m > 1 and (h is not None or not row_bits(bits_S)):
+        plain, sum_energy = h is None and made.base is None, made.parts_energy
+        if m > 1 and not (plain and row_bits(bits_S)):
             sum_energy = measure(made.y)[1]
         if m < parts:
             np.multiply(made.y, np.float32(parts / m), out=made.y)
+        if made.base is not None:
+            np.add(made.y, made.base, out=made.y)
         if h is not None:
             np.subtract(made.y, h, out=made.y)
         segments, bits = segments_of(self._quantizer, self._layout), row_bits(bits_S)
@@ -175,7 +218,7 @@ class RowMaker:
                 done = segments.encode(made.y, bits, self._seed, step, row, payload)
             except NonFiniteError as fault:
                 raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
-            if m > 1 and h is None:
+            if m > 1 and plain:
                 sum_energy = done.energy * (m / parts) ** 2  # what was encoded is the sum, scaled
         sidecar = Sidecar(
             np.array(made.parts, np.float64).reshape(-1, 4),
@@ -212,9 +255,15 @@ class RowMaker:
         self._pending.pop(row, None)
         self._h.pop(row, None)
 
-    def restore(self, shifts: dict[int, F32]) -> None:
-        """Hold these h_row (d,) (a simulated worker, when a checkpoint was read)."""
+    def restore(self, shifts: dict[int, F32], remembered: dict[int, F32]) -> None:
+        """Hold these h_row (d,) and h_j of partitions (a simulated worker, when a checkpoint was read)."""
         self._h = {row: h.copy() for row, h in shifts.items()}
+        if self._memory is not None:
+            self._memory.restore(remembered)
+
+    def remembered(self) -> dict[int, F32]:
+        """Copies of h_j (d,) by partition, for a checkpoint; empty where partitions are not remembered."""
+        return {} if self._memory is None else self._memory.vectors()
 
     def shift_of(self, row: int) -> F32 | None:
         """h_row (d,), or None while it is zero; for tests."""

@@ -92,6 +92,8 @@ def outcome(cluster: Cluster, mine: dict[str, Any]) -> tuple[Any, ...]:
         ("memory", 0.45, 12),
         ("memory", 0.45, 21),
         ("shifted", "auto", 20),
+        ("partial-memory", 0.45, 12),
+        ("partial-memory", "auto", 21),
         ("self-normalised", 0.45, 17),
         ("joint", "auto", 9),
         ("auto", "auto", 9),

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
+import pytest
 
+from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import decode_row
 from gcdist.master.driver import Record, RoundResult
 from gcdist.protocol import Peer
@@ -155,6 +157,9 @@ class Spy:
             assert len(uses) == 1
             value, use = self._decoded(event), uses[0].use
             self.counted[row] = value, use
+            if isinstance(self.session.code, PartialMemory):  # h moves by what is in the message
+                share = head.done / len(plan.parts(row))
+                assert use.beta == pytest.approx(self.session.code.beta_of(plan)[row] * share)
             self._move(row, peer, value, use)
         elif uses:  # late, and the code keeps it: for the shift alone
             (use,) = (each.use for each in uses)

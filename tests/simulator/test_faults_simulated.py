@@ -41,7 +41,7 @@ from tests.simulator.sim_spy import Spy
 
 MAX_WAIT, LOST_AFTER = 3.0, 6.0
 SEEN: Counter[str] = Counter()
-CODES = ("osgc", "joint", "memory", "shifted", "self-normalised", "sync")
+CODES = ("osgc", "joint", "memory", "shifted", "partial-memory", "self-normalised", "sync")
 
 
 class Points(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -333,7 +333,7 @@ def test_whatever_happens_the_master_goes_on_and_counts_right(code: str) -> None
     seen = run_schedules(25, 12, (code,))
     assert min(seen[kind] for kind in KINDS) > 0
     assert min(seen["messages"], seen["steps"]) > 200
-    assert (seen["shifts"] > 0) == (code in ("memory", "shifted"))
+    assert (seen["shifts"] > 0) == (code in ("memory", "shifted", "partial-memory"))
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def config(out: Path, p: object = "model", miss: tuple[float, ...] = MISS, schem
     )
 
 
-@pytest.mark.parametrize("scheme", ["osgc", "joint"])
+@pytest.mark.parametrize("scheme", ["osgc", "joint", "partial-memory"])
 def test_cut_rows_are_right_on_average(tmp_path: Path, scheme: str) -> None:
     z = z_scores(estimates(config(tmp_path, scheme=scheme), tmp_path / "run", workers=WORKERS), true_gradient(task()))
     assert np.abs(z).max() < 5

@@ -36,7 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "simulator": ENDS | {"exchange", "master", "worker"},
     "run": ENDS | {"exchange", "master", "simulator"},
 }
-ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report"}  # may import everything below
+# may import everything below
+ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report", "integrations"}
 BELOW = {"types", "memory", "hashing", "names", "whole_file", "last_words"}  # what every room may import
 PURE = {"types", "coding", "quantize", "straggler", "planning", "protocol"}
 CLOCKS = {"time", "datetime", "sched", "asyncio", "socket", "threading"}

@@ -161,6 +161,22 @@ class Cluster:
         """
         return self._loop.epochs(count, self.steps)
 
+    def begin_at(self, step: int) -> None:
+        """Give the first step this number: for a loop that goes on from a checkpoint of its own (`gcdist.integrations`).
+
+        Batches, and everything else that is random in step t, follow its number; what is known of the workers' times
+        begins anew.
+
+        Raises:
+            ValueError: a negative number, or there were steps already.
+        """
+        self._must_be_open("begin_at")
+        if step < 0:
+            raise ValueError(f"begin_at: found {step}; should be 0 or more")
+        if self.accounts.next or self.accounts.ledger.running:
+            raise ValueError(f"begin_at: the run is at step {self.accounts.next} already")
+        self.accounts.next = step
+
     def track(self, **parts: Stateful | dict[Any, Any]) -> None:
         """Keep these in every checkpoint: ``cluster.track(optimizer=opt, scheduler=sched, mine=obj)``.
 

@@ -244,7 +244,7 @@ def test_a_hello_has_room_for_them() -> None:
         {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)},
         (torch.rand(3, 8, 8), ({"a": 1}, [2.5])),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.filterwarnings("ignore:Sparse")
 def test_any_sample_has_a_sketch_that_travels(value: Any) -> None:

@@ -220,7 +220,7 @@ def test_other_settings_are_told_or_refused(tmp_path: Path) -> None:
     other = config(tmp_path, "joint", straggler={"deadline": 0.7, "window": 50})
     with gcdist.simulate(task(), other, resume=run, say=lambda kind, text: lines.append(text)) as cluster:
         train(cluster, 18)
-    [line] = [line for line in lines if "other than in the run" in line]
+    [line] = [line for line in lines if "settings that differ from the run so far" in line]
     assert 'code.scheme = "joint" (was "osgc")' in line
     assert "straggler.deadline = 0.7" in line
     assert any("arrivals are learned anew" in line for line in lines)

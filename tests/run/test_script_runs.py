@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_script_s_run_shows_and_leaves_what_the_command_does(tmp_path: Path) -
         [sys.executable, moved, run], cwd="/", capture_output=True, text=True, check=True, timeout=120
     )
     assert "going on from step-00000040" in again.stderr
-    assert "other than in the run so far" not in again.stderr
+    assert "settings that differ from the run so far" not in again.stderr
 
 
 def test_optimizers_that_settings_name() -> None:
@@ -84,7 +85,7 @@ def test_optimizers_that_settings_name() -> None:
     adam = optimizer_settings(scheduled)
     assert adam is not None
     assert (adam.name, adam.lr) == ("adam", 0.1)
-    two = [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": p, "lr": 0.5}]
+    two: list[dict[str, Any]] = [{"params": [nn.Parameter(torch.zeros(1))]}, {"params": p, "lr": 0.5}]
     for other in (
         torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
         torch.optim.Adam(p, betas=(0.5, 0.9)),
@@ -127,7 +128,7 @@ def test_a_run_s_settings_are_read_from_any_folder(tmp_path: Path, monkeypatch: 
     assert (run.parent / "two" / "summary.json").exists()
     main_quietly(["simulate", "../settings/run.toml", "--set", "steps=4", "--resume", str(run)])
     told = (run / "events.jsonl").read_text()
-    assert "other than in the run so far: steps = 4 (was 2)" in told
+    assert "settings that differ from the run so far: steps = 4 (was 2)" in told
 
 
 def main_quietly(words: list[str]) -> None:

@@ -14,7 +14,7 @@ from gcdist.coding.supports import chain, normalised
 from gcdist.names import unknown
 from gcdist.types import F64, Mask, Problem
 
-SEARCHED = 512  # workers times partitions of different sizes up to which a capped chain is searched beyond the line
+SEARCHED = 512  # workers times partitions: up to it, a capped chain of unequal partitions is also searched off the line
 ALLOCATIONS = ("chain", "star", "papers-chain", "full", "replicated:R")
 
 
@@ -38,7 +38,7 @@ def masses(problem: Problem) -> F64:
 
 
 def allocate(name: str, Y_N: F64, cost_N: F64, problem: Problem) -> tuple[csr_array, Mask]:
-    """(alpha (N, K), covered_K) with row masses ``Y_N`` where caps and holders allow them, else the best that they do."""
+    """(alpha (N, K), covered_K) with row masses ``Y_N``, or the best masses that caps and holders allow."""
     kind, replicas = check_allocation(name)
     covered_K = np.ones(problem.k, np.bool_)
     C_K = masses(problem)
@@ -60,13 +60,14 @@ def allocate(name: str, Y_N: F64, cost_N: F64, problem: Problem) -> tuple[csr_ar
 def star(Y_N: F64, C_K: F64) -> csr_array:
     """Own partitions with coefficient 1, the last one shared by all; negative unless ``sum floor(Y_i) >= k - 1``.
 
-    For comparison; equal partitions. Own counts are the floors, raised by largest remainder while too few.
+    Only for comparison; equal partitions. A worker owns floor(Y_i) partitions; while these are too few, the largest
+    remainders get one more.
     """
     k = len(C_K)
     if np.ptp(C_K) > 1e-9:
         raise ValueError("allocation star needs partitions of equal size")
     own_N = np.floor(Y_N + 1e-12).astype(np.int64)
-    if own_N.sum() > k - 1:  # all whole: the last owner's last partition is the shared one
+    if own_N.sum() > k - 1:  # every partition has an owner: the last owner's last one is shared
         own_N[int(np.flatnonzero(own_N)[-1])] -= int(own_N.sum()) - (k - 1)
     while own_N.sum() < k - 1:
         rest = np.where(Y_N > 0, Y_N - own_N, -np.inf)
@@ -117,13 +118,13 @@ def _full(Y_N: F64, problem: Problem) -> csr_array:
 
 
 def _capped_chain(Y_N: F64, cost_N: F64, problem: Problem, C_K: F64) -> csr_array:
-    """`chain` where it keeps to the load caps, else the best chain that does, whole loads among them."""
+    """`chain` if it keeps to the load caps, else the best chain within them, whole loads included."""
     alpha = chain(Y_N, C_K)
     if np.all(np.diff(alpha.indptr) <= problem.load_cap_N):
         return alpha
     alpha = chain_under_caps(cost_N, problem.load_cap_N, C_K)
     if np.ptp(C_K) > 0 and problem.n * problem.k <= SEARCHED:
-        # the line of a chain wastes room where sizes differ: any set of partitions for each row is tried, too
+        # a chain on one line wastes room if sizes differ, so the second search allows any set of partitions for a row
         every_NK = np.ones((problem.n, problem.k), np.bool_)
         free = held_under_caps(cost_N, problem.load_cap_N, C_K, every_NK)
         if _noise(free.sum(axis=1), cost_N) < _noise(alpha @ C_K, cost_N):
@@ -162,8 +163,8 @@ def _held(kind: str, replicas: int, cost_N: F64, problem: Problem, C_K: F64) -> 
 def _spread(alpha: csr_array, able: csr_array | None, replicas: int, problem: Problem, C_K: F64) -> csr_array:
     """Each partition on about ``replicas`` workers: the base support plus the least loaded able workers, then balanced.
 
-    The base keeps its row sums feasible on the wider support (Hall's condition holds already); coefficients are the most
-    even ones with the same sums (iterative proportional fitting), exact in the columns.
+    The row sums stay feasible on the wider support, because the base already meets Hall's condition. Iterative
+    proportional fitting gives the most even coefficients with these sums, exact in the columns.
     """
     n, k = alpha.shape
     by_col = csr_array(alpha.T)

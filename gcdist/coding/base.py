@@ -1,4 +1,4 @@
-"""What a code says of itself: the base of the codes, so that a new one states only what differs."""
+"""The base class of the codes: the usual properties, so that a new code states only its differences."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from gcdist.types import Weighting
 
 
 class BaseCode:
-    """The properties of a `GradientCode` as most baselines have them; a code gives its ``name``, ``design`` and ``open``.
+    """The usual properties of a `GradientCode`; a subclass adds ``name``, ``design`` and ``open``.
 
-    Any other code joins by one line, ``register_code("mine", Mine)``, in every process of the run.
+    A user's code joins by one line, ``register_code("mine", Mine)``, in every process of the run.
     """
 
     unbiased: ClassVar[bool] = False

@@ -19,7 +19,7 @@ DP_LIMIT = 1e9  # n * budget * widths up to which `auto` solves exactly
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitAllocation:
-    """Bits and what they reach: no allocation within the budget and caps has more than ``F_upper``."""
+    """Bits, their gain F, and ``F_upper``, a bound of F for all allocations within the budget and caps."""
 
     bits_N: I64
     F: float
@@ -50,9 +50,9 @@ def gains(p_N: F64, noise: F64, cap_N: I64) -> tuple[F64, I64]:
 def allocate_bits(p_N: F64, noise: F64, bits_total: float, cap_N: I64, solver: str = "auto") -> BitAllocation:
     """Packed bits for each worker, ``sum b_i <= bits_total``, ``b_i <= cap_i`` (paper 2's bit allocation; math section 3).
 
-    ``noise`` (B+1,) is omega by bits with inf at 0; widths of infinite noise are not used. ``auto`` is exact where that is
-    affordable and says so in ``solver``. A worker that could reach cost 0 (p = 0 and omega = 0) makes F infinite: only such
-    workers are used then.
+    ``noise`` (B+1,) is omega by bits with inf at 0; widths of infinite noise are not used. ``auto`` is exact up to
+    `DP_LIMIT`; ``solver`` names the method. A worker with cost 0 (p = 0 and omega = 0) makes F infinite, and then only
+    such workers get bits.
 
     >>> found = allocate_bits(np.array([0.1, 0.5]), np.array([np.inf, 1.0, 0.1]), 3, np.array([2, 2]))
     >>> found.bits_N.tolist(), round(found.F, 3), found.solver

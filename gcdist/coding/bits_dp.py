@@ -10,8 +10,8 @@ from gcdist.types import F64, I64
 def dynamic_programme(gain_NW: F64, width_W: I64, budget: int) -> I64:
     """The bits (N,) that maximise ``sum_i f_i(b_i)`` under ``sum_i b_i <= budget``; ties to fewer bits.
 
-    ``gain_NW[i, w]`` is f_i at ``width_W[w]`` bits, with width 0 first and gain 0 there; -inf marks what worker i may
-    not use. Time O(N W budget) in O(N W) vector operations, memory N budget bytes.
+    ``gain_NW[i, w]`` is f_i at ``width_W[w]`` bits, with width 0 first and gain 0 there; -inf marks the widths
+    forbidden to worker i. Time O(N W budget) in O(N W) vector operations, memory N budget bytes.
 
     >>> gain = np.array([[0.0, 1.0, 5.0], [0.0, 3.0, 4.0]])
     >>> dynamic_programme(gain, np.array([0, 1, 2]), 3).tolist()

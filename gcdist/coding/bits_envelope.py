@@ -11,15 +11,15 @@ from gcdist.types import F64, I64
 def envelope(gain_NW: F64, width_W: I64, budget: int) -> tuple[I64, float]:
     """Bits (N,) and an upper bound of every feasible ``sum_i f_i(b_i)``; arguments as `dynamic_programme`.
 
-    The segments of all envelopes are filled by falling slope. The first that does not fit splits: the bits left times its
-    slope is all that any allocation could still gain, which is the bound. Those bits (fewer than one segment) then go to
-    the best set of jumps from where each worker stands, so that no later segment is taken over a skipped one.
+    Bits go to the segments of all envelopes by falling slope. The first segment that does not fit gives the bound: no
+    allocation gains more than its slope times the bits left. These bits (fewer than one segment) go to the best set of
+    jumps from each worker's current width, so that no worker takes a later segment without the earlier ones.
     """
     vertex_NV = _envelopes(gain_NW, width_W)
     row, start, stop = _segments(vertex_NV)
     length = width_W[stop] - width_W[start]
     slope = (gain_NW[row, stop] - gain_NW[row, start]) / length
-    order = np.argsort(-slope, kind="stable")  # of one worker in order: its slopes fall strictly
+    order = np.argsort(-slope, kind="stable")  # a worker's segments stay in order: its slopes fall strictly
     spent = np.cumsum(length[order])
     fit = int(np.searchsorted(spent, budget, side="right"))
     taken = order[:fit]

@@ -12,12 +12,12 @@ _HALVINGS = 60
 
 
 def water_fill(gain_NW: F64, width_W: I64, budget: int, reliability_N: F64) -> I64:
-    """Bits (N,) of the best over k of: the k most reliable workers share the budget by water-filling; not exact.
+    """Bits (N,) at the best k, where the k most reliable workers share the budget by water-filling; not exact.
 
     For each k the multiplier is bisected; the inner maximum of ``f_i(b) - lambda b`` is taken over the table because it
-    is not unimodal. Leftover bits go greedily, then bits move between workers while that gains. An equal split over the
-    k is also tried. Arguments as `dynamic_programme`; ``reliability_N`` orders the workers (1 - p). O(n^2 W): for small
-    n.
+    is not unimodal. Leftover bits go to the best gain, one worker at a time; then bits move between workers while the
+    sum rises. An equal split over the k workers is a candidate, too. Arguments as `dynamic_programme`;
+    ``reliability_N`` orders the workers (1 - p). O(n^2 W): for small n.
     """
     order = np.argsort(-reliability_N, kind="stable")
     order = order[gain_NW[order].max(axis=1) > 0]
@@ -88,7 +88,7 @@ def _move_bits(table: F64, width_W: I64, at: I64) -> I64:
         up, down = np.minimum(at + 1, last), at - 1
         rise = np.where(up > at, table[rows, up] - table[rows, at], -np.inf)
         fall = np.where(at > 1, table[rows, at] - table[rows, down], np.inf)
-        # steps of equal size only, so that the budget holds whatever the widths
+        # steps of equal size only, so that the budget holds for every set of widths
         takes, gives = int(np.argmax(rise)), int(np.argmin(fall))
         same = width_W[up[takes]] - width_W[at[takes]] <= width_W[at[gives]] - width_W[down[gives]]
         if takes == gives or not same or not rise[takes] > fall[gives] * (1 + 1e-12):

@@ -31,7 +31,7 @@ def expand(B_MV: F64, workers: I64, problem: Problem, name: str) -> csr_array:
 
 
 def plan_of(problem: Problem, plan_id: int, A_NK: csr_array) -> Plan:
-    """The plan with equal bits on every row used and p at its load; partitions of nobody are not covered."""
+    """The plan with equal bits on every row used and p at its load; partitions without a worker are not covered."""
     load_N = loads(A_NK)
     p_N = miss_at(problem, np.maximum(load_N, 1).astype(np.float64))
     covered_K = np.bincount(A_NK.indices, minlength=problem.k) > 0

@@ -1,7 +1,7 @@
-"""Chains under load caps: rows in some order lie on one line of partitions, and each meets at most its cap of them.
+"""Chains under load caps: rows lie in some order on one line of partitions, with at most a cap of them each.
 
-Minimise ``sum_i c_i Y_i^2`` over the order and the cuts between rows. For a few orders, a dynamic programme over a grid of
-cuts finds which partitions each row meets; within these the best cuts are a taut string through gates, exactly.
+Minimise ``sum_i c_i Y_i^2`` over the order and the cuts between rows. For a few orders, a dynamic programme over a grid
+of cuts finds the partitions of each row; within these, a taut string through gates gives the best cuts exactly.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from gcdist.coding.supports import chain
 from gcdist.types import F64, I64
 
 FINEST = 12  # cuts a partition
-_WINDOW = 64  # partitions to either side of the cut that caps on row sums alone would give
-_WORK = 1e7  # sums that one dynamic programme may form ...
-_CALLS = 2e4  # ... in so many array operations
-_CLOSE, _LARGE_CLOSE = 1e-3, 2e-2  # of the noise: a chain this close to its lower bound is good enough; with many rows
-_LARGE = 200  # rows
+_WINDOW = 64  # partitions searched to either side of a cut; first cuts are those of caps on row sums alone
+_WORK = 1e7  # most sums of one dynamic programme ...
+_CALLS = 2e4  # ... and most array operations
+_CLOSE, _LARGE_CLOSE = 1e-3, 2e-2  # relative noise above the lower bound that ends the search; for many rows
+_LARGE = 200  # rows: above, `_LARGE_CLOSE` ends the search
 
 
 def chain_under_caps(cost_N: F64, cap_N: F64, mass_K: F64) -> csr_array:
@@ -71,9 +71,9 @@ def best_cuts(cost_R: F64, count_R: I64, mass_K: F64, relaxed_R: F64) -> F64:
 
     Args:
         cost_R: positive, finite.
-        count_R: most partitions of each row, 1 or more; they reach all partitions.
+        count_R: load cap of each row in partitions, 1 or more; together at least the number of partitions.
         mass_K: of the partitions, in order.
-        relaxed_R: row sums with the same total, near which cuts are looked for first.
+        relaxed_R: row sums with the same total; the search for cuts begins near them.
     """
     k, rows, most = len(mass_K), len(cost_R), int(count_R.max())
     edge_K = np.concatenate([[0.0], np.cumsum(mass_K)])
@@ -83,7 +83,7 @@ def best_cuts(cost_R: F64, count_R: I64, mass_K: F64, relaxed_R: F64) -> F64:
         fine = int(min(FINEST, np.sqrt(_WORK / (2.0 * rows * most * window)), _CALLS / (rows * most)))
         fine = max(1, fine)
         cut_R = _on_grid(cost_R, count_R, edge_K, fine, middle_R, window)
-        window = min(k, 4 * window)  # all of them in the end, where whole loads are a solution
+        window = min(k, 4 * window)  # the last window holds all partitions: whole loads are a solution there
     used = np.flatnonzero(np.diff(cut_R))  # an idle row between two others must not get a share when cuts move
     Y_R = np.zeros(rows)
     Y_R[used] = np.diff(_relaxed(cut_R[np.append(0, used + 1)], cost_R[used], count_R[used], edge_K, fine))
@@ -91,7 +91,7 @@ def best_cuts(cost_R: F64, count_R: I64, mass_K: F64, relaxed_R: F64) -> F64:
 
 
 def _on_grid(cost_R: F64, count_R: I64, edge_K: F64, fine: int, middle_R: F64, window: int) -> I64 | None:
-    """The best cuts (R + 1,) among ``fine`` a partition within the window, as grid points 0 .. k fine; None: none fit."""
+    """The best cuts (R + 1,) within the window, as grid points 0 .. k fine (``fine`` a partition); None if none fit."""
     k = len(edge_K) - 1
     points = k * fine + 1
     at_P = np.interp(np.arange(points) / fine, np.arange(k + 1), edge_K)
@@ -126,7 +126,7 @@ def _on_grid(cost_R: F64, count_R: I64, edge_K: F64, fine: int, middle_R: F64, w
 
 
 def _relaxed(cut_R: I64, cost_R: F64, count_R: I64, edge_K: F64, fine: int) -> F64:
-    """Real cuts: those within a partition move in it, those on an edge into a partition for which a row has room."""
+    """Real cuts: a cut in a partition moves within it; a cut on an edge moves to a side where a row has room."""
     low_R, high_R = cut_R // fine, -(-cut_R // fine)  # gates, as edges
     x_R = np.concatenate([[0.0], np.cumsum(1 / cost_R)])
     while True:

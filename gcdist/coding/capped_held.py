@@ -16,12 +16,12 @@ from gcdist.coding.flow import held_row_sums, positive_costs
 from gcdist.coding.owners import assigned
 from gcdist.types import F64, I64, Mask
 
-_FIRST = 3e5  # entries times workers and partitions, summed over the supports that the first growth may solve ...
-_WORK = 5e4  # ... and that the search among other owners may add
-_AT_ONCE = 16  # entries that are tried before the best of them is taken
-_FALL = 1e-6  # of the noise: a smaller fall ends the search
-_HEAVY = 1e4  # weight of the column sums beside the noise in a trial
-_NOTHING = 1e-9  # of a partition: a smaller share frees its place
+_FIRST = 3e5  # most work of the first growth: entries times (workers + partitions), summed over its supports ...
+_WORK = 5e4  # ... and of the search among other owners
+_AT_ONCE = 16  # most entries tried before the best of them joins the support
+_FALL = 1e-6  # relative fall of the noise: a smaller one ends the search
+_HEAVY = 1e4  # weight of the column sums against the noise in the least squares of a trial
+_NOTHING = 1e-9  # share of a partition: a smaller one frees its place
 
 
 def held_under_caps(cost_N: F64, cap_N: F64, mass_K: F64, able_NK: Mask) -> csr_array:
@@ -37,7 +37,7 @@ def held_under_caps(cost_N: F64, cap_N: F64, mass_K: F64, able_NK: Mask) -> csr_
     search = _Sharing(np.where(usable, cost_N, np.inf), count_N, mass_K, able_NK)
     held_NK, now = search.grown(owner_K, _FIRST)
     spare, going = search.work + _WORK, True
-    while going:  # as good owners may share better
+    while going:  # equally good owners may share better
         going = False
         for other_K in _neighbours(owner_K, count_N, able_NK):
             if search.work > spare:
@@ -51,7 +51,7 @@ def held_under_caps(cost_N: F64, cap_N: F64, mass_K: F64, able_NK: Mask) -> csr_
 
 
 def _neighbours(owner_K: I64, count_N: I64, able_NK: Mask) -> Iterator[I64]:
-    """Owners (K,) one chain of exchanges away."""
+    """Owners (K,) that differ by one chain of exchanges."""
     for start in np.unique(owner_K).tolist():
         for chain in _chains(start, owner_K, count_N, able_NK, equal=False):
             other_K = owner_K.copy()
@@ -67,7 +67,7 @@ def improved_owners(owner_K: I64, cost_N: F64, count_N: I64, mass_K: F64, able_N
     """
     owner_K, equal = owner_K.copy(), bool(np.ptp(mass_K) <= 1e-9 * mass_K.max())
     Y_N = np.asarray(np.bincount(owner_K, weights=mass_K, minlength=len(cost_N)), np.float64)
-    for _ in range(len(owner_K) * int(count_N.max(initial=1))):  # more than any descent was seen to take
+    for _ in range(len(owner_K) * int(count_N.max(initial=1))):  # more than the longest descent seen
         found = None
         for start in np.argsort(-cost_N * Y_N):
             if Y_N[start] == 0:
@@ -102,7 +102,7 @@ def _best_chain(
 
 
 def _chains(start: int, owner_K: I64, count_N: I64, able_NK: Mask, equal: bool) -> list[list[tuple[int, int]]]:
-    """A shortest chain to every worker with room; where sizes differ, every single move and every swap besides."""
+    """A shortest chain to every worker with room; if sizes differ, also every single move and every swap."""
     load_N = np.bincount(owner_K, minlength=len(count_N))
     reached: dict[int, list[tuple[int, int]]] = {start: []}
     queue, found = [start], []
@@ -126,7 +126,7 @@ def _chains(start: int, owner_K: I64, count_N: I64, able_NK: Mask, equal: bool) 
 
 
 class _Sharing:
-    """Grows a support from whole owners; ``work`` counts entries times workers and partitions of all that was solved."""
+    """Grows a support from whole owners; ``work`` sums entries times (workers + partitions) of each solve."""
 
     def __init__(self, cost_N: F64, count_N: I64, mass_K: F64, able_NK: Mask) -> None:
         self._finite_N = np.where(np.isfinite(cost_N), cost_N, 0.0)

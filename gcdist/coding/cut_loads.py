@@ -11,10 +11,11 @@ from gcdist.types import F64, I64, Problem
 def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> F64:
     """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
 
-    ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions of
-    equal mass. Partitions with the mean g/k and the variance S^2 that differ by chance have
-    ``|y|^2 = (l/k)^2 (|g|^2 - k S^2) + l S^2``. Here ``l S^2`` is taken as ``l^2 n S^2/k``, the same at even loads (ours: in
-    proportion to l, all would go to the workers with the least estimated p, and those are the ones that luck has favoured).
+    ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions
+    of equal mass. Partitions with the mean g/k and the variance S^2 that differ by chance have
+    ``|y|^2 = (l/k)^2 (|g|^2 - k S^2) + l S^2``. Here ``l S^2`` is taken as ``l^2 n S^2/k``, the same at even loads (our
+    choice: a term in proportion to l would give all partitions to the workers with the least estimated p, whose
+    estimates are low by luck).
 
     Args:
         p_N: chance that a worker sends nothing, (N,).
@@ -37,8 +38,8 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
 def cheapest_loads(cost_NL: F64, k: int, cap_N: F64) -> I64:
     """Whole loads (N,) that sum to ``k`` at the least sum of costs, each within its cap.
 
-    Exact where every row of ``cost_NL`` (N, L+1) is convex; measured ones may dent, and are taken as their increments'
-    running maximum. The k cheapest increments are chosen, ties in favour of the smaller load: O(N L).
+    Exact where every row of ``cost_NL`` (N, L+1) is convex; measured rows may not be, so the running maximum of their
+    increments replaces them. The k cheapest increments are chosen, ties in favour of the smaller load: O(N L).
 
     Raises:
         ValueError: the caps, or loads of finite cost, do not add up to ``k``.

@@ -14,7 +14,7 @@ class Summing:
         self._weight = weight_R
         self._counted = counted_R
         self._missing = int(counted_R.sum())
-        self._none = self._missing == 0  # nothing to wait for is not the same as everything being there
+        self._none = self._missing == 0  # no row to wait for does not mean that all rows arrived
         self._beta = beta
         self._late_beta = late_beta
 
@@ -39,7 +39,7 @@ class Summing:
 
 
 class Rescaled(Summing):
-    """The sum of what arrived times (rows counted)/(rows arrived): unbiased only if all p or all partitions are equal."""
+    """The sum of arrivals times (rows counted)/(rows arrived): unbiased only if all p or all partitions are equal."""
 
     def close(self) -> Closing:
         """Scale by rows over arrivals; 1 if nothing came (the sum is empty then)."""
@@ -49,7 +49,7 @@ class Rescaled(Summing):
 
 
 class SelfNormalised(Summing):
-    """``k sum I_i a_i Q(v_i) / sum I_i a_i Y_i``: the stream of weighted messages, one scalar more, one scale at the
+    """Hajek estimator ``k sum I_i a_i Q(v_i) / sum I_i a_i Y_i``: a streamed sum, one scalar more, one scale at the
     close.
     """
 
@@ -72,7 +72,7 @@ class SelfNormalised(Summing):
 
 
 class Predicting(Summing):
-    """``sum I_i w_i Q(v_i) + (1 - sum I_i w_i Y_i/k) m`` for a vector m fixed before the step: unbiased for every m."""
+    """``sum I_i w_i Q(v_i) + (1 - sum I_i w_i Y_i/k) m`` for any control variate m fixed before the step: unbiased."""
 
     def __init__(self, weight_R: F64, share_R: F64, counted_R: Mask) -> None:
         super().__init__(weight_R, counted_R)
@@ -87,12 +87,12 @@ class Predicting(Summing):
         return use
 
     def close(self) -> Closing:
-        """The share that is missing (negative: too much came) is predicted."""
+        """The control variate's weight: the missing share, negative if the arrivals exceed 1."""
         return Closing(predicted=1.0 - self._seen)
 
 
 def inverse_weights(plan: Plan, terms: StepTerms) -> tuple[F64, Mask]:
-    """``w = 1/(1 - p)`` (R,) from the promise of this step, and the rows where it is finite (math section 1)."""
+    """Horvitz-Thompson weights ``w = 1/(1 - p)`` (R,) of this step's p, and the rows where w is finite (section 1)."""
     counted_R = plan.weighted_R() & (terms.p_R < 1)
     weight_R = np.zeros(plan.rows)
     weight_R[counted_R] = 1 / (1 - terms.p_R[counted_R])

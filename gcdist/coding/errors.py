@@ -25,7 +25,7 @@ def worst_error(A_RK: csr_array, cost_R: F64, limit: float | F64 = 1.0) -> float
 
 
 def spectral_ratio(A_RK: csr_array, cost_R: F64) -> float:
-    """``lambda_max(M) F/k`` with ``M = alpha^T diag(c) alpha``: 1 is the optimum, more amplifies differing partitions.
+    """``lambda_max(M) F/k`` with ``M = alpha^T diag(c) alpha``: 1 is the optimum, more amplifies differences.
 
     0 if F is infinite, inf if a row with data cannot arrive. Non-negative alpha with ``M 1 = (k/F) 1`` has exactly 1
     (Perron-Frobenius) and is not iterated.

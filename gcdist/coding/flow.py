@@ -1,4 +1,4 @@
-"""Row sums when not everybody can read everything: the best ones, and coefficients that reach them."""
+"""The best row sums when some workers cannot read all partitions, and coefficients with these sums."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def capped_row_sums(cost_N: F64, total: float, cap_N: F64) -> F64:
 def least_noise(cost_N: F64, share_most: float = math.inf) -> float:
     """The least ``sum c_i Y_i^2`` of shares Y that sum to 1, none above ``share_most/n``; 1/F where none is bounded.
 
-    Infinity if the usable rows cannot have it all.
+    Infinity if the caps of the usable rows sum to less than 1.
 
     >>> round(least_noise(np.array([1.0, 1.0, 2.0])), 4), round(least_noise(np.array([1.0, 1.0, 2.0]), 1.0), 4)
     (0.4, 0.4444)
@@ -53,7 +53,7 @@ def least_noise(cost_N: F64, share_most: float = math.inf) -> float:
 
 
 def positive_costs(cost_N: F64) -> F64:
-    """The costs with those of 0 taken as far below all others, and those of infinity as a harmless 1."""
+    """The costs, with a value far below all others in place of 0 and a harmless 1 in place of infinity."""
     positive = cost_N[(cost_N > 0) & np.isfinite(cost_N)]
     floor = 1e-9 * float(positive.min()) if positive.size else 1.0
     return np.asarray(np.where(np.isfinite(cost_N), np.maximum(cost_N, floor), 1.0), np.float64)
@@ -66,9 +66,9 @@ def _rates(cost_N: F64) -> F64:
 def held_row_sums(cost_N: F64, able_NK: csr_array, mass_K: F64) -> tuple[F64, csr_array]:
     """The row sums that minimise ``sum_i c_i Y_i^2`` when worker i can take only the partitions stored in ``able_NK``.
 
-    Returns (Y_N, masses (N, K) of a basic solution: a forest, at most N + K - 1 entries). Decomposition: try the
-    unconstrained optimum; partitions that it leaves short and the workers that can reach them are a tighter problem of
-    their own. Every partition needs a usable holder. O(N) maximum flows at worst.
+    Returns (Y_N, masses (N, K) of a basic solution: a forest, at most N + K - 1 entries). Decomposition: start at the
+    unconstrained optimum; the partitions left short and the workers that can read them form a smaller problem. Every
+    partition needs a usable holder. O(N) maximum flows at worst.
     """
     n, k = able_NK.shape
     rate_N, able = _rates(cost_N), csr_array(able_NK).astype(np.bool_)

@@ -85,7 +85,7 @@ class FractionalRepetition(BaseCode):
 
 @dataclass(frozen=True, slots=True)
 class ErasureHead(BaseCode):
-    """Groups of about r workers, first arrivals summed plainly: groups that miss the close are lost, biased to zero.
+    """A plain sum of the first arrivals of groups of about r workers; a group that misses the close biases it to zero.
 
     ``stop``: close after that many workers (None: when all groups are in, or at the deadline).
     """

@@ -20,9 +20,9 @@ from gcdist.coding.workers import finish, loads, miss_at, nominal_miss, width_at
 from gcdist.names import unknown
 from gcdist.types import F64, I64, Mask, Plan, Problem
 
-_FALL, _LARGE_FALL = 1e-6, 1e-3  # of the error: what another turn has to gain, and with many workers
-_SOME_STARTS = 64  # workers up to which three numbers of them are tried
-_ALL_STARTS = 8  # workers up to which bits are begun with for every number of them
+_FALL, _LARGE_FALL = 1e-6, 1e-3  # least relative fall of the error for another turn; with many workers
+_SOME_STARTS = 64  # most workers for three starts (all, 3/4, 1/2 of the workers); above, one start with all
+_ALL_STARTS = 8  # most workers for a start with every number of workers
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Joint(Structured):
         return plan
 
     def _starts(self, problem: Problem, p_N: F64) -> Iterator[I64]:
-        """Bits (N,) to begin with: the same for the first m workers by reliability or room, and the best without caps."""
+        """Starting bits (N,): equal for the first m workers by reliability or room, and the best without caps."""
         usable = int(np.sum(p_N < 1))
         few = problem.n <= _ALL_STARTS and (problem.holds_NK is None or problem.n * problem.k <= _ALL_STARTS**2)
         counts = list(range(usable, 0, -1)) if few else [usable, -(-3 * usable // 4), -(-usable // 2)]

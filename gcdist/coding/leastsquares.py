@@ -15,14 +15,14 @@ _DENSE = 100_000  # entries up to which the solve is dense
 class LeastSquares:
     """Weights ``argmin_w |A_S^T w - 1|^2`` over the arrived rows S (least norm: the pseudo-inverse).
 
-    ``enough`` is the number of arrivals from which on nothing outstanding matters: all rows, or fewer for exact codes.
+    After ``enough`` arrivals no outstanding message changes the result: all rows, or fewer for exact codes.
     """
 
     def __init__(self, plan: Plan, enough: int | None = None) -> None:
         self._plan = plan
         self._counted: Mask = plan.weighted_R()
         rows = int(self._counted.sum())
-        self._exact = enough is not None  # codes that must be dense: their weights are ill-conditioned
+        self._exact = enough is not None  # solved dense, because the weights of exact codes are ill-conditioned
         self._enough = rows if enough is None else min(enough, rows)
         self._rows: list[int] = []
 

@@ -1,8 +1,8 @@
 """Load-aware planning: p depends on how many partitions a worker computes (math section 4, Load).
 
-Every worker computes ``l_i`` whole partitions, ``sum l_i = k``, and is late with ``p_i(l_i)``: minimise
-``sum_i l_i^2 (p_i(l_i) + omega(b_i))/(1 - p_i(l_i))``. Solved over loads at once: re-solving p and code in turn
-oscillates.
+Every worker computes ``l_i`` whole partitions, ``sum l_i = k``, and misses the deadline with probability ``p_i(l_i)``.
+Minimise ``sum_i l_i^2 (p_i(l_i) + omega(b_i))/(1 - p_i(l_i))``. All loads are solved at once, because solving p and
+code in turn oscillates.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def best_loads(cost_NL: F64, total: int) -> I64:
 def loads_by_derivative(cost_NL: F64, total: int) -> I64:
     """As `best_loads`, by bisection on the common derivative: ``l_i(lambda) = argmin h_i(l) - lambda l``; O(N L).
 
-    Exact for convex rows (all that were tried of shifted-exponential delays); what the last step leaves over goes to the
-    cheapest single additions.
+    Exact for convex rows (all tried rows of shifted-exponential delays were convex). The partitions left after the last
+    step go to the cheapest single additions.
     """
     load_L = np.arange(cost_NL.shape[1])
 

@@ -10,13 +10,13 @@ from gcdist.coding.loads import bits_for_rows, late_table, load_costs, solved_lo
 from gcdist.types import F64, I64, Problem
 
 EXACT_WORK = 2e8  # sums up to which loads and bits are solved by one dynamic programme
-_SEARCH_LIMIT = 2e7  # sums of a load allocation while a price of bits is only searched for
-_PRICED = 1.02  # prices of bits this close are the same
+_SEARCH_LIMIT = 2e7  # most sums of one load allocation during the search for a price of bits
+_PRICED = 1.02  # ratio of two prices of bits: the search ends below it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadsAndBits:
-    """Loads and bits (N,), their ``noise = sum_i h_i``, and a bound: no whole loads and bits have less than ``bound``.
+    """Loads and bits (N,), their ``noise = sum_i h_i``, and a lower ``bound`` for all whole loads and bits.
 
     With ``h_i(l, b) = l^2 (p_i(l) + omega(b))/(1 - p_i(l))``. ``bound == noise`` where it is the optimum.
     """

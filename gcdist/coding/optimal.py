@@ -25,7 +25,7 @@ def row_costs(p_N: F64, omega_N: F64 | float = 0.0) -> F64:
 
 
 def total_gain(cost_N: F64) -> float:
-    """``F = sum_i 1/c_i``: |g|^2 over the error that differing partitions do not add to; inf if some cost is 0.
+    """``F = sum_i 1/c_i``: |g|^2 over the error for partitions with equal gradients; inf if some cost is 0.
 
     >>> total_gain(np.array([0.5, 0.25, np.inf]))
     6.0

@@ -14,7 +14,7 @@ class Remembering(Shifting):
     """As `Shifting`; a message of m of l partitions moves h_row by ``beta m/l``."""
 
     def arrive(self, row: int) -> Use:
-        """Weight 1/(1-p), and beta times the share that is done."""
+        """Weight 1/(1-p), and beta times the computed share m/l."""
         use = super().arrive(row)
         return Use(use.weight, use.beta, by_done=True)
 
@@ -28,9 +28,10 @@ class Remembering(Shifting):
 class PartialMemory(Shifted):
     """VR-DIANA on cut rows (Horvath et al. 2019): the worker remembers ``h_j``, its last gradient of each partition.
 
-    It sends ``Q(x)``, ``x = (l/m) sum_done a_j (g_j - h_j) + sum_j a_j h_j - H_i``, then ``h_j := g_j`` for the done; the
-    estimate is ``sum_i H_i + I_i/(1-p_i) Q(x_i)``, unbiased for every h, and ``H_i += beta (m/l) Q(x_i)`` at both ends.
-    ``l d`` floats at the worker, beside H_i. Worth it where partitions are computed exactly, or nearly.
+    It sends ``Q(x)``, ``x = (l/m) sum_done a_j (g_j - h_j) + sum_j a_j h_j - H_i``, then ``h_j := g_j`` for the
+    computed; the estimate is ``sum_i H_i + I_i/(1-p_i) Q(x_i)``, unbiased for every h, and ``H_i += beta (m/l) Q(x_i)``
+    at both ends. The worker stores ``l d`` floats beside H_i. This pays if the gradients of partitions are exact, or
+    nearly.
     """
 
     name: ClassVar[str] = "partial-memory"

@@ -1,6 +1,6 @@
-"""Self-normalised decoding: ``ghat = k sum_i I_i a_i Q(v_i) / sum_i I_i a_i Y_i`` (math section 5).
+"""Self-normalised decoding (Hajek estimator): ``ghat = k sum_i I_i a_i Q(v_i) / sum_i I_i a_i Y_i`` (math section 5).
 
-Unbiased given that somebody arrives iff ``e_i = E[k I_i a_i / sum_l I_l a_l Y_l | an arrival] = 1`` for every row. Its
+Unbiased given at least one arrival iff ``e_i = E[k I_i a_i / sum_l I_l a_l Y_l | an arrival] = 1`` for every row. Its
 error for partitions that agree is 0. The expectations are one-dimensional integrals, ``1/x = int_0^inf exp(-s x) ds``.
 """
 
@@ -46,8 +46,8 @@ def expectations(a_N: F64, Y_N: F64, p_N: F64, k: float) -> tuple[F64, F64]:
 def solve(Y_N: F64, p_N: F64, k: float, rounds: int = 500) -> F64 | None:
     """The weights a (N,) with ``e_i = 1`` by ``a_i <- a_i/e_i`` from ``1/(1-p_i)``; None if they do not exist.
 
-    They do not if a small row is often alone (even a -> 0 leaves ``e_i > 1``) or a row sum is negative. Rows must have p
-    < 1.
+    No weights exist if a small row often arrives alone (even a -> 0 leaves ``e_i > 1``) or if a row sum is negative.
+    Rows must have p < 1.
     """
     if np.any(Y_N <= 0):
         return None

@@ -1,4 +1,4 @@
-"""Shifted coding: rows send ``Q(y_i - h_i)``, and both ends move h_i towards y_i (math section 6)."""
+"""Shifted coding (DIANA): rows send ``Q(y_i - h_i)``, and both ends move h_i towards y_i (math section 6)."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Shifted(Joint):
         return Shifting(weight_R, self.beta_of(plan), counted_R, plan.weighted_R())
 
     def beta_of(self, plan: Plan) -> F64:
-        """How far each row's message moves its shift, (R,); ValueError as `open`."""
+        """beta (R,), the step of each row's shift towards its message; ValueError as `open`."""
         if self.beta is not None:
             return np.full(plan.rows, self.beta)
         if plan.plan_id not in self._omega:

@@ -58,10 +58,10 @@ class Structured:
         return self.allocation == "chain"
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
-        """The step's decoder, by this step's promise. A row with p = 1 counts nothing.
+        """The decoder for this step's p. A row with p = 1 has weight 0.
 
-        Self-normalised weights exist unless a small row is often alone; inverse weights, unbiased too, stand in for them
-        then.
+        Self-normalised weights do not exist if a small row often arrives alone; then inverse weights, also unbiased,
+        replace them.
         """
         weight_R, counted_R = inverse_weights(plan, terms)
         if self.weighting is Weighting.INVERSE or not counted_R.any():
@@ -73,8 +73,8 @@ class Structured:
         return Summing(weight_R, counted_R) if a_R is None else SelfNormalised(a_R, Y_R, counted_R)
 
     def _self_normalised(self, plan: Plan, Y_R: F64, p_R: F64, counted_R: Mask) -> F64 | None:
-        """Weights a (R,) for these promises, solved once for each that recurs."""
-        # a row that cannot come takes its share out of the sum: rescaling what is left would bias
+        """Weights a (R,) for these p, solved once for a p that recurs."""
+        # a row with p = 1 takes its share out of the sum, and a rescaled rest would be biased
         if not np.array_equal(counted_R, plan.weighted_R()):
             return None
         key = Y_R.tobytes() + p_R.tobytes()
@@ -123,7 +123,7 @@ class Structured:
         return nominal_miss(problem) if load is None else miss_at(problem, max(1.0, float(load)))
 
     def _refitted(self, problem: Problem, A_NK: csr_array, omega_N: F64, p_N: F64) -> tuple[csr_array, F64]:
-        """(alpha, p): row sums solved again for p at the real loads; the support, and so p, stays."""
+        """(alpha, p): row sums solved again for p at the real loads; the support stays, and p with it."""
         load_N = loads(A_NK).astype(np.float64)
         design_N = p_N
         p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)

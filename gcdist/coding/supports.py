@@ -26,7 +26,7 @@ def chain(Y_N: F64, size_K: F64) -> csr_array:
     length, middle = np.diff(cuts), (cuts[1:] + cuts[:-1]) / 2
     col = np.minimum(np.searchsorted(col_end_K, middle, side="right"), len(size_K) - 1)
     row = np.searchsorted(row_end_N, middle, side="right")
-    # rows behind the last one with data can only be met by rounding
+    # only rounding can give an entry to a row behind the last one with data
     row = np.minimum(row, np.flatnonzero(Y_N)[-1])
     kept = length > TINY * size_K[col]
     return normalised(row[kept], col[kept], length[kept], (len(Y_N), len(size_K)))

@@ -1,4 +1,4 @@
-"""What a design asks of a Problem: who is there, how many bits an equal split gives, who takes which whole partition."""
+"""Parts of a design from a Problem: the usable workers, the bits of an equal split, an owner of each partition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def miss_at(problem: Problem, load_N: F64 | float) -> F64:
 
 
 def nominal_miss(problem: Problem) -> F64:
-    """p (N,) at the load of an equal split over the workers that are there at all."""
+    """p (N,) at the load of an equal split over the workers that are present."""
     present = miss_at(problem, 1.0) < 1
     if not present.any():
         raise ValueError(f"none of the {problem.n} workers is usable: p is 1 for all of them")
@@ -83,11 +83,11 @@ def deal(problem: Problem, p_N: F64) -> tuple[csr_array, Mask]:
 
 
 def _balanced(problem: Problem, usable: Mask, p_N: F64) -> I64:
-    """Whole loads (N,) that sum to k, as equal as the caps allow; what is left over goes to the most reliable first."""
+    """Whole loads (N,) that sum to k, as equal as the caps allow; the remainder goes to the most reliable first."""
     cap_N = np.where(usable, np.minimum(np.floor(problem.load_cap_N), problem.k), 0).astype(np.int64)
     if cap_N.sum() < problem.k:
         raise ValueError(f"load caps allow {cap_N.sum()} of the {problem.k} partitions")
-    lo, hi = 0, problem.k  # the highest whole level that does not deal out more than k
+    lo, hi = 0, problem.k  # bisect the highest level whose loads sum to k at most
     while lo < hi:
         mid = (lo + hi + 1) // 2
         lo, hi = (mid, hi) if np.minimum(cap_N, mid).sum() <= problem.k else (lo, mid - 1)

@@ -14,8 +14,9 @@ from gcdist.quantize.lanes import U32
 from gcdist.quantize.packing import BLOCK, check_padding, packed_bytes
 from gcdist.types import F32, U8, Accumulator, Encoded, Key, NonFiniteError
 
-# The largest level that `encode` can send, with room for a grid's longer side: decoded and rotated back (a factor of 64, of
-# 91 where two transforms overlap) it is a finite float32, so that no message that passes `check` decodes to NaN.
+# The largest level that `encode` can send, with room for a grid's longer side. Decoding and the rotation back enlarge it by
+# 64 at most, by 91 where two transforms overlap. The result is a finite float32, so that no message that passes `check`
+# decodes to NaN.
 HIGHEST = 2.0**120
 PACKED = (1, 2, 3, 4, 5, 6, 7, 8)
 
@@ -56,10 +57,10 @@ class Base(ABC):
 
     @abstractmethod
     def _encode(self, x: F32, bits: int, key: Key, out: U8) -> tuple[int, float, float]:
-        """Fill ``out``; the first coordinate that is not finite or -1, ``|x|^2`` and ``|Q(x)-x|^2``."""
+        """Fill ``out``; returns the first non-finite coordinate (or -1), ``|x|^2`` and ``|Q(x)-x|^2``."""
 
     def check(self, payload: U8, d: int, bits: int) -> None:
-        """ValueError if ``payload`` is not a well-formed message of (d, bits); nothing that passes can fail in ``add``."""
+        """ValueError if ``payload`` is not a well-formed message of (d, bits); ``add`` takes every accepted one."""
         self._allowed(bits)
         require("payload", payload, np.uint8, self.nbytes(d, bits))
         self._check(payload, d, bits)

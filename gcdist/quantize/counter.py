@@ -44,7 +44,7 @@ def stream(key: Key, purpose: int = 0, *, shared: bool = False) -> np.uint64:
 
 
 def prefix(seed: int, step: int, purpose: int = 0) -> np.uint64:
-    """What `stream` of all segments and rows of a step has in common; `stream_of` makes the stream of it in a kernel."""
+    """The common part of `stream` for all segments and rows of a step; `stream_of` completes it in a kernel."""
     z = _mix(seed & _MASK)
     for word in (purpose, step):
         z = _mix(z ^ (word & _MASK))

@@ -54,10 +54,11 @@ class Eden(Direct):
     """Vargaftik et al., *EDEN*, ICML 2022: ``y = R x``, ``q`` the nearest centroids of ``y sqrt(n)/|y|``, value
     ``R^-1 S q`` with ``S = |y|^2/<q, y>`` for every n = 4096 coordinates (one float32 each).
 
-    The least noise of all at equal bits. With a Haar rotation it would be unbiased. R is two rounds of signs and Hadamard
-    here (one round is biased by up to 0.9 |x| on 2-sparse vectors at 1 bit), so that it is asymptotically unbiased only:
-    ``unbiased`` is False. Rows do not share R, for equal codes of equal vectors would add their errors coherently.
-    Vectors below `SMALLEST` coordinates are those of `rotated-dither`, which is unbiased: the same length.
+    The least noise of all at equal bits. With a Haar rotation it would be unbiased. R is two rounds of signs and
+    Hadamard here (one round is biased by up to 0.9 |x| on 2-sparse vectors at 1 bit), so that it is asymptotically
+    unbiased only: ``unbiased`` is False. Each row has its own R: with a shared one, equal vectors would have equal
+    codes, and their errors would add coherently. Vectors below `SMALLEST` coordinates use `rotated-dither`, which is
+    unbiased and has the same length.
 
     >>> Eden().nbytes(8192, 1)
     1032

@@ -41,7 +41,7 @@ def add_floats(x: F32, weight: np.float32, out: F32) -> None:
 def add_scaled(x: F32, scale: np.float32, factor: np.float32, first: bool, out: F32) -> float:
     """``out += factor * (scale * x)``, or ``=`` if ``first``, each product rounded; returns ``|scale * x|^2``.
 
-    What is returned is finite only if all of ``scale * x`` is; terms beyond 1e19 make it infinite too.
+    The result is finite only if all of ``scale * x`` is finite; terms beyond 1e19 make it infinite, too.
     """
     energy, a, b = 0.0, fill(scale), fill(factor)
     even = len(x) // LANES * LANES

@@ -62,7 +62,7 @@ _TINY = 2.0**-149  # the spacing of denormals
 
 
 def scratch() -> F32:
-    """What the kernels need beside their arguments: two blocks and the words of one."""
+    """Scratch memory of the kernels: two blocks and the words of one."""
     return np.empty(2 * BLOCK + 8 * LANES, np.float32)
 
 
@@ -188,7 +188,7 @@ def encode_odd(
     encode_block(padded, 0, scale * lift, bits, dithered, key_bits, block, words, 0)
     add_block(scale * lift, words, 0, bits, dithered, key_bits, block, value, 0)
     energy, error, square = 0.0, 0.0, np.float64(lift) * np.float64(lift)
-    for i in range(count):  # the padding's rounding is nobody's error
+    for i in range(count):  # rounding of the padding is no error of x
         wrong = np.float64(value[i]) - np.float64(padded[i])
         energy += np.float64(padded[i]) * np.float64(padded[i])
         error += wrong * wrong

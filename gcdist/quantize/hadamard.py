@@ -173,9 +173,9 @@ def stride_of(m: int) -> int:
 
 @kernel(types.void, FLOATS_OUT, int64, uint64, int64, boolean, SCRATCH, SCRATCH)
 def rotate_woven(y: F32, n: int, key_bits: np.uint64, first: int, inverse: bool, lanes: F32, spare: F32) -> None:
-    """`rotate`, but where the last two transforms overlap each takes coordinates from all of their range, not its one side.
+    """`rotate`, but two overlapping last transforms both take coordinates from their whole range, not from one side.
 
-    After `rotate` the energy per coordinate differs between the two; this evens it out. ``spare`` is scratch of 2 n.
+    After `rotate` the energy per coordinate differs between the two; here it is even. ``spare`` is scratch of 2 n.
     """
     full = len(y) // n
     rest = len(y) - full * n
@@ -211,7 +211,7 @@ def rotate_rounds(y: F32, n: int, keys: tuple[np.uint64, ...], first: int, *, in
 
 
 def chunks(d: int, n: int, per: int = 16) -> list[tuple[int, int]]:
-    """Cuts of a vector at multiples of ``per`` blocks of n, small enough for a cache; the last holds what is left.
+    """Cuts of a vector at multiples of ``per`` blocks of n, small enough for a cache; the last holds the rest.
 
     >>> chunks(20, 4, per=2), chunks(9, 4, per=1), chunks(0, 1)
     ([(0, 8), (8, 16), (16, 20)], [(0, 4), (4, 9)], [])

@@ -35,7 +35,7 @@ FLOATS_IN = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
 FLOATS_OUT = types.Array(types.float32, 1, "C", aligned=False)
 SCRATCH = types.Array(types.float32, 1, "C")
 SUMS = types.UniTuple(types.float64, 2)  # type: ignore[no-untyped-call]
-# What an encoding returns: first bad coordinate or -1, |x|^2, |Q(x)-x|^2.
+# Result of an encoding: first bad coordinate or -1, |x|^2, |Q(x)-x|^2.
 ENCODED = types.Tuple((types.int64, types.float64, types.float64))  # type: ignore[no-untyped-call]
 
 

@@ -1,4 +1,4 @@
-"""Vectors of 16 lanes inside kernels: what numba's own vectorizer does not find, written down instead of hoped for.
+"""Vectors of 16 lanes inside kernels: explicit vector code, because numba's own vectorizer does not find it.
 
 `Floats` holds 16 float32, `Words` 16 uint32. Each operation becomes one LLVM vector instruction, which LLVM splits on
 machines with shorter registers; results are the same bits everywhere (IEEE, no contraction). Operators work lane by

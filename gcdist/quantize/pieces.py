@@ -1,4 +1,4 @@
-"""The kernels of `bucket`, `dither` and the rotations over many segments in one call: no Python time for each of them.
+"""The kernels of `bucket`, `dither` and the rotations over many segments in one call, to save Python time.
 
 A piece is a run of coordinates of one segment, one line of an int64 table. A segment of the grid has its own scales, its own
 rotation and its own stream; a wide one is bfloat16.
@@ -136,7 +136,7 @@ def rotate_pieces(y: F32, piece: I64, start: np.uint64, inverse: bool, lanes: F3
 def first_wrong(
     scale_S: F32, half: U16, tail: U8, last: I64, used: U8, most: np.float32, signed: bool
 ) -> tuple[int, int]:
-    """What of a payload no `encode` sends: (1, which scale), (2, which half), (3, which last byte), or (0, 0).
+    """The part of a payload that no `encode` sends: (1, which scale), (2, which half), (3, which last byte), or (0, 0).
 
     A scale is NaN, beyond ``most`` or negative (unless ``signed``); a half is not finite or beyond `LIMIT`, to which a
     coordinate just below may be rounded up; in byte ``last`` of the tails more than the lower ``used`` bits are set.

@@ -1,7 +1,7 @@
-"""The rotations over many segments, a piece at a time: what is rotated stays in the first cache from its copy to its codes.
+"""The rotations over many segments, a piece at a time, so that it stays in the first cache from copy to codes.
 
-A piece has 4096 coordinates (the last of a segment up to 8191). The vector is read once, and written once where it is
-written.
+A piece has 4096 coordinates (the last of a segment up to 8191). Each kernel reads the vector once, and writes it once
+at most.
 """
 
 from __future__ import annotations
@@ -104,8 +104,7 @@ def encode_rotated(
 ) -> tuple[int, float, float]:
     """`encode_pieces` of the rotated vector; ``y`` is scratch of the longest piece.
 
-    A coordinate is finite before the rotation, which can make one of them 64 times as large: then the largest of the piece
-    is returned.
+    The rotation can enlarge a finite coordinate 64 times, beyond the limit; then the largest of the piece is returned.
     """
     energy, error = 0.0, 0.0
     for p in range(len(piece)):

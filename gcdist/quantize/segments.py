@@ -39,12 +39,12 @@ class Sums(Protocol):
         ...
 
     def result(self, scale: float = 1.0) -> F32:
-        """``scale * sum`` (d,), in memory that is the caller's from now on; the sum is over."""
+        """``scale * sum`` (d,), in memory that the caller owns from then on; the sum accepts no more messages."""
         ...
 
 
 class Segments(Protocol):
-    """A quantizer over the segments of one layout; ``bits`` are the row's, wide segments have 16 whatever they are."""
+    """A quantizer over the segments of one layout; ``bits`` are the row's; wide segments always have 16."""
 
     def nbytes(self, bits: int) -> int:
         """Length of a row's payload; 0 for no bits (a probe)."""
@@ -117,7 +117,7 @@ class LoopedSegments:
     _made: dict[int, list[_Part]] = field(default_factory=dict)
 
     def _parts(self, bits: int) -> list[_Part]:
-        """All segments, made once for a width."""
+        """The segments at a width, built once."""
         if bits not in self._made:
             self._made[bits] = self._make(bits)
         return self._made[bits]

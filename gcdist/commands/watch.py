@@ -30,7 +30,8 @@ def watch(
 ) -> None:
     """Watch a run from another shell: arrivals, seconds at the worker and on the link, deadline, bytes; until it ends.
 
-    On a terminal a live picture, elsewhere a plain line every some steps. Ctrl-C ends the watching, not the run.
+    On a terminal a live picture, elsewhere a plain line every some steps; a virtual clock is said to be one. Ctrl-C ends the
+    watching, not the run.
 
     Example: gcdist watch runs/first
 
@@ -53,7 +54,7 @@ def watch(
 
 
 def _show_once(run: Run, tail: FolderTail, as_json: bool) -> None:
-    board = Board(run.wanted)
+    board = Board(run.wanted, run.virtual, _no_clock)
     for record in tail.steps():
         board.add(record)
     for step, _, metrics in tail.evaluations():
@@ -67,6 +68,11 @@ def _show_once(run: Run, tail: FolderTail, as_json: bool) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _no_clock() -> float:
+    """Real seconds of the steps of a virtual clock: the folder does not have them, so no pace is shown."""
+    return 0.0
+
+
 def _follow_json(path: Path, tail: FolderTail, every: float) -> None:
     while True:
         over = read_run(path).state()[0] != "running"
@@ -78,7 +84,7 @@ def _follow_json(path: Path, tail: FolderTail, every: float) -> None:
 
 
 def _follow(path: Path, run: Run, tail: FolderTail, every: float) -> None:
-    progress = Progress(run.wanted, Console())
+    progress = Progress(run.wanted, Console(), virtual=run.virtual, clock=_no_clock)
     state, why = run.state()
     try:
         while True:

@@ -16,6 +16,7 @@ from gcdist.types import F64, METRICS_MOST, U8, Mask, WorkTimes, check_metric_na
 
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
 _FIXED = struct.Struct("<IIIIIIIddddddddd")
+_PART = struct.Struct("<dddd")  # a line of parts_P4
 _HELD = struct.Struct("<d")  # the last of them
 
 
@@ -172,6 +173,22 @@ def times_of(raw: U8) -> tuple[float, float, float]:
     compute, data, _, held = _FIXED.unpack_from(raw.data)[-4:]
     good = all(0 <= seconds < np.inf for seconds in (compute, data, held))
     return (compute, data, held) if good else (0.0, 0.0, 0.0)
+
+
+def ends_of(raw: U8) -> tuple[tuple[tuple[int, float], ...], float]:
+    """((partition, seconds), ...) and ``row_seconds`` of a packed sidecar; (), 0.0 if they are not good: anybody sent it.
+
+    The seconds are those from the round's receipt until the partition was done.
+    """
+    parts = parts_of(raw)
+    if len(raw) < _FIXED.size + _PART.size * parts:
+        return (), 0.0
+    lines = _PART.iter_unpack(raw[_FIXED.size : _FIXED.size + _PART.size * parts].tobytes())
+    ends = [(number, seconds) for number, _, _, seconds in lines]
+    row = float(_FIXED.unpack_from(raw.data)[-5])
+    if not (0 <= row < np.inf and all(0 <= number < 2**31 and 0 <= seconds < np.inf for number, seconds in ends)):
+        return (), 0.0
+    return tuple((int(number), seconds) for number, seconds in ends), row
 
 
 def parts_of(raw: U8) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcdist.exchange.message import Message
-from gcdist.exchange.sidecar import parts_of, times_of
+from gcdist.exchange.sidecar import ends_of, parts_of, times_of
 from gcdist.observe import WorkerRound
 from gcdist.observe.times import End
 from gcdist.protocol.messages import CreditWhy, Peer
@@ -25,6 +25,8 @@ class _Open:
     held: float = 0.0
     compute: float = 0.0
     data: float = 0.0
+    ends: tuple[tuple[int, float], ...] = ()
+    row: float = 0.0
     done: int = 0
     told: bool = False  # that it takes so long
 
@@ -51,6 +53,9 @@ class RoundTimes:
         found.compute += compute
         found.data += data
         found.done += parts_of(body.sidecar)
+        ends, row = ends_of(body.sidecar)
+        found.ends += ends
+        found.row = max(found.row, row)
         found.held = max(found.held, held)
 
     def freed(self, peer: Peer, step: int, at: float, why: CreditWhy, held: float) -> None:
@@ -97,6 +102,8 @@ class RoundTimes:
                 up=each.up,
                 down=each.down,
                 done=each.done,
+                ends=each.ends,
+                row=each.row,
             )
             for peer, each, end, at, held in ended
         ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
 
@@ -23,18 +24,23 @@ class Progress(Observer):
     """Shows the steps of a run. A thread of its own writes, so `step` and `note` return at once.
 
     ``every``: steps between two plain lines when ``console`` is not a terminal, about 20 lines a run by default.
-    ``virtual``: the run's seconds are those of a virtual clock.
+    ``virtual``: the run's seconds are those of a virtual clock. ``clock``: see `Board`.
     """
 
     def __init__(
-        self, steps: int | None, console: Console | None = None, every: int | None = None, virtual: bool = False
+        self,
+        steps: int | None,
+        console: Console | None = None,
+        every: int | None = None,
+        virtual: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._steps = steps
         self._console = console or Console()
         self._live = self._console.is_terminal
         self._given = every is not None
         self._every = every or max(1, (steps or 200) // 20)
-        self._board = Board(steps, virtual)
+        self._board = Board(steps, virtual, clock)
         self._fresh = False  # a step that is not shown yet
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._word = threading.Condition()

@@ -40,6 +40,8 @@ class WorkerRound:
     up: int
     down: int
     done: int | None = None  # partitions in its messages, fewer than ``load`` if the row was cut; None: an older file
+    ends: tuple[tuple[int, float], ...] = ()  # (partition, seconds from the receipt until it was done), not in the file
+    row: float = 0.0  # seconds from the receipt until its row was complete or cut, not in the file
 
     @property
     def whole(self) -> bool:
@@ -59,7 +61,7 @@ class WorkerRound:
         return None if self.held is None else max(0.0, self.seconds - self.held)
 
 
-COLUMNS = tuple(field.name for field in fields(WorkerRound))
+COLUMNS = tuple(field.name for field in fields(WorkerRound) if field.name not in ("ends", "row"))
 ADDED = {"done"}  # columns that older files of this version lack
 _values = attrgetter(*COLUMNS)
 

@@ -1,9 +1,10 @@
 """The run's rounds as ``trace.json`` in Chrome's trace event format: open it in Perfetto or chrome://tracing.
 
 Two tracks a worker. The first has what each step made of it: counted or missed, from the step's opening on. The second has
-its rounds, which may be longer than a step: in each the link down, waiting for data, computing, the rest of its time at the
-worker (encoding, an injected delay), the link up. Down and up are measured together, and cut here by their bytes. Between
-two rounds the worker waits. The master's track has the steps; marks are deadlines that were reached, and lost workers.
+its rounds, which may be longer than a step: in each the link down, each partition (with the wait for its data and an
+injected delay), work that a cut left unfinished, encoding, the link up; between two rounds the worker waits. Down and up are
+measured together, and divided here by their bytes. The master's track has the steps. Marks: a deadline that was reached, a
+cut row, a late message, a round that was dropped, a lost worker.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from gcdist.observe.files import GrowingFile, Trouble
 from gcdist.observe.times import WorkerRound
 
 MOST_BYTES = 64 << 20  # of the file: viewers open no more with ease
+LEAST_WAIT = 1e-5  # seconds: shorter waits are not shown
 ROUNDS = 100_000  # added to a worker's number: the track of its rounds
+MOST_PARTS = 32  # partitions of a round that have a slice each; of more, one slice tells the number
 _SEPARATOR = b",\n"
 
 
@@ -29,6 +32,7 @@ class Trace:
 
     def __init__(self, path: str | Path, trouble: Trouble | None = None, most: int = MOST_BYTES) -> None:
         self._named: set[int] = set()
+        self._free: dict[int, float] = {}  # by worker: since when it waits
         self._most = most
         trouble = trouble or Trouble(lambda text: None)
         self.file = GrowingFile(Path(path), trouble, _SEPARATOR)  # without the end that close() wrote, or a half event
@@ -62,7 +66,14 @@ class Trace:
         events += [_slice("counted", rank, opened, after) for rank, after in arrivals.items()]
         events += [_slice("missed", rank, opened, seconds) for rank in missing]
         for each in rounds:
+            free = self._free.get(each.worker, each.sent)
+            if each.sent - free > LEAST_WAIT:
+                events.append(_slice("wait", ROUNDS + each.worker, free, each.sent - free))
             events += _round(each)
+            if each.end == "lost":
+                self._free.pop(each.worker, None)
+            else:
+                self._free[each.worker] = each.sent + each.seconds
         tracks = {0, *arrivals, *missing, *(ROUNDS + each.worker for each in rounds)} - self._named
         self._named.update(tracks)
         self._add([_name(track) for track in sorted(tracks)] + events)
@@ -89,28 +100,46 @@ class Trace:
 
 def _round(each: WorkerRound) -> list[str]:
     track = ROUNDS + each.worker
-    about = f', "args": {{"step": {each.step}, "partitions": {each.load}, "bytes up": {each.up}, "bytes down": {each.down}}}'
+    done = each.load if each.done is None else each.done
+    about = (
+        f', "args": {{"step": {each.step}, "partitions": {each.load}, "done": {done}, "bytes up": {each.up}, '
+        f'"bytes down": {each.down}, "compute s": {each.compute or 0.0:.6f}, "data s": {each.data or 0.0:.6f}}}'
+    )
     events = [_slice(f"round: {each.end}", track, each.sent, each.seconds, about)]
-    link, at = each.link, each.sent
+    link, behind = each.link, each.sent + each.seconds
     if link is not None and each.held is not None:
         down = link * each.down / (each.down + each.up) if each.down + each.up else link / 2
-        data = min(each.data or 0.0, each.held)
-        compute = min(each.compute or 0.0, each.held - data)
-        rest = each.held - data - compute
-        parts = (
-            ("receive", down),
-            ("data", data),
-            (f"compute {each.load} partitions", compute),
-            ("encode, delay" if each.compute else "work that was dropped", rest),
-            ("upload", link - down),
-        )
-        for name, seconds in parts:
+        at = each.sent + down
+        for name, start, seconds in (
+            ("receive", each.sent, down),
+            *((name, at + begin, end - begin) for name, begin, end in _at_worker(each, each.held)),
+            ("upload", at + each.held, link - down),
+        ):
             if seconds > 0:
-                events.append(_slice(name, track, at, seconds))
-                at += seconds
-    if each.end == "lost":
-        events.append(_mark(f"worker {each.worker} lost", track, each.sent + each.seconds))
+                events.append(_slice(name, track, start, seconds))
+        if each.ends and done < each.load:
+            events.append(_mark(f"cut: {done} of {each.load} partitions", track, at + min(each.row, each.held)))
+    mark = {"lost": "lost", "late": "late", "stale": "dropped its round", "failed": "failed"}.get(each.end)
+    if mark is not None:
+        events.append(_mark(f"worker {each.worker} {mark}", track, behind))
     return events
+
+
+def _at_worker(each: WorkerRound, held: float) -> list[tuple[str, float, float]]:
+    """What the worker did: (name, begin, end) in seconds since the receipt, in order."""
+    if not each.ends:  # not known when each partition was done
+        data = min(each.data or 0.0, held)
+        computed = data + min(each.compute or 0.0, held - data)
+        rest = "encode, delay" if each.compute else "work that was dropped"
+        return [("data", 0.0, data), (f"compute {each.load} partitions", data, computed), (rest, computed, held)]
+    found, at = [], 0.0
+    for partition, end in sorted(each.ends, key=lambda one: one[1]):
+        found.append((f"partition {partition}", at, min(end, held)))
+        at = max(at, min(end, held))
+    if len(found) > MOST_PARTS:
+        found = [(f"compute {len(found)} partitions", 0.0, at)]
+    row = max(at, min(each.row, held))
+    return [*found, ("cut short", at, row), ("encode, delay", row, held)]
 
 
 def _slice(name: str, track: int, start: float, seconds: float, more: str = "") -> str:

@@ -75,6 +75,12 @@ class Run:
         """Seconds from the run's start to the opening of each step."""
         return self.series["seconds"] - self.series["step_seconds"]
 
+    @property
+    def virtual(self) -> bool:
+        """Whether its seconds are those of a virtual clock."""
+        said = self.summary.get("virtual") is True
+        return said or any(event.get("kind") == "clock" and event.get("virtual") is True for event in self.events)
+
     def setting(self, key: str, default: Any = None) -> Any:
         """One setting by its dotted key."""
         value: Any = self.config

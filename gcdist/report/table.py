@@ -11,6 +11,8 @@ import numpy as np
 from gcdist.config import ConfigError
 from gcdist.report.reading import Run, read_run
 
+_SCRIPT = "script:"  # that of gcdist.tasks.registry, which would import torch
+
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
@@ -58,7 +60,7 @@ def run_row(folder: Path) -> RunRow:
     return RunRow(
         folder=folder,
         when=_began(run),
-        task=Path(str(run.setting("task.name", "-"))).name,
+        task=_task(str(run.setting("task.name", "-"))),
         scheme=str(run.summary.get("scheme") or run.setting("code.scheme", "-")),
         workers=run.workers,
         steps=run.steps,
@@ -69,6 +71,17 @@ def run_row(folder: Path) -> RunRow:
         why=why,
         problems=tuple(run.problems),
     )
+
+
+def _task(name: str) -> str:
+    """A task's name without folders; of a script's own task, the script's.
+
+    >>> _task("digits"), _task("/home/me/tasks.py:cats"), _task("script:/home/me/train.py"), _task("script:-")
+    ('digits', 'tasks.py:cats', 'train.py', 'a script')
+    """
+    script = name.startswith(_SCRIPT)
+    last = Path(name.removeprefix(_SCRIPT) if script else name).name
+    return "a script" if script and last in ("", "-") else last
 
 
 def _began(run: Run) -> float | None:

@@ -95,6 +95,8 @@ class Cluster:
         self._watch = ModelWatch(session.task.model)
         body = BodyWatch(lambda: self.checkpoints.parts.tracked, self._warn)
         self.virtual = standstill is not None  # time is that of the simulator
+        if self.virtual:
+            folder.event("clock", "all seconds are those of a virtual clock", virtual=True)
         self._evaluations = Evaluations(session, driver, folder, self.accounts, self._watch)
         self._on_close = on_close
         self._loop = StepLoop(self, body, self._begin, self._evaluate_if_due)

@@ -179,7 +179,8 @@ def test_a_trace_tells_the_parts_of_a_round_and_the_marks(tmp_path: Path) -> Non
         "encode, delay",
         "upload",
     ]
-    assert parts[0]["args"] == {"step": 0, "partitions": 2, "bytes up": 500, "bytes down": 1500}
+    sizes = {"step": 0, "partitions": 2, "done": 2, "bytes up": 500, "bytes down": 1500}
+    assert parts[0]["args"] == {**sizes, "compute s": 0.1, "data s": 0.01}
     assert [event["dur"] for event in parts] == [300000, 75000, 10000, 100000, 90000, 25000]
     assert parts[-1]["ts"] + parts[-1]["dur"] == parts[0]["ts"] + parts[0]["dur"]  # they fill the round
     marks = [(event["name"], event["tid"]) for event in events if event["ph"] == "i"]

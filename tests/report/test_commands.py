@@ -98,6 +98,28 @@ def test_watch_shows_a_run_until_its_end(tmp_path: Path, capsys: pytest.CaptureF
     assert len(capsys.readouterr().out.splitlines()) == 40
 
 
+def test_watch_says_that_a_clock_is_virtual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = made_run(tmp_path / "run", 40, 6)
+    run("watch", path)
+    assert "virtual" not in capsys.readouterr().out
+    (path / "summary.json").unlink()  # as while it runs
+    events = path / "events.jsonl"
+    events.write_text('{"kind": "clock", "text": "", "virtual": true}\n' + events.read_text())
+    for words in ((), ("--once",)):
+        run("watch", path, *words)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "20.0 s virtual" in text
+        assert "steps/s" not in text  # the folder tells no real time
+
+
+def test_runs_names_a_scripts_task_by_its_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = made_run(tmp_path / "run", 10, 2)
+    for name, shown in (("script:/home/me/train.py", "train.py"), ("script:-", "a script"), ("digits", "digits")):
+        (path / "config.toml").write_text(f"[task]\nname = {name!r}\n")
+        run("runs", path, "--json")
+        assert json.loads(capsys.readouterr().out)[0]["task"] == shown
+
+
 @pytest.mark.parametrize("command", ["report", "runs", "watch"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(command, "--help")

@@ -1,1 +1,1 @@
-"""The benchmark: schemes against delay scenarios, in wall-clock time, by real processes."""
+"""The benchmark: schemes under delay scenarios, in wall-clock time, by real processes."""

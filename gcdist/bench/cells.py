@@ -1,4 +1,4 @@
-"""One run of the benchmark: what it is (`Cell`) and what came of it (`Outcome`), each a JSON file."""
+"""One run of the benchmark: its settings (`Cell`) and its result (`Outcome`), each a JSON file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from gcdist.observe import plain
 from gcdist.whole_file import write_whole
 
 Status = Literal["reached", "budget", "diverged", "stopped", "failed"]
-IN_A_ROW = 2  # looks at the loss below the target, for "reached"
-EXPLODED = 100.0  # times the first loss
-FOREVER = 1_000_000_000  # steps: a run ends by its target or budget
+IN_A_ROW = 2  # evaluations in a row below the target, for "reached"
+EXPLODED = 100.0  # times the first loss: above it, the run has diverged
+FOREVER = 1_000_000_000  # steps: never met, because the target or the budget ends a run
 Deadline: TypeAlias = float | Literal["wait", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run: a scheme, a scenario and a seed, with the step size and deadline that were chosen before.
+    """One run: a scheme, a scenario and a seed, with the tuned step size and deadline.
 
     Args:
         delays: name of the scenario, as `make_scenario` takes it.
         target: of the loss; a run ends when it is below ``IN_A_ROW`` times in a row.
-        budget: seconds after which a run ends without.
+        budget: seconds after which a run ends without the target.
         share: partitions of an even share, each of the problem's samples a step; None: the problem's own number.
     """
 
@@ -54,7 +54,7 @@ class Cell:
 
     @property
     def scenario(self) -> Scenario:
-        """The delays; the pace is that of the problem's own share: half of it takes half as long."""
+        """The delays; the pace is that of the problem's own share, so that half of the share takes half as long."""
         return make_scenario(self.delays, self.workers, get_problem(self.problem).share, self.pace)
 
     @property
@@ -92,14 +92,14 @@ class Cell:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a run.
+    """The result of a run.
 
     ``curve``: (steps, seconds, loss, accuracy or NaN, bytes up). Seconds: ``ends``, when each step ended; ``rounds``, from
     its opening to its close (empty for DDP).
     """
 
     status: Status = "failed"
-    seconds: float = float("nan")  # until the target was first seen; NaN: it was not
+    seconds: float = float("nan")  # until the target was first reached; NaN: it was not
     steps: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -107,7 +107,7 @@ class Outcome:
     ends: list[float] = field(default_factory=list)
     rounds: list[float] = field(default_factory=list)
     arrived: float = float("nan")  # workers a step
-    cpu_seconds: float = float("nan")  # processor time of a partition; NaN: DDP, or nobody arrived
+    cpu_seconds: float = float("nan")  # processor time of a partition; NaN: DDP, or no arrival
     why: str = ""
 
     @property
@@ -116,7 +116,7 @@ class Outcome:
         return min((row[2] for row in self.curve), default=float("nan"))
 
     def look(self, steps: int, seconds: float, metrics: Mapping[str, float], target: float, budget: float) -> bool:
-        """Take in a look at the loss; True if the run is over."""
+        """Take in an evaluation of the loss; True if the run is over."""
         loss, accuracy = metrics[LOSS], metrics.get("test_accuracy", float("nan"))
         self.curve.append((steps, seconds, loss, accuracy, self.bytes_up))
         self.steps = steps
@@ -146,7 +146,7 @@ def write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def write_outcome(path: Path, cell: Cell, outcome: Outcome) -> None:
-    """The cell and what came of it."""
+    """The cell and its outcome."""
     write_json(path, {"cell": asdict(cell), "outcome": asdict(outcome)})
 
 
@@ -156,7 +156,7 @@ def _number(value: float | None) -> float:
 
 
 def read_outcome(path: Path) -> tuple[Cell, Outcome]:
-    """What `write_outcome` wrote; ConfigError names a file that is not."""
+    """Read a file of `write_outcome`; ConfigError names any other file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         values = found["outcome"]

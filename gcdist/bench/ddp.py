@@ -24,14 +24,14 @@ from gcdist.model.batches import Batches, fetch
 from gcdist.straggler import make_delays
 
 POWERSGD_RANK = 1
-POWERSGD_FROM = 10  # steps that are sent whole first, as the hook's documentation advises
+POWERSGD_FROM = 10  # first steps without compression, as the hook's documentation advises
 
 
 def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
     """One rank; the process group's address comes from the environment. Rank 0 gives the outcome.
 
-    Every rank computes the samples of its even share of the partitions, in one batch as a user of DDP would. A delay is
-    slept before the backward pass, whose communication is everybody's.
+    Every rank computes the samples of its even share of the partitions, in one batch as a user of DDP would. A rank
+    sleeps its delay before the backward pass, because all ranks communicate in that pass.
     """
     torch.set_num_threads(1)
     config = cell.config()
@@ -96,7 +96,7 @@ class _Parallel(DistributedDataParallel):
 
 
 def _samples(batches: Batches, mine: range, step: int) -> list[int]:
-    """What this rank's partitions give in this step."""
+    """The result of this rank's partitions in this step."""
     return [int(i) for j in mine for i in batches.samples(step, j)]
 
 

@@ -1,4 +1,4 @@
-"""The benchmark from beginning to end: tune in the simulator, run every cell by real processes, go on where it stopped."""
+"""The whole benchmark: tune in the simulator, run every cell by real processes, continue after an interruption."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from gcdist.bench.validate import Pair, compare, pair_rows, read_pairs
 from gcdist.config import ConfigError
 
 TUNING_SEEDS = (1001, 1002)  # never those of the benchmark
-START_SECONDS = 1.5  # of a cell's processes, for the estimate of the cost
+START_SECONDS = 1.5  # start of a cell's processes, in the estimate of the cost
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is asked for. ``target`` None: the problem's own. ``samples``: those of a step are tuned, too."""
+    """The options of a benchmark. ``target`` None: the problem's own. ``samples``: tune the samples of a step, too."""
 
     problem: str
     schemes: tuple[str, ...]
@@ -45,7 +45,7 @@ class Bench:
     samples: bool = True
 
     def check(self) -> None:
-        """ConfigError in one line, for names and numbers that do not do."""
+        """ConfigError in one line for unknown names and numbers out of range."""
         for name in self.schemes:
             get_scheme(name)
         for name in self.delays:
@@ -90,9 +90,9 @@ class Bench:
 
 
 def open_folder(out: Path, bench: Bench) -> None:
-    """``bench.json`` says what the folder's results are of; ConfigError if they are of something else.
+    """``bench.json`` names the settings of the folder's results; ConfigError if they differ from these.
 
-    Schemes, delays and seeds may grow: what is there already is not run again.
+    Schemes, delays and seeds may grow: existing results are not run again.
     """
     path = out / "bench.json"
     fixed = {key: value for key, value in asdict(bench).items() if key not in ("schemes", "delays", "seeds", "problem")}
@@ -107,7 +107,7 @@ def open_folder(out: Path, bench: Bench) -> None:
 
 
 def note_command(out: Path, command: str) -> None:
-    """``commands.txt`` has every command that the folder was made by, once."""
+    """``commands.txt`` has each command that made the folder once."""
     path = out / "commands.txt"
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if command not in known:
@@ -116,7 +116,7 @@ def note_command(out: Path, command: str) -> None:
 
 
 def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
-    """What the simulator is to know of this machine, from the folder where it was measured before."""
+    """The simulator's constants of this machine, from the folder if they were measured before."""
     if known := machines_in(out).get(bench.problem):
         say(pace_line(bench.problem, known, bench.workers, bench.pace))
         return known
@@ -137,7 +137,7 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
 def tune_all(
     bench: Bench, out: Path, say: Say, cores: int, context: Pool, machine: Machine
 ) -> dict[tuple[str, str], Choice]:
-    """The choice of each (delays, scheme), from the folder where it was made before."""
+    """The choice of each (delays, scheme), from the folder if it was made before."""
     choices: dict[tuple[str, str], Choice] = {}
     tasks: list[tuple[str, str]] = []
     for delays in bench.delays:
@@ -163,7 +163,7 @@ def tune_all(
 
 
 def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
-    """A choice, and the grid that it was made on."""
+    """A choice, and its grid."""
     lrs = sorted({lr for lr, _, _, _ in choice.tried})
     deadlines = sorted({d for _, d, _, _ in choice.tried if isinstance(d, float)})
     shares = sorted({share for _, _, share, _ in choice.tried if share is not None})
@@ -201,7 +201,7 @@ def cells_of(bench: Bench, choices: dict[tuple[str, str], Choice]) -> list[Cell]
 
 
 def estimate(bench: Bench, choices: dict[tuple[str, str], Choice], cells: Sequence[Cell]) -> float:
-    """Seconds that these cells will take, by the simulator."""
+    """Seconds of these cells, predicted by the simulator."""
     total = 0.0
     for cell in cells:
         choice = choices[cell.delays, cell.what.like or cell.scheme]
@@ -210,7 +210,7 @@ def estimate(bench: Bench, choices: dict[tuple[str, str], Choice], cells: Sequen
 
 
 def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outcome]]:
-    """Tune, run what is missing, give everything back; SIGINT leaves a folder that the next call goes on with."""
+    """Tune, run the missing cells, return all outcomes; after SIGINT the next call continues with the folder."""
     bench.check()
     blocked = why_not() if any(bench.cell(delays, "sync", 0).scenario.rate for delays in bench.delays) else None
     if blocked:
@@ -234,7 +234,7 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
 def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
     """The simulator against every real run of the folder; also its ``validation.json``.
 
-    Without ``anew``, what that file has of the same runs is kept.
+    Without ``anew``, that file's predictions of the same runs are kept.
     """
     results, machines, path = load_results(out), machines_in(out), out / "validation.json"
 
@@ -250,7 +250,7 @@ def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
 
 
 def _made(path: Path) -> tuple[Cell, Outcome] | None:
-    """A run that was made before; None: there is none, or it failed by itself and is to be made again."""
+    """An earlier run; None: there is none, or it failed by itself and must be repeated."""
     if not path.exists():
         return None
     cell, outcome = read_outcome(path)

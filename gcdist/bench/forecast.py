@@ -1,4 +1,4 @@
-"""What `gcdist doctor --trace` would have said of a scenario beforehand, from recorded steps of an even share's delays."""
+"""The forecast of `gcdist doctor --trace` for a scenario, from recorded steps of an even share's delays."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from gcdist.types import RunHaltedError
 
 
 def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome:
-    """Plain SGD until the target, the budget, or the end; seconds are the run's, without the looks at the loss.
+    """Plain SGD until the target, the budget, or the end; seconds are the run's, without evaluations.
 
-    The clock begins with the first step: warm-up, planning and every wait are in it; starting processes is not.
+    The clock begins with the first step. It includes warm-up, planning and every wait, but not the start of processes.
     """
     outcome, arrived = Outcome(), 0
     cpu: list[float] = []
@@ -43,7 +43,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
             if due and outcome.look(done, info.seconds, cluster.evaluate(look), cell.target, cell.budget):
                 break
     except RunHaltedError as error:
-        # gradients that are not finite halt a run: that is a step size too large
+        # a step size that is too large gives gradients that are not finite, which halt a run
         outcome.status = "diverged" if "not finite" in str(error) or "loss is" in str(error) else "stopped"
         outcome.why = str(error).splitlines()[0]
     if outcome.ends:

@@ -1,12 +1,11 @@
-"""How fast this machine is, for the simulator: measured from three short real runs that wait for all.
+"""The speed of this machine, for the simulator: measured by three short real runs that wait for all.
 
-One has no delays: its rounds take as long as everybody computing at once, on the cores that there are. The others' delays
-hide the computing: what their rounds take beyond the slowest delay is messages, of one worker or of all at once, and the
-time between rounds is the master's.
+The first run has no delays: its rounds take the time in which all workers compute at once on the available cores. The
+delays of the other two hide the computing: their rounds exceed the slowest delay by the time of the messages, of one
+worker or of all at once. The time between rounds is the master's.
 
-A core's speed changes from run to run where others share it (half as fast again within a minute was seen on a virtual
-machine). What a run's partitions took by the workers' processor clocks tells how fast the machine was then: all constants
-scale with it.
+The speed of a shared core changes from run to run (by half within a minute on a virtual machine). The processor time of
+a run's partitions, by the workers' clocks, gives the machine's speed in that run: all constants scale with it.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from gcdist.config import ConfigError
 from gcdist.straggler import make_delays
 
 SEED = 1000  # neither the benchmark's nor the tuning's
-SECONDS, PACES = 5.0, 60.0  # a run lasts as long as the longer of the two
+SECONDS, PACES = 5.0, 60.0  # a run lasts the longer of the two; the second in paces
 NEVER = -1.0  # a loss
 FITS = 5  # corrections of the constants
-SIMULATED = 0.5  # of a run's length; nothing changes in the simulator
-ACCIDENTS = 0.02  # share of the rounds, the longest, that tell nothing
+SIMULATED = 0.5  # of a run's length: the simulator needs fewer rounds, as its machine is constant
+ACCIDENTS = 0.02  # share of the longest rounds that is left out
 WARM = 5  # steps that are not measured
-FREE, APART, TOGETHER = "none", "mild", "together"  # the latter two's delays are longer than anybody's computing
+FREE, APART, TOGETHER = "none", "mild", "together"  # the last two have delays longer than any computing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Machine:
     cpu_seconds: float
 
     def at(self, cpu_seconds: float) -> Machine:
-        """When a partition takes so long; as it is, if that is not known (NaN)."""
+        """The constants for this processor time of a partition; unchanged if it is not known (NaN)."""
         speed = cpu_seconds / self.cpu_seconds if self.cpu_seconds > 0 else math.nan
         if math.isnan(speed):
             return self
@@ -64,7 +63,7 @@ class Machine:
 
 
 def machines_in(out: Path) -> dict[str, Machine]:
-    """What was measured before in a benchmark's folder, by problem; ConfigError for a file of another kind."""
+    """Earlier measurements in a benchmark's folder, by problem; ConfigError for a file of another kind."""
     found = {}
     for path in sorted((out / "machine").glob("*.json")):
         try:
@@ -75,7 +74,7 @@ def machines_in(out: Path) -> dict[str, Machine]:
 
 
 def calibration_cells(cell: Cell) -> tuple[Cell, ...]:
-    """The runs: nobody late, one worker after another, all at once."""
+    """The runs: no delays, one worker after another, all at once."""
     budget = max(SECONDS, PACES * cell.pace)
     run = replace(cell, scheme="sync", seed=SEED, deadline="wait", target=NEVER, budget=budget)
     run = replace(run, lr=get_problem(cell.problem).lr)
@@ -88,26 +87,26 @@ def measure(
     predict: Callable[[Cell, Machine], Outcome],
     cores: int | None = None,
 ) -> Machine:
-    """The machine's constants: those with which the simulator's runs take as long as the real ones.
+    """The machine's constants, fitted so that the simulator's runs take as long as the real ones.
 
     Args:
         cell: any of the benchmark's; its problem, workers and pace count.
-        run: makes a real run.
-        predict: makes it in the simulator.
+        run: the real run of a cell.
+        predict: the same in the simulator.
         cores: that all processes share; None: those that this process may use.
 
     Raises:
-        ConfigError: the real runs are too short to tell.
+        ConfigError: the real runs are too short for a measurement.
     """
     cells = calibration_cells(cell)
     slowest = [_slowest(each) for each in cells[1:]]
     runs = [run(each) for each in cells]
-    cpu = fmean(outcome.cpu_seconds for outcome in runs)  # NaN where nobody arrived: that is refused below
+    cpu = fmean(outcome.cpu_seconds for outcome in runs)  # NaN without an arrival: refused below
     real = _Figures.of(runs, slowest, cpu)
     cores = cores or len(os.sched_getaffinity(0))
     crowd = max(1.0, cell.workers / cores)  # workers that share a core when all work
     share = cell.even_share * crowd  # partitions
-    # of messages that come at once the last has waited for the cores, if these are fewer; one that comes alone has not
+    # the last of many simultaneous messages waits for a core if workers exceed cores; a single message does not
     of_send = 1 / max(crowd - 1.0, 1.0) if crowd > 1 else 0.0
     send = max(0.0, real.together - real.apart) * of_send
     machine = Machine(
@@ -124,7 +123,7 @@ def measure(
         free, apart, together = (real.free - found.free, real.apart - found.apart, real.together - found.together)
         send = max(0.0, machine.send_seconds + (together - apart) * of_send)
         more = send - machine.send_seconds
-        # a message goes to and fro in a round, and a third time where its credit is what the next one waits for
+        # a round has a message each way, and a third one if the next round waits for its credit
         latency = max(0.0, machine.latency + (apart - more) / 2.5)
         free -= 2.5 * (latency - machine.latency) + crowd * more
         compute = max(0.0, machine.compute_seconds + free / share)
@@ -142,7 +141,7 @@ def _slowest(cell: Cell) -> Callable[[int], float]:
 
 
 def _middle(seconds: Sequence[float]) -> float:
-    """The mean without the longest: a run lasts as long as the sum of its rounds, and an accident is no rule."""
+    """The mean without the longest: a run lasts the sum of its rounds, but accidents do not repeat."""
     return fmean(sorted(seconds)[: math.ceil((1 - ACCIDENTS) * len(seconds))])
 
 
@@ -157,7 +156,7 @@ class _Figures:
 
     @staticmethod
     def of(runs: Sequence[Outcome], slowest: Sequence[Callable[[int], float]], cpu: float = math.nan) -> _Figures:
-        """Of the runs; ``slowest`` delays of the latter two. ``cpu``: figures are scaled to it; NaN: as they are."""
+        """Of the runs; ``slowest`` delays of the latter two. ``cpu``: figures are scaled to it; NaN: no scale."""
         for outcome in runs:
             if len(outcome.rounds) < 2 * WARM:
                 why = outcome.why or f"{len(outcome.rounds)} steps; {2 * WARM} are needed"

@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces on one bridge, each with an address and a cable of its own."""
+"""Hosts on one machine: network namespaces on one bridge, each with its own address and cable."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Self
 
 INTERFACE = "eth0"  # of every host
-BURST = "1600b"  # goes out at once; little more than a packet, or short messages would meet no limit
+BURST = "1600b"  # leaves at once; a larger burst would let short messages pass without limit
 
 
 def why_not() -> str | None:
-    """What is missing for network namespaces on this machine; None if nothing is."""
+    """The missing requirement for network namespaces on this machine; None if there is none."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if shutil.which("ip") is None or shutil.which("tc") is None:
@@ -27,14 +27,14 @@ def why_not() -> str | None:
 
 
 def run(*command: str) -> None:
-    """Run a command of iproute2; OSError with what it says."""
+    """Run a command of iproute2; OSError with its text."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 class Namespaces:
-    """``count`` hosts; host r has the address 10.77.N.(r+1) on its ``eth0``. A context manager: all goes at the end."""
+    """``count`` hosts; host r has the address 10.77.N.(r+1) on its ``eth0``. A context manager: its end removes all."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -59,7 +59,7 @@ class Namespaces:
 
     @property
     def bridge(self) -> str:
-        """What joins the hosts."""
+        """The bridge between the hosts."""
         return f"{self._tag}br"
 
     def address(self, rank: int) -> str:
@@ -75,19 +75,19 @@ class Namespaces:
         return f"{self._tag}p{rank}"
 
     def limit_sending(self, rank: int, rate: str, burst: str, queue: str) -> None:
-        """Limit what a host sends, ``"10mbit"``; what waits longer than ``queue`` is dropped."""
+        """Limit a host's sending rate, e.g. ``"10mbit"``; packets that wait longer than ``queue`` are dropped."""
         limit = ("tbf", "rate", rate, "burst", burst, "latency", queue)
         run("ip", "netns", "exec", self.name(rank), "tc", "qdisc", "add", "dev", INTERFACE, "root", *limit)
 
     def limit_receiving(self, rank: int, rate: str, burst: str, queue: str) -> None:
-        """Limit what a host is sent."""
+        """Limit the rate at which a host receives."""
         limit = ("tbf", "rate", rate, "burst", burst, "latency", queue)
         run("tc", "qdisc", "add", "dev", self.cable(rank), "root", *limit)
 
     def down(self) -> None:
         """Take the hosts down."""
         for rank in range(self.count):
-            # by name: a namespace takes its cable along only when the kernel gets to it, and the next one wants that name
+            # by name: the kernel removes a namespace's cable some time later, and the next one needs the name
             subprocess.run(["ip", "link", "del", self.cable(rank)], capture_output=True, check=False)
             subprocess.run(["ip", "netns", "del", self.name(rank)], capture_output=True, check=False)
         subprocess.run(["ip", "link", "del", self.bridge], capture_output=True, check=False)
@@ -106,7 +106,7 @@ class Namespaces:
 class ThinLinks(Namespaces):
     """All links but the first host's carry ``rate`` bytes a second each way.
 
-    The first host is the master's, or rank 0 of DDP, which then has a faster link than the others, to its favour.
+    The first host is the master's, or rank 0 of DDP, which favours DDP by one faster link.
     """
 
     def __init__(self, count: int, rate: float) -> None:

@@ -1,6 +1,6 @@
 """Whether this machine can compute at a benchmark's pace: all workers share its cores.
 
-A delay is a floor: where the cores need longer for everybody's share than the floor, it is the machine that is measured.
+A delay is a floor: if the cores need longer than the floor for all shares, the benchmark measures the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from gcdist.bench.machine import Machine, machines_in
 from gcdist.bench.problems import get_problem
 
-MOST_BUSY = 0.5  # of the pace: above it, computing shows in the times of the fastest workers
+MOST_BUSY = 0.5  # of the pace: above it, computing lengthens the times of the fastest workers
 
 
 def busy_share(problem: str, machine: Machine, workers: int, pace: float) -> float:
@@ -21,7 +21,7 @@ def busy_share(problem: str, machine: Machine, workers: int, pace: float) -> flo
 
 
 def pace_line(problem: str, machine: Machine, workers: int, pace: float) -> str:
-    """One line for a log or a page: the share of the pace, and a pace that would do if it is too large.
+    """One line for a log or a page: the share of the pace, and a sufficient pace if the share is too large.
 
     >>> pace_line("digits", Machine(0.001, 0.0007, 0.0005, 0.004, 2, 0.0007), 8, 0.05)
     'digits: a step of even shares takes 24.4 ms of the 2 cores, 49% of the pace of 0.05 s'
@@ -36,7 +36,7 @@ def pace_line(problem: str, machine: Machine, workers: int, pace: float) -> str:
 
 
 def pace_lines(folder: Path) -> list[str]:
-    """Of every problem that was measured in a benchmark's folder."""
+    """The lines of every measured problem in a benchmark's folder."""
     path = folder / "bench.json"
     if not path.exists():
         return []

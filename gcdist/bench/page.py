@@ -50,8 +50,8 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     """The page and its pictures.
 
     Args:
-        folders: of `gcdist bench wallclock`; the one with the most runs is the main one, others of other numbers of workers
-            and the same pace give the picture of speed-up against n.
+        folders: of `gcdist bench wallclock`; the one with the most runs is the main one; folders with other numbers of
+            workers and the same pace give the picture of speed-up against n.
         page: the Markdown file.
         pictures: folder for PNG files, below the page's.
     """
@@ -69,7 +69,7 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
 
 
 def _validation(folders: Sequence[Path], page: Path, pictures: Path) -> list[str]:
-    """The simulator against these runs, where `gcdist bench validate` has compared them."""
+    """The simulator against these runs, if `gcdist bench validate` has compared them."""
     lines: list[str] = []
     every: list[Pair] = []
     for folder in folders:
@@ -161,11 +161,11 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
     return lines
 
 
-COMES = "auto"  # gcdist as it comes
+COMES = "auto"  # gcdist with its defaults
 
 
 def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry]) -> list[str]:
-    """What the doctor says of the delays, beside what came of them."""
+    """The doctor's forecast for the delays, beside the results."""
     ratios = speed_ups(results, "sync")
     first = {cell.scenario.name: cell for cell, _ in reversed(results)}
     rows = []
@@ -211,7 +211,7 @@ def _grid(
 
 
 def _by_workers(results: Results, page: Path, pictures: Path) -> list[str]:
-    """A picture for each problem and scenario that a scheme beside `sync` met with several numbers of workers."""
+    """A picture for each problem and scenario with several numbers of workers in a scheme beside `sync`."""
     runs = dict.fromkeys((c.problem, c.scenario.name, c.scheme, c.workers) for c, _ in results if c.scheme != "sync")
     sizes = Counter(run[:3] for run in runs)
     lines: list[str] = []

@@ -80,7 +80,7 @@ def _median_curve(runs: Sequence[Outcome]) -> tuple[F64, F64]:
 
 
 def time_to_target(results: Results, problem: str, path: Path) -> None:
-    """Bars with spread: seconds to the target by scheme, one panel a scenario; no bar where it was not reached."""
+    """Bars with spread: seconds to the target by scheme, one panel a scenario; no bar without the target."""
     plt = _pyplot()
     found = [entry for entry in entries(results) if entry.problem == problem]
     scenarios = names(found, "scenario")
@@ -156,7 +156,7 @@ def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Pat
         for scheme in schemes
     }
     for i, (scheme, points) in enumerate((scheme, points) for scheme, points in found.items() if len(points) > 1):
-        aside = 0.1 * i  # or spreads hide each other
+        aside = 0.1 * i  # else spreads hide each other
         n, middle = [p[0] + aside for p in points], np.array([p[1][0] for p in points])
         spread = np.array([[p[1][0] - p[1][1], p[1][2] - p[1][0]] for p in points]).T
         axis.errorbar(n, middle, yerr=np.maximum(spread, 0), label=scheme, capsize=3, elinewidth=0.8, **_look(i))

@@ -1,4 +1,4 @@
-"""Imported by the process that the benchmark's ranks are forked from: what every rank would load is loaded once."""
+"""Imports of all ranks, made once in the process from which the benchmark forks its ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained in the benchmark, what is measured of it, and from where the search for a step size begins."""
+"""The benchmark's problems: task, metric and target, and the start of the search for a step size."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gcdist.config import ConfigError
 from gcdist.tasks import Task, load_task
 from gcdist.tasks.task import Evaluate
 
-LOSS = "loss"  # the metric that targets are set for
-EXACT = 1_000_000  # samples of a partition and step: all that it has
+LOSS = "loss"  # the metric of the targets
+EXACT = 1_000_000  # samples of a partition and step: more than any partition has
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Problem:
         task: name of the task.
         options: of the task; the benchmark adds ``seed``.
         batch_size: samples of one partition in one step.
-        target: of the metric ``loss``: when a run has arrived.
-        lr: where the search for a step size begins.
-        every: steps between two looks at the loss.
+        target: of the metric ``loss``; a run ends below it.
+        lr: the start of the search for a step size.
+        every: steps between two evaluations of the loss.
         share: partitions of an even share.
         shares: other numbers of them that tuning may choose, ascending: the samples of a step; (): gradients are exact, or
             tuning would take too long.
-        metric: the task's own metric that is the loss here; "": cross entropy over the whole training set.
+        metric: the task's metric used as the loss; "": cross entropy over the whole training set.
     """
 
     name: str

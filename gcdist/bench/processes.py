@@ -1,6 +1,6 @@
-"""A cell by real processes: forked from one that has everything imported, so that starting them takes no time.
+"""A cell by real processes: forked from one process with all imports, so that their start takes no time.
 
-They are processes of their own, with links over the loopback or through namespaces; only their start is shared.
+Each rank is a process with links over the loopback or through namespaces; only the start is shared.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ Pool = multiprocessing.context.BaseContext
 
 
 def forkserver() -> Pool:
-    """Where processes come from."""
+    """The context that forks the processes."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # or the server imports what lies in the folder that it is started in
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # else the server imports modules of its start folder
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gcdist.bench.preloaded"])
     return context
 
 
 def end_with_benchmark() -> None:
-    """End this child process when the benchmark's own is gone, however it went."""
+    """End this child process when the benchmark's process ends in any way."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -68,7 +68,7 @@ def run_cell(context: Pool, cell: Cell, path: Path, links: ThinLinks | None = No
     log.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     address = ADDRESS if links is None else links.address(0)
-    with socket.socket() as reserved:  # bound and not listening: nobody else is given the port
+    with socket.socket() as reserved:  # bound and not listening: the system gives the port to no other process
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind((ADDRESS, 0))
         port = reserved.getsockname()[1]
@@ -114,13 +114,13 @@ def _end(ranks: Sequence[BaseProcess]) -> None:
 
 def _rank(rank: int, world: int, address: str, port: int, space: str | None, cell: Cell, path: Path, log: Path) -> None:
     end_with_benchmark()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the benchmark's, which ends its ranks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark takes Ctrl-C and ends its ranks
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     if space:
         _enter(space)
-        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # or gloo takes what this machine's name means: the loopback
+        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # else gloo takes the address of this machine's name: the loopback
     os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
     try:
         ddp = cell.what.engine == "ddp"

@@ -1,9 +1,9 @@
-"""When workers are late: delay scenarios, the same numbers for every scheme (by seed, worker and step).
+"""Delay scenarios: the same delays for every scheme (by seed, worker and step).
 
-A delay grows with the data that the worker computes: who computes twice as much takes twice as long. It is a floor on the
-time from the start of a step to a worker's message, and the worker is free once the step is over. With ":compute" behind its
-name it is spent inside the partitions, and the worker is free at the end of the one that it has begun, as one that is really
-slow. ``pace`` is the least time of an even share, in seconds.
+A delay is proportional to the worker's data: twice the partitions take twice as long. It is a floor on the time from
+the start of a step to a worker's message, and the worker is free at the end of the step. With ":compute" after the
+scenario's name the delay lies inside the partitions: like a slow worker, it is free only at the end of the current
+partition. ``pace`` is the least time of an even share, in seconds.
 """
 
 from __future__ import annotations
@@ -133,17 +133,17 @@ FORMS = (
 
 
 def make_scenario(name: str, workers: int, share: float, pace: float) -> Scenario:
-    """The scenario of that name for so many workers.
+    """The scenario of that name for n workers.
 
     Args:
         name: a built-in one, or ``trace:FILE.csv``: recorded times, scaled so that their median is the pace; with
-            ``:compute`` behind it the delays are spent computing.
+            ``:compute`` after it the delays lie inside the partitions.
         workers: n.
         share: partitions of an even share.
         pace: seconds.
 
     Raises:
-        ConfigError: no such scenario, or a file that does not do.
+        ConfigError: no such scenario, or an unusable file.
     """
     if name.endswith(COMPUTE):
         plain = make_scenario(name.removesuffix(COMPUTE), workers, share, pace)

@@ -1,6 +1,6 @@
-"""What is compared: gcdist's schemes with the settings that their papers give them, and PyTorch's DistributedDataParallel.
+"""The compared schemes: gcdist's, with the settings of their papers, and PyTorch's DistributedDataParallel.
 
-A later scheme joins by one line: ``register(BenchScheme("mine", "about", code={"scheme": "mine"}))``.
+A new scheme joins by one line: ``register(BenchScheme("mine", "about", code={"scheme": "mine"}))``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class BenchScheme:
     """One line of the tables; ``code`` and ``quantizer`` are these sections of the settings.
 
     ``tunes``: "deadline" (step size and deadline are tuned), "step" (the scheme waits, or finds its deadline itself).
-    ``start``: where the search for a deadline begins, times its usual place. ``like``: the gcdist scheme whose tuned step
-    size and samples a DDP variant takes, as the simulator has no DDP.
+    ``start``: the start of the search for a deadline, over the usual start. ``like``: the gcdist scheme whose tuned
+    step size and samples a DDP variant takes, because the simulator has no DDP.
     """
 
     name: str
@@ -30,7 +30,7 @@ class BenchScheme:
     code: Mapping[str, Any] = field(default_factory=dict)
     quantizer: Mapping[str, Any] = field(default_factory=lambda: FLOAT32)
     tunes: Literal["deadline", "step"] = "deadline"
-    deadline: Literal["wait", "auto"] = "wait"  # where it is not tuned
+    deadline: Literal["wait", "auto"] = "wait"  # if it is not tuned
     start: float = 1.0
     engine: Literal["gcdist", "ddp"] = "gcdist"
     hook: Literal["", "bf16", "powersgd"] = ""
@@ -38,14 +38,14 @@ class BenchScheme:
 
     @property
     def kind(self) -> Literal["waits", "coded", "biased"]:
-        """Whether it waits for whatever makes it exact, or is unbiased in spite of who is missing, or neither."""
+        """Whether it waits until it is exact, or is unbiased without some workers, or neither."""
         if self.engine == "ddp":
             return "waits"
         return "waits" if self._code.waits else "coded" if self._code.unbiased else "biased"
 
     @property
     def cuts(self) -> bool:
-        """Whether its rows are cut at the deadline, and what is done counts."""
+        """Whether its rows are cut at the deadline, so that computed partitions count."""
         return self.engine == "gcdist" and bool(self.code.get("partial", self._code.partial))
 
     @property
@@ -65,7 +65,7 @@ def register(scheme: BenchScheme) -> BenchScheme:
 
 
 WHOLE = {"partial": False}  # the papers' form: a row counts whole or not at all
-CUT_EARLY = 0.3  # times where others' deadlines begin: the best cut is about half the time of an even share
+CUT_EARLY = 0.3  # of the usual first deadline: the best cut is near half the time of an even share
 
 
 def _gcdist(name: str, about: str, code: str = "", section: Mapping[str, Any] = {}, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the runs came to: medians and spreads over seeds, relative to `sync` and to DDP, as tables and as JSON."""
+"""The results of the runs: medians and spreads over seeds, relative to `sync` and to DDP, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gcdist.bench.schemes import SCHEMES
 from gcdist.config import ConfigError
 
 Results = Sequence[tuple[Cell, Outcome]]
-PAYS, LOSES = 1.05, 0.95  # speed-ups nearer to 1 are called even
+PAYS, LOSES = 1.05, 0.95  # speed-ups between them are called even
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One scheme under one scenario, over its seeds. Times in seconds; NaN where the target was never reached."""
+    """One scheme under one scenario, over its seeds. Times in seconds; NaN if no run reached the target."""
 
     problem: str
     scenario: str
@@ -104,9 +104,10 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def speed_ups(results: Results, of: str) -> dict[tuple[str, str, str], tuple[float, float, float]]:
-    """How many times faster than the scheme ``of`` each one is, by seed: (geometric mean, least, most).
+    """The speed-up of each scheme over the scheme ``of``, by seed: (geometric mean, least, most).
 
-    Keys are (problem, scenario, scheme). Only seeds that both reached the target with count; absent: there is none.
+    Keys are (problem, scenario, scheme). Only seeds with which both reached the target count; a key without such a seed
+    is absent.
     """
     times = {
         (cell.problem, cell.scenario.name, cell.scheme, cell.seed): outcome.seconds
@@ -125,7 +126,7 @@ def speed_ups(results: Results, of: str) -> dict[tuple[str, str, str], tuple[flo
 
 
 def verdict(ratio: float) -> str:
-    """What a speed-up means.
+    """A speed-up in words.
 
     >>> verdict(1.3), verdict(1.0), verdict(0.8)
     ('faster', 'even', 'slower')
@@ -134,7 +135,7 @@ def verdict(ratio: float) -> str:
 
 
 def time_text(entry: Entry) -> str:
-    """The time of an entry, or why there is none."""
+    """The time of an entry, or the reason for its absence."""
     if entry.reached == 0:
         return f"> {entry.budget:g}" if entry.status == "budget" else entry.status
     text = f"{entry.seconds:.1f}"
@@ -159,7 +160,7 @@ def names(found: Sequence[Entry], what: str) -> list[str]:
 
 
 def in_registry_order(schemes: Iterable[str]) -> list[str]:
-    """Schemes as the registry lists them; results may have some that are not registered any more."""
+    """Schemes in the registry's order, then schemes of the results that are no longer registered."""
     order = {name: i for i, name in enumerate(SCHEMES)}
     return sorted(schemes, key=lambda name: order.get(name, len(order)))
 
@@ -219,7 +220,7 @@ def samples_text(entry: Entry) -> str:
 
 
 def remarks(results: Results) -> list[str]:
-    """Where coding pays and where it does not, and who cannot be recommended: a line a scenario."""
+    """A line a scenario: whether coding pays there, and the schemes that cannot be recommended."""
     lines = []
     found = entries(results)
     ratios = speed_ups(results, "sync")
@@ -247,7 +248,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def _cut_against_others(results: Results, good: Sequence[Entry]) -> str:
-    """What cutting rows comes to against the best of all other schemes; "" where nobody cuts, or nobody else arrived."""
+    """The speed-up of cut rows over the best other scheme; "" if no scheme cuts, or no other reached the target."""
     of = {entry.scheme for entry in good if entry.scheme in SCHEMES}
     cut = [entry for entry in good if entry.scheme in of and SCHEMES[entry.scheme].cuts]
     others = [entry for entry in good if entry not in cut]

@@ -1,8 +1,8 @@
 """Step size, deadline and samples of a step of each scheme, chosen in the simulator on other seeds than the benchmark's.
 
-Grids are geometric and grow while the best point is on an edge: a choice on an edge is no choice. Step size first, then
-the deadline, then the step size again beside the best deadline; all of it with half the samples of a step, and half of
-these, while that is faster, else with twice as many. All that was tried is kept and printed.
+Grids are geometric and grow while the best point is on an edge, because the optimum may lie beyond it. Step size first,
+then the deadline, then the step size again beside the best deadline; all of it again with half the samples of a step,
+and half of these, while that is faster, else with twice as many. All trials are kept and printed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from gcdist.bench.cells import Cell, Deadline, Outcome
 from gcdist.types import RunHaltedError
 
 LR_FACTOR, DEADLINE_FACTOR = 2.0, 1.5
-GROW_MOST = 8  # points that a grid may grow by
+GROW_MOST = 8  # most points added to a grid
 START_PACES = 2.0  # the first deadline
-RACE = 1.5  # times the least cost so far: a run that takes longer ends there, and other seeds are not tried
-LONGEST_PACES = 1000.0  # beyond it nothing changes
+RACE = 1.5  # times the least cost so far: a longer run is stopped, and the other seeds are skipped
+LONGEST_PACES = 1000.0  # a longer deadline changes nothing
 
 
 @dataclass(slots=True)
 class Choice:
-    """What was chosen, and all that was tried: (lr, deadline, share, cost). ``share``: see `Cell`."""
+    """The choice and all trials: (lr, deadline, share, cost). ``share``: see `Cell`."""
 
     lr: float
     deadline: Deadline
@@ -39,7 +39,7 @@ class Choice:
 
     @staticmethod
     def read(values: Mapping[str, Any]) -> Choice:
-        """What `as_dict` gave; JSON has null for infinity."""
+        """From the result of `as_dict`; JSON has null for infinity."""
 
         def number(x: float | None) -> float:
             return math.inf if x is None else x
@@ -51,7 +51,7 @@ class Choice:
 
 
 def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:
-    """Mean seconds to the target; a run without counts as its budget and more, by how far it was (in log loss).
+    """Mean seconds to the target; a run without it costs its budget plus a penalty for the remaining log loss.
 
     A run that diverged or stopped costs infinity.
     """
@@ -70,7 +70,7 @@ def cost_of(outcomes: Sequence[Outcome], cell: Cell) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """What a run is tried with."""
+    """One point of the search."""
 
     lr: float
     deadline: Deadline
@@ -85,9 +85,9 @@ def tune(
     Args:
         cell: the benchmark's cell; its seed, lr, deadline and share are replaced.
         seeds: of the simulated runs; not the benchmark's.
-        lr: where the search begins.
+        lr: the start of the search.
         run: the simulator.
-        shares: partitions of an even share that may be chosen, ascending, its own among them; (): it stays.
+        shares: candidates for the partitions of an even share, ascending, its own included; (): it stays.
 
     Raises:
         RunHaltedError: a grid grew ``GROW_MOST`` times and its best point is still on its edge.
@@ -114,7 +114,7 @@ def tune(
 
 
 def _cost(cell: Cell, point: _Point, seeds: Sequence[int], run: Callable[[Cell], Outcome], least: float) -> float:
-    """Of one point; ``least`` of those before: a run that takes ``RACE`` times as long need not go on, nor be repeated."""
+    """The cost of one point; ``least`` of those before: a run stops, without repetition, at ``RACE`` times that."""
     tried = replace(cell, budget=min(cell.budget, RACE * least))
     outcomes: list[Outcome] = []
     for seed in seeds:
@@ -144,7 +144,7 @@ def _tuned(cell: Cell, start: _Point, cost: Callable[[_Point], float]) -> _Point
 
 
 def _scaled(point: _Point, share: int) -> _Point:
-    """Where to look with another number of samples: the time goes with it, the noise with its root."""
+    """The start of the search with another number of samples: time is proportional to it, noise to its root."""
     assert point.share is not None
     factor = share / point.share
     deadline = _round(point.deadline * factor) if isinstance(point.deadline, float) else point.deadline
@@ -154,8 +154,8 @@ def _scaled(point: _Point, share: int) -> _Point:
 def _search(cost: Callable[[float], float], start: float, factor: float, name: str, least: float, most: float) -> float:
     """The best of a geometric grid around ``start``, with a worse or equal neighbour on both sides.
 
-    Where every point fails, the grid grows to smaller step sizes and to longer deadlines. ``least`` and ``most`` are no
-    edges: beyond them the value has no meaning.
+    Where every point fails, the grid grows to smaller step sizes and to longer deadlines. ``least`` and ``most`` do not
+    count as edges, because values beyond them have no meaning.
     """
     values = {i: cost(_point(start, factor, i)) for i in (0, -1, 1)}
     for _ in range(GROW_MOST):

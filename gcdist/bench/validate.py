@@ -1,8 +1,8 @@
-"""How well the simulator predicts: every real run of a benchmark's folder against the same cell on a virtual clock.
+"""The simulator's error: every real run of a benchmark's folder against the same cell on a virtual clock.
 
-Seeds are the same, so the injected delays are the same numbers; the machine's constants were measured from runs that are
-not compared, and scale with what a partition took by the processor clocks of the run. Compared is the time of as many steps
-as both made, and the time to the target.
+Equal seeds give equal injected delays. The machine's constants come from other runs, and scale with the processor time
+of a partition in the compared run. The comparison covers the time of the steps that both made, and the time to the
+target.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Pair:
         return abs(self.predicted_target / self.real_target - 1)
 
     def is_of(self, cell: Cell, real: Outcome) -> bool:
-        """Whether it is this very run that was predicted, not one that was made anew since."""
+        """Whether this very run was predicted, and not repeated since."""
         same = cell.workers == self.workers and len(real.ends) >= self.steps
         return same and real.ends[self.steps - 1] == self.real
 
@@ -59,8 +59,8 @@ def compare(
 ) -> list[Pair]:
     """Predict every run of gcdist's own (the simulator has no DDP) that made at least ``LEAST_STEPS`` steps.
 
-    ``predict`` takes cells with their real outcomes. ``known``: from before; a run that has not been made again since is
-    not predicted again.
+    ``predict`` takes cells with their real outcomes. ``known``: earlier predictions; only repeated runs are predicted
+    again.
     """
     own = [(cell, real) for cell, real in results if cell.what.engine == "gcdist" and len(real.ends) >= LEAST_STEPS]
     before = {(pair.scenario, pair.scheme, pair.seed): pair for pair in known}
@@ -84,7 +84,7 @@ def pair_rows(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """What was written from `pair_rows`."""
+    """Pairs from the output of `pair_rows`."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     for row in rows:
         row |= {key: math.nan for key in ("real_target", "predicted_target", "cpu_seconds") if row.get(key) is None}

@@ -1,4 +1,4 @@
-"""What stands in the way of a run on these machines, before it begins: findings, each with the line that fixes it."""
+"""Obstacles to a run on these machines, before it begins: findings, each with the line that fixes it."""
 
 from gcdist.doctor.finding import Finding, Level, verdict
 

@@ -1,4 +1,4 @@
-"""Names and addresses: what this machine's name means here, and which address and interface the links will listen on."""
+"""Names and addresses: the addresses of this machine's name, and the address and interface of the links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from gcdist.doctor.finding import Finding, Level
 from gcdist.transport import ChannelError, interface_address, is_loopback, listening_address
 
-NOWHERE = "192.0.2.1"  # an address for documentation, which nobody has: its route is the default route
+NOWHERE = "192.0.2.1"  # a documentation address without a host: its route is the default route
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Place:
 
     name: str
     own: tuple[str, ...]  # addresses of that name, here
-    host: str | None  # the master, as it was named
+    host: str | None  # the master's name as given
     hosts: tuple[str, ...]  # its addresses, here
-    links: str | None  # what gloo will listen on; None: `wrong` says why
-    interface: str | None  # that has it
+    links: str | None  # gloo's listening address; None: `wrong` has the reason
+    interface: str | None  # of that address
     wrong: str = ""
 
 
@@ -38,7 +38,7 @@ def resolved(name: str) -> tuple[str, ...]:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface that has this address."""
+    """The network interface with this address."""
     for _, name in socket.if_nameindex():
         try:
             if interface_address(name) == address:
@@ -49,7 +49,7 @@ def interface_of(address: str) -> str | None:
 
 
 def look(host: str | None) -> Place:
-    """Find out, for a run whose master is ``host`` (None: not known)."""
+    """Look up names and addresses for a run with the master ``host`` (None: not known)."""
     name = socket.gethostname()
     hosts, links, wrong = (() if host is None else resolved(host)), None, ""
     try:
@@ -114,7 +114,7 @@ def _links(seen: Place, alone: bool) -> Finding:
 
 
 def why_taken(host: str, port: int) -> str | None:
-    """Why a master cannot listen at ``host:port`` here; None if it can."""
+    """The reason why a master cannot listen at ``host:port`` here; None if it can."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, proto) as probe:
@@ -138,7 +138,7 @@ def judge_port(host: str, port: int, taken: str | None) -> Finding:
 
 
 def port_range() -> tuple[int, int]:
-    """The ports from which the kernel chooses those of gloo's links."""
+    """The kernel's range of ports for gloo's links."""
     try:
         low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
         return int(low), int(high)

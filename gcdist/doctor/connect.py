@@ -1,4 +1,4 @@
-"""`gcdist doctor --connect`: measures the way to a doctor that serves on the master's machine, and back."""
+"""`gcdist doctor --connect`: measures the network to a serving doctor on the master's machine, and back."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from gcdist.transport import ChannelError, JoinError, StoreSource
 SECONDS = 5.0
 ECHOES = 20
 REACH = 2.5
-PAIR_SECONDS = 1.0  # seconds of transfer each way over gloo, at the rate that TCP had
+PAIR_SECONDS = 1.0  # seconds of transfer each way over gloo, at the measured rate of TCP
 MOST_PIECES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The way to the other end and back: seconds, and bytes a second."""
+    """The connection to the other end: seconds, and bytes a second."""
 
     address: str  # of the other end
     versions: dict[str, str]
     name: str  # the other end's own
-    name_here: tuple[str, ...]  # as it resolves here
-    my_name: tuple[str, ...]  # this machine's name, as the other end resolves it
-    my_address: str  # as the other end sees it
+    name_here: tuple[str, ...]  # its addresses here
+    my_name: tuple[str, ...]  # addresses of this machine's name at the other end
+    my_address: str  # this end's, seen from the other end
     ports: tuple[int, int]  # the other end's range for links
     round_trip: float  # median
     skew: float  # their clock less ours
     up: float
     down: float
-    blocked_there: str | None  # why a port that the kernel chose there is not reached from here
-    blocked_here: str | None  # and one here, from there
-    pair: Paired | str | None  # over gloo; why it failed; None: not tried, ports are blocked
+    blocked_there: str | None  # the reason why a port chosen by the kernel there is not reached from here
+    blocked_here: str | None  # the same for a port here, from there
+    pair: Paired | str | None  # over gloo, or the reason of its failure; None: not tried, because ports are blocked
     same_secret: bool = True
 
 
 def connect(host: str, port: int, secret: str | None) -> Measured:
-    """Measure; WireError if the other end cannot be asked."""
+    """Measure; WireError if the other end cannot be reached."""
     try:
         connection = socket.create_connection((host, port), timeout=SECONDS)
     except OSError as error:

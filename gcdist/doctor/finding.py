@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The results of a check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Level: TypeAlias = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``text`` says what was found; ``fix`` is the line that helps, and is there unless the level is ok."""
+    """One result: ``text`` states it; ``fix`` is the line that repairs it, for every level but ok."""
 
     check: str
     level: Level

@@ -1,4 +1,4 @@
-"""The plane that a run's settings choose: what protects its links, what is exposed, and whether its certificates will do."""
+"""The plane of a run's settings: protection of its links, exposed parts, and validity of its certificates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gcdist.transport import Credentials, CredentialsError
 from gcdist.transport.tls_certificates import common_name, read_certificate
 
 CHECK = "links"
-SOON = timedelta(days=14)  # a certificate that ends sooner is named: a run and its repeats may take as long
+SOON = timedelta(days=14)  # a certificate that ends sooner gives a finding: a run and its repeats may take as long
 PAGE = "docs/security.md"
 
 
@@ -82,7 +82,7 @@ def _certificates(certificate: Path, key: Path, authority: Path, master: str, no
 
 
 def _names_here(certificate: Path) -> set[str]:
-    """Those whose certificates are here; without ``{name}`` in the path, the one that RANK says."""
+    """Members with certificates on this machine; without ``{name}`` in the path, the one of RANK."""
     if "{name}" not in certificate.name:
         rank = os.environ.get("RANK", "0")
         return {"master" if rank == "0" else f"worker{rank}"} if certificate.exists() else set()

@@ -19,7 +19,7 @@ SECRET_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What `measure` reads; bytes. None: this system does not say."""
+    """Values read by `measure`; bytes. None: unknown on this system."""
 
     available: int | None
     shared: int | None  # free in /dev/shm

@@ -1,4 +1,4 @@
-"""Verdicts on what was measured between two machines."""
+"""Verdicts on the measurements between two machines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judge(seen: Measured, mine: Mapping[str, str], own_name: str) -> list[Findin
 
 
 def unreachable(host: str, port: int, reason: str) -> Finding:
-    """The finding where nothing could be measured."""
+    """The finding without any measurement."""
     if "shared secret" in reason:
         return _secret(False)
     if reason.startswith("refused"):
@@ -52,7 +52,7 @@ def _secret(same: bool) -> Finding:
 
 
 def clock(skew: float, spent: float) -> Finding:
-    """Clocks: only logs and files' times are compared by them.
+    """Clocks: they matter only for the times of logs and files.
 
     >>> clock(-3.0, 0.001).text
     'the other clock is 3.0 s behind: times in logs do not fit together (training does not depend on them)'
@@ -65,7 +65,7 @@ def clock(skew: float, spent: float) -> Finding:
 
 
 def ports(seen: Measured, mine: tuple[int, int]) -> list[Finding]:
-    """Ports that the kernel chooses, as gloo's links have them, here out of ``mine``: both directions are needed."""
+    """Ports chosen by the kernel, here from ``mine``, as for gloo's links, which need both directions."""
     wrong = [
         Finding(
             "ports",

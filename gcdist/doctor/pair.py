@@ -1,4 +1,4 @@
-"""A gloo pair between two doctors, made as the run makes its links: does it come up, and how fast is it."""
+"""A gloo pair between two doctors, made like the links of a run: whether it connects, and its speed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def answer(source: StoreSource, seconds: float) -> None:
     channel.send(as_tensor(small), HEADER_TAG).wait(seconds)
     for _ in range(pieces):
         channel.send(as_tensor(body), HEADER_TAG).wait(seconds)
-    channel.receive(as_tensor(small), HEADER_TAG).wait(seconds)  # the other end has it all
+    channel.receive(as_tensor(small), HEADER_TAG).wait(seconds)  # the other end has received all
 
 
 def probe(source: StoreSource, pieces: int, seconds: float) -> Paired:

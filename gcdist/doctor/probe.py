@@ -1,4 +1,4 @@
-"""A short run of the user's own config that waits for all: what the doctor's forecast is made from."""
+"""A short run of the user's own config that waits for all: the data of the doctor's forecast."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SETTINGS = (
 
 
 def probe(config: Path, workers: int, folder: Path) -> tuple[F64, bool]:
-    """Train so many steps by processes of this machine, waiting for all; seconds (T, N) and whether some are missing.
+    """Train some steps by processes of this machine, waiting for all; seconds (T, N), and whether some are missing.
 
     Raises:
-        ValueError: the run failed; its last line says why.
+        ValueError: the run failed; its last line has the reason.
     """
     settings = [word for each in (*_SETTINGS, f'out="{folder}"') for word in ("--set", each)]
     gcdist = [sys.executable, "-m", "gcdist"]

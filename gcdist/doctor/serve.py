@@ -1,7 +1,7 @@
 """`gcdist doctor --serve`: answers one doctor at a time, on one address.
 
-Whoever connects is measured with, and gets nothing else; with a secret it must be known. Bytes are counted and dropped, and
-connections are made to nobody but the machine that asks, at the port it names.
+A client gets measurements and nothing else; with a secret, it must prove that it knows it. Received bytes are counted
+and dropped. The doctor connects only to the asking machine, at the port it names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_REQUESTS = 100
 
 
 def serve(host: str, port: int, secret: str | None, say: Callable[[str], None], count: int | None = None) -> None:
-    """Answer ``count`` doctors (None: until interrupted) at ``host:port``; OSError if it cannot be listened on."""
+    """Answer ``count`` doctors (None: until interrupted) at ``host:port``; OSError if it cannot listen there."""
     family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind, proto) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,7 +82,7 @@ def _do(wire: Wire, asked: dict[str, Any]) -> None:
         case "listen":
             with door(wire.mine) as listener:
                 wire.say(port=listener.getsockname()[1])
-                wire.hear()  # when it has been tried
+                wire.hear()  # after the other end's attempt
         case "reach":
             port = asked.get("port")
             if not isinstance(port, int) or not 1024 <= port < 1 << 16:

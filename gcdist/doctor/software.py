@@ -1,4 +1,4 @@
-"""Python, torch, gloo: are they there, do they fit, and are they the same at the other end."""
+"""Python, torch, gloo: whether they are installed, fit together, and are the same at the other end."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 from gcdist.doctor.finding import Finding
 
-PYTHON = ((3, 11), (3, 14))  # the oldest version that works, and the first one that does not
+PYTHON = ((3, 11), (3, 14))  # the oldest supported version, and the first unsupported one
 TORCH = (2, 6)
 NAMED = ("gcdist", "torch", "numpy", "numba")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what matters, by name; what is not installed is absent."""
+    """Versions of the relevant packages, by name; a missing package is absent."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in NAMED:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 def has_gloo() -> tuple[bool, bool]:
     """Whether this torch has gloo, and the options by which a pair needs no threads of its own."""
-    import torch.distributed as dist  # two seconds: only when it is asked for
+    import torch.distributed as dist  # takes two seconds, so only on request
 
     if not (dist.is_available() and dist.is_gloo_available()):
         return False, False

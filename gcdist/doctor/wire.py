@@ -1,4 +1,4 @@
-"""What two doctors say to each other: frames over one TCP connection, each with its length. Nothing is unpickled.
+"""The protocol of two doctors: frames over one TCP connection, each with its length. Nothing is unpickled.
 
 A frame is 5 bytes, kind and length, and its body: JSON (at most 16 KiB), or bulk (at most 64 KiB), which is counted and
 dropped. Every operation has a timeout.
@@ -17,14 +17,14 @@ from gcdist.transport.handshake import keyed_digest
 HEAD = struct.Struct("!BI")
 TEXT, BULK = 1, 2
 MOST = {TEXT: 16 << 10, BULK: 64 << 10}
-BUFFER_BYTES = 1 << 20  # the system's buffer for sending: bytes in it have not left yet
+BUFFER_BYTES = 1 << 20  # the system's send buffer: bytes in it have not left yet
 BULK_SECONDS = 2.0
 BULK_BYTES = 256 << 20
 NONCE_BYTES = 32
 
 
 class WireError(Exception):
-    """The other end is no doctor, says nothing, or is gone; one line."""
+    """The other end is no doctor, is silent, or has gone; one line."""
 
 
 class Wire:
@@ -49,7 +49,7 @@ class Wire:
         self._send(TEXT, json.dumps(values).encode())
 
     def hear(self) -> dict[str, Any]:
-        """The next message; WireError if it is not one, or says what went wrong there (``error``)."""
+        """The next message; WireError if it is none, or if it reports an ``error`` of the other end."""
         kind, body = self._receive()
         try:
             said = json.loads(body) if kind == TEXT else None
@@ -75,7 +75,7 @@ class Wire:
         self._send(BULK, b"")
 
     def drain(self) -> tuple[int, float]:
-        """Take in what `pour` sends: bytes after the first frame, and seconds since that."""
+        """Receive the bulk of `pour`: bytes after the first frame, and seconds since then."""
         total, begun, now = 0, 0.0, 0.0
         while True:
             kind, body = self._receive()
@@ -112,7 +112,7 @@ class Wire:
                 raise WireError(why(error)) from None
             if not part:
                 raise WireError("the other end closed the connection")
-            if time.monotonic() > until:  # a byte now and then is no progress
+            if time.monotonic() > until:  # an occasional byte is no progress
                 raise WireError(f"{length} bytes took longer than {self._seconds:g} s")
             parts.append(part)
             left -= len(part)
@@ -133,12 +133,12 @@ def why(error: OSError) -> str:
 
 
 def door(address: str) -> socket.socket:
-    """A listening socket at ``address``, at a port that the kernel chooses."""
+    """A listening socket at ``address``, at a port chosen by the kernel."""
     return socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def can_reach(host: str, port: int, seconds: float) -> str | None:
-    """Why a connection to ``host:port`` cannot be made within ``seconds``; None if it can."""
+    """The reason why a connection to ``host:port`` fails within ``seconds``; None if it succeeds."""
     try:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError as error:

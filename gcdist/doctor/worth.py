@@ -1,11 +1,11 @@
-"""Is this cluster worth coding? From recorded step times, by the code that a run chooses by; nothing is simulated.
+"""Is this cluster worth coding? From recorded step times, by the same code as a run's choices; nothing is simulated.
 
-A choice costs ``E[seconds of a step] x (1 + noise)`` (`planning.objective`). Three ways to run these steps are compared:
-wait for all; the best fixed deadline without a code, for which all times are known beforehand; and the scheme `auto`, which
-chooses step by step from what the steps before have shown (`planning.foresight`). Noise depends on gradients:
+A choice costs ``E[seconds of a step] x (1 + noise)`` (`planning.objective`). Three ways to run these steps are
+compared: wait for all; the best fixed deadline without a code, chosen with knowledge of all times; and the scheme
+`auto`, which chooses for each step from the steps before (`planning.foresight`). Noise depends on gradients:
 
-- partitions agree for the most part (early): of what is measured of the gradient a quarter is noise of the batches;
-- partitions are noise of their own (late): all of it is.
+- partitions mostly agree (early): a quarter of the measured gradient is noise of the batches;
+- partitions differ (late): all of the measured gradient is noise of the batches.
 
 The true cost is between the two.
 """
@@ -28,8 +28,8 @@ from gcdist.types import F64
 
 GRID = 24
 PARTITIONS = 8  # partitions in an even share of a worker
-SHARE = {"agree": 0.25, "differ": 1.0}  # of the batches' noise in what is measured of the gradient
-MOST_STEPS = 160  # newest steps of a trace that are judged
+SHARE = {"agree": 0.25, "differ": 1.0}  # of the batches' noise in the measured gradient
+MOST_STEPS = 160  # most steps of a trace in the comparison, the newest ones
 NOISE_MOST = StragglerConfig().noise_most
 YES, NO = 1.2, 1.05  # gains in wall clock
 LEAST_STEPS = 20
@@ -37,7 +37,7 @@ LEAST_STEPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """A way to run a step: mean seconds, noise where partitions agree and where they are noise, the deadline (s)."""
+    """The cost of one choice: mean seconds of a step, noise if partitions agree or differ, the deadline (s)."""
 
     seconds: float
     agree: float
@@ -51,7 +51,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """The comparison. Gains are wait / choice in wall clock; ``least``: late messages were cut off, waiting costs more."""
+    """The comparison. Gains are wait / choice in wall clock; ``least``: late messages were cut, ``wait`` is a bound."""
 
     workers: int
     steps: int
@@ -61,7 +61,7 @@ class Worth:
     least: bool
 
     def gain(self, choice: Literal["deadline", "coded"], regime: str) -> float:
-        """How many times faster than waiting for all."""
+        """The speed-up over waiting for all."""
         cost: Cost = getattr(self, choice)[regime]
         return self.wait / cost.of(regime)
 
@@ -85,7 +85,7 @@ def weigh(seconds_TN: F64, least: bool = False) -> Worth:
     """Compare waiting, the best deadline without a code, and the best deadline with one.
 
     Args:
-        seconds_TN: recorded seconds of each step (T) and worker (N) at an even share of the work; time goes with load.
+        seconds_TN: recorded seconds of each step (T) and worker (N) at an even share; time is proportional to load.
         least: some of them are lower bounds.
 
     Raises:
@@ -110,7 +110,7 @@ def _best(costs: list[Cost | None], waiting: Cost) -> dict[str, Cost]:
 
 
 def _late(seconds_TN: F64, worker: int, load: F64, tau: float) -> F64:
-    """P(this worker with ``load`` times its even share needs more than tau), with a floor: it was seen only so often."""
+    """P(this worker needs more than tau at ``load`` times its even share), with a floor for few observations."""
     steps = len(seconds_TN)
     limit = np.divide(tau, load, out=np.full(load.shape, np.inf), where=load > 0)
     late: F64 = 1.0 - np.searchsorted(np.sort(seconds_TN[:, worker]), limit, side="right") / steps
@@ -122,14 +122,14 @@ def _uncoded(seconds_TN: F64, tau: float) -> Cost | None:
     workers = seconds_TN.shape[1]
     p_N = np.array([_late(seconds_TN, i, np.ones(1), tau)[0] for i in range(workers)])
     if p_N.max() >= 1:
-        return None  # somebody's data would never count
+        return None  # a worker's data would never count
     c_N = row_costs(p_N)
     seconds = float(np.minimum(seconds_TN.max(axis=1), tau).mean())
     return Cost(seconds, float(c_N.sum()) / workers**2, float(c_N.mean()), tau)
 
 
 def _automatic(seconds_TN: F64, regime: str) -> Cost:
-    """What the scheme `auto` would have made of these steps."""
+    """The cost of these steps under the scheme `auto`."""
     spread = SHARE[regime] / (PARTITIONS * seconds_TN.shape[1])
     found = foresee(seconds_TN, PARTITIONS, spread, NOISE_MOST)
     return Cost(found.seconds, found.noise, found.noise, None)
@@ -170,14 +170,14 @@ def _span(low: float, high: float) -> str:
 
 
 def from_csv(path: Path, unit: float = 1.0) -> tuple[F64, bool]:
-    """Seconds (T, N) of a CSV of worker columns; ValueError names the line that is wrong."""
+    """Seconds (T, N) of a CSV of worker columns; ValueError names the wrong line."""
     return read_trace(path, unit), False
 
 
 def from_run(folder: Path) -> tuple[F64, bool]:
     """Seconds (T, N) of a run's ``trace.json``; True: some messages did not come, and count as just later than the step.
 
-    The first steps (a fifth, at most 5) are left out: nothing is warm yet. Steps without somebody are, too. ValueError.
+    The first steps (a fifth, at most 5), which include warm-up, and steps without a worker are left out. ValueError.
     """
     path = folder / "trace.json"
     try:

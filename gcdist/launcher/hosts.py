@@ -15,14 +15,14 @@ _ENV = re.compile(r"env\.([A-Za-z_][A-Za-z0-9_]*)")
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A host, and how its workers are started there.
+    """A host, and the start of its workers there.
 
     Args:
-        name: what ssh calls it: ``host``, ``user@host`` or an alias of the user's ssh config.
-        workers: how many; 0 for a host that is only the master's.
-        python: the interpreter that has gcdist; a ``~/`` at its beginning is the home folder there.
-        workdir: the folder that the command runs in; "": the home folder.
-        env: variables besides.
+        name: as ssh takes it: ``host``, ``user@host`` or an alias of the user's ssh config.
+        workers: their number; 0 for a host of the master alone.
+        python: the interpreter with gcdist installed; a ``~/`` at its beginning is the home folder there.
+        workdir: the command's working directory; "": the home folder.
+        env: further environment variables.
     """
 
     name: str

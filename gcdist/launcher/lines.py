@@ -1,4 +1,4 @@
-"""Lines of many processes on one standard error, each whole and with its sender before it."""
+"""Lines of many processes on one standard error, each whole and after its sender's name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Lines:
         self._write(f"gcdist launch: {text}\n".encode())
 
     def copy(self, name: str, read: int, hears: Callable[[bytes], bool] | None = None) -> None:
-        """Copy what comes out of this descriptor, ``[name]`` before each line if there is one; it is closed at its end.
+        """Copy the lines of this descriptor, each after ``[name]`` if there is one; close it at its end.
 
-        A line for which ``hears(line)`` is true is not copied; it is called from another thread.
+        A line with a true ``hears(line)`` is not copied; ``hears`` is called from another thread.
         """
         before = f"[{name}] ".encode() if name else b""
 

@@ -20,21 +20,21 @@ from gcdist.launcher.loop import CommandError, run
 from gcdist.launcher.machine import BAD_INPUT, Ended, Machine, name_of
 
 ADDRESS = "127.0.0.1"
-_TORCHRUN = "TORCHELASTIC_"  # of an outer torchrun: it would make the children look for its store
+_TORCHRUN = "TORCHELASTIC_"  # variables of an outer torchrun: with them the children would look for its store
 
 
 def launch_local(command: Sequence[str], workers: int, max_restarts: int | None = None, restart_master: int = 0) -> int:
     """Run ``command`` as one master (rank 0) and ``workers`` workers on this machine until the master has ended.
 
-    Every child is told its place by RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The
+    Every child gets its place by RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT. The
     master has this process's own stdin, stdout and stderr; lines of workers go to stderr with their rank before them.
-    Must be called from the main thread; nothing of the run is left when it returns, nor when this process is killed.
+    Must be called from the main thread; no process of the run remains when it returns, or when this process is killed.
 
     Args:
         command: program and arguments.
         workers: at least 1.
         max_restarts: of each worker; None: no limit.
-        restart_master: times a master that died is started again.
+        restart_master: number of restarts of a master that died.
 
     Returns:
         The master's exit code, or 128 + the signal that killed it.
@@ -44,7 +44,7 @@ def launch_local(command: Sequence[str], workers: int, max_restarts: int | None 
     """
     program = found_program(command)
     mark = secrets.token_hex(8)
-    # bound and not listening: nobody else is given the port, and rank 0 can listen on it as often as it is started
+    # bound and not listening: no other process gets the port, and rank 0 can listen on it after each start
     with reserved_port(ADDRESS) as reserved:
         place = {
             "WORLD_SIZE": str(workers + 1),
@@ -87,9 +87,9 @@ class LocalChildren:
     Args:
         program: path of the program that all run.
         command: its arguments, the name first.
-        place: variables that tell a child its place; RANK and LOCAL_RANK are added.
-        mark: of the run; descendants inherit it, and are ended by it.
-        lines: where workers' lines go.
+        place: environment variables with a child's place; RANK and LOCAL_RANK are added.
+        mark: of the run; descendants inherit it, and `sweep` ends them by it.
+        lines: the output for workers' lines.
     """
 
     master_hears_terminal = True
@@ -99,36 +99,36 @@ class LocalChildren:
         self._command = list(command)
         self._mark = mark
         self._pids: dict[int, int] = {}
-        self._marks: dict[int, str] = {}  # of the life that runs
+        self._marks: dict[int, str] = {}  # of the current life
         self._lines = lines
         self.say, self.finish = lines.say, lines.finish
         self._env = {name: value for name, value in os.environ.items() if not name.startswith(_TORCHRUN)}
         self._env.setdefault("OMP_NUM_THREADS", "1")
         self._env.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings bury a run's last lines under C++ frames
         self._env |= place
-        self._words: dict[int, int] = {}  # descriptors of files in memory, in which children leave word
+        self._words: dict[int, int] = {}  # descriptors of files in memory for the last words of children
 
     def start(self, rank: int, again: int) -> None:
         """Start a child; CommandError."""
         mark = self._marks[rank] = f"{self._mark}.{rank}.{again}"
         env = {**self._env, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         env[sweep.VARIABLE] = sweep.with_mark(env.get(sweep.VARIABLE, ""), mark)
-        if rank not in self._words:  # gone with this process, however it ends
+        if rank not in self._words:  # a file in memory ends with this process in every case
             self._words[rank] = os.memfd_create(f"gcdist-last-words-{rank}")
         os.ftruncate(self._words[rank], 0)
         env[last_words.VARIABLE] = f"/proc/{os.getpid()}/fd/{self._words[rank]}"
         spawn: Callable[..., int] = os.posix_spawn
         common = {"setsigmask": [], "setsigdef": [signal.SIGPIPE, signal.SIGXFSZ]}  # what Python and `loop` changed
         try:
-            if rank == 0:  # in this process's group: the terminal is its own
+            if rank == 0:  # in this process's group, so that the terminal is the master's
                 pid = spawn(self._program, self._command, env, **common)
             else:
-                env.setdefault("PYTHONUNBUFFERED", "1")  # else its lines would come when it ends, or never
+                env.setdefault("PYTHONUNBUFFERED", "1")  # else its lines would come at its end, or never
                 read, write = os.pipe()
                 nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
                 lines = [(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)]
                 try:
-                    # a group of its own: Ctrl-C at the terminal is the master's alone
+                    # a separate group, so that Ctrl-C at the terminal reaches the master alone
                     pid = spawn(
                         self._program, self._command, env, file_actions=[nothing, *lines], setpgroup=0, **common
                     )
@@ -147,7 +147,7 @@ class LocalChildren:
                 os.kill(self._pids[rank], number)
 
     def ended(self) -> list[Ended]:
-        """Children that have ended since the last call; what they had started ends with them."""
+        """Children that have ended since the last call; their descendants are ended, too."""
         gone = []
         for rank, pid in list(self._pids.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -163,7 +163,7 @@ class LocalChildren:
         return gone
 
     def last_words(self, rank: int) -> LastWords | None:
-        """What the child of this rank has left, in its last life."""
+        """The last words of the child of this rank, from its last life."""
         return last_words.read(os.pread(self._words[rank], 1 << 16, 0)) if rank in self._words else None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Does what the machine says, with signals of this process and ends of its children as events. One thread decides."""
+"""Executes the machine's instructions; events are signals to this process and ends of children. One thread decides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gcdist.launcher import sweep
 from gcdist.launcher.machine import Asked, Ended, Exit, Instruction, Machine, Say, Send, Start, Tick, name_of
 
 SI_KERNEL = 0x80  # si_code of a signal that the terminal sent, to the whole foreground group
-POLL_SECONDS = 0.5  # between two looks at the children, if no signal tells of them
+POLL_SECONDS = 0.5  # between two checks of the children without a signal
 _ASKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,13 +46,13 @@ class Children(Protocol):
         """Wait for the last lines."""
 
     def last_words(self, rank: int) -> LastWords | None:
-        """What the child of this rank has left, in its last life."""
+        """The last words of the child of this rank, from its last life."""
 
 
 def run(machine: Machine, children: Children, mark: str) -> int:
-    """Start everybody and follow them until the machine says Exit; its code. Call it from the main thread.
+    """Start all children and follow them until the machine's Exit; returns its code. Call it from the main thread.
 
-    Processes of this machine that carry ``mark`` (`sweep`) are gone when it returns, or this process is killed.
+    No process of this machine with ``mark`` (`sweep`) remains when it returns, or when this process is killed.
     """
     with _Signals() as signals, guarded(mark):
         return _follow(machine, children, signals)
@@ -90,7 +90,7 @@ def _follow(machine: Machine, children: Children, signals: _Signals) -> int:
 
 
 def _reason(machine: Machine, children: Children) -> str:
-    """Why the run ended, in one line: the master's own words, else those of the worker that ended it; "" for neither."""
+    """The reason of the run's end in one line: last words of the master, else of the worker that ended it; else ""."""
     master = children.last_words(0)
     if machine.culprit is not None and (words := children.last_words(machine.culprit)):
         return _line(f"{name_of(machine.culprit)}: {words.text}")
@@ -104,14 +104,14 @@ def _line(text: str) -> str:
 
 
 class _Signals:
-    """Signals of this process, waited for: only so is it told whether the terminal sent one, to the master too.
+    """Waits for signals to this process: only a wait tells whether the terminal sent one, to the master, too.
 
-    They are blocked, but a thread of a library that does not block them (numpy's) may be given one while nobody waits here.
-    Therefore they have handlers as well, and the children are looked at without SIGCHLD too.
+    They are blocked, but a library's thread that does not block them (numpy's) may get one while this one does not
+    wait. Therefore they also have handlers, and the children are also checked without SIGCHLD.
     """
 
     def __init__(self) -> None:
-        # who ignores a signal (nohup, &) goes on ignoring it
+        # a signal ignored at the start (nohup, &) stays ignored
         self._asks = {number for number in _ASKS if signal.getsignal(number) is not signal.SIG_IGN}
         self._stray: deque[int] = deque()
 
@@ -126,10 +126,10 @@ class _Signals:
             signal.signal(number, handler)
 
     def next(self, seconds: float) -> Asked | None:
-        """Wait for a signal; an Asked, or None for a child's end or when the time is over."""
+        """Wait for a signal: an Asked; None for a child's end or a timeout."""
         found = signal.sigtimedwait(self._asks | {signal.SIGCHLD}, seconds)
         if found is not None and found.si_signo != signal.SIGCHLD:
-            # of a closed terminal nobody can tell whom it reaches: the master hears of it from here, too
+            # a closed terminal's SIGHUP may not reach the master, so only Ctrl-C counts as sent to it, too
             reached = found.si_signo == signal.SIGINT and found.si_code == SI_KERNEL
             return Asked(time.monotonic(), found.si_signo, reached)
         if self._stray:
@@ -143,15 +143,15 @@ class _Signals:
 
 @contextlib.contextmanager
 def guarded(mark: str) -> Iterator[None]:
-    """A guard process stands by: at the end, by whatever way it comes, nothing that carries the mark is left."""
-    read, write = os.pipe()  # both close on exec: no child holds the end that the guard watches
+    """A guard process ends all processes with the mark at every kind of end."""
+    read, write = os.pipe()  # both close on exec, so that no child holds the guard's end
     nowhere = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
     guard = os.posix_spawn(
         sys.executable,
         [sys.executable, "-S", "-P", sweep.__file__, mark],
         os.environ,
         file_actions=[(os.POSIX_SPAWN_DUP2, read, 0), nowhere, (os.POSIX_SPAWN_DUP2, 1, 2)],
-        setpgroup=0,  # Ctrl-C is not for it
+        setpgroup=0,  # Ctrl-C must not reach it
     )
     os.close(read)
     try:

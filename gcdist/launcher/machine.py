@@ -1,7 +1,7 @@
 """The launcher's decisions as a pure state machine: a stamped event goes in, a list of instructions comes out.
 
-Rank 0 is the master: its end is the end of the run. A worker's death is its own: it is started again (`Restarts`), unless
-it ended well or says that its input is bad. ``status`` is an exit code, or minus the signal that killed the child.
+Rank 0 is the master: its end is the end of the run. A worker that dies is started again (`Restarts`), unless it ended
+well or reports bad input. Other children go on. ``status`` is an exit code, or minus the signal that killed the child.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal, TypeAlias
 
 from gcdist.launcher.restarts import Restarts
 
-RELEASE_SECONDS = 3.0  # for workers to end by the master's release, once it has ended
+RELEASE_SECONDS = 3.0  # for workers to end by the master's release, after its end
 TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL
-ENDED_WELL, BAD_INPUT = 0, 2  # exit codes that are no deaths
-REPEAT_SECONDS = 5.0  # a signal so soon after the first one is the same wish: it came by a second way
+ENDED_WELL, BAD_INPUT = 0, 2  # exit codes without a restart
+REPEAT_SECONDS = 5.0  # a signal this soon after the first one is the same request on a second way
 _WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STOPPED = {status for number in _WISHES for status in (-number, 128 + number)}
 
@@ -24,7 +24,7 @@ _STOPPED = {status for number in _WISHES for status in (-number, 128 + number)}
 class Ended:
     """A child has ended, or (``why``) the connection to it has: "unreached" if there never was one, else "lost".
 
-    "mistake": the child says that its settings or its input are wrong.
+    "mistake": the child reports wrong settings or wrong input.
     """
 
     at: float
@@ -35,7 +35,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Somebody wants the launcher to end; ``reached``: the master has had the same signal (Ctrl-C at a terminal)."""
+    """A signal asks the launcher to end; ``reached``: the master got the same one (Ctrl-C at a terminal)."""
 
     at: float
     number: int
@@ -84,7 +84,7 @@ Instruction: TypeAlias = Start | Send | Say | Exit
 
 
 def name_of(rank: int) -> str:
-    """How a child is called.
+    """The name of a child in messages.
 
     >>> name_of(0), name_of(3)
     ('the master', 'worker 3')
@@ -93,7 +93,7 @@ def name_of(rank: int) -> str:
 
 
 def words_of(status: int, why: str = "") -> str:
-    """What became of a child.
+    """The end of a child in words.
 
     >>> words_of(-9), words_of(1), words_of(255, "lost")
     ('was killed by SIGKILL', 'ended with exit code 1', 'has lost its connection')
@@ -110,31 +110,31 @@ class Machine:
     Args:
         workers: ranks 1..workers; at least 1.
         max_restarts: of each worker; None: no limit.
-        restart_master: times a master that died is started again.
+        restart_master: number of restarts of a master that died.
     """
 
     workers: int
     max_restarts: int | None = None
     restart_master: int = 0
     _phase: Literal["running", "asked", "ending"] = "running"
-    _started: dict[int, float] = field(default_factory=dict)  # running children, when they were started
-    _due: dict[int, float] = field(default_factory=dict)  # children to start again, when
+    _started: dict[int, float] = field(default_factory=dict)  # start times of running children
+    _due: dict[int, float] = field(default_factory=dict)  # restart times of children
     _restarts: dict[int, Restarts] = field(default_factory=dict)
     _code: int = 0
     _asked_at: float = 0.0
-    _released: bool = False  # a worker ended well: the run may be over
-    _forsaken: bool = False  # no worker is left: the run has failed, however the master ends
-    culprit: int | None = None  # the worker whose mistake has ended the run
+    _released: bool = False  # a worker ended well, so the run may be over
+    _forsaken: bool = False  # no worker is left, so the run has failed, with any end of the master
+    culprit: int | None = None  # the worker that ended the run by a mistake
     _next: list[tuple[float, int]] = field(default_factory=list)  # (when, signal) for the workers, while ending
     _out: list[Instruction] = field(default_factory=list)
 
     @property
     def wakes(self) -> float | None:
-        """When a Tick is wanted."""
+        """The time of the next Tick."""
         return min([*self._due.values(), *(at for at, _ in self._next[:1])], default=None)
 
     def begin(self, at: float) -> list[Instruction]:
-        """Everybody is started."""
+        """Start all children."""
         self._out = []
         for rank in range(self.workers + 1):
             self._restarts[rank] = Restarts(self.max_restarts if rank else self.restart_master)
@@ -170,7 +170,7 @@ class Machine:
         if self._phase == "asked":
             self._say(rank, words)
             return
-        if gone.why == "mistake" and not self._restarts[rank].done:  # all run the same command: waiting does not help
+        if gone.why == "mistake" and not self._restarts[rank].done:  # all run the same command: a restart fails, too
             self._say(rank, f"{words} (its settings or its input are wrong): asking the master to end")
             self._phase, self._asked_at, self._forsaken, self.culprit = "asked", gone.at, True, rank
             self._due.clear()
@@ -193,7 +193,7 @@ class Machine:
             self._say(0, words_of(gone.status, gone.why))
         code = gone.status if gone.status >= 0 else 128 - gone.status
         if code == BAD_INPUT:
-            self.culprit = None  # its own words say more
+            self.culprit = None  # the master's own words are more precise
         failed = BAD_INPUT if self.culprit is not None else 1
         self._end(gone.at, failed if self._forsaken and code in (0, 128 + signal.SIGTERM) else code)
 
@@ -208,7 +208,7 @@ class Machine:
         return True
 
     def _end(self, at: float, code: int) -> None:
-        """The run is over: whoever is not gone by release is asked to go, then made to."""
+        """The run is over: workers that do not end by release get SIGTERM, then SIGKILL."""
         self._phase, self._code = "ending", code
         self._due.clear()
         asked = at + RELEASE_SECONDS

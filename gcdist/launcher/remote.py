@@ -1,8 +1,8 @@
-"""The far end of `gcdist launch ssh`: runs one command as long as the launcher is heard. Started by it, through ssh.
+"""The far end of `gcdist launch ssh`: runs one command while beats of the launcher arrive. Started by it through ssh.
 
-Standard input brings a line of JSON, the order, and then a number a line: a signal for the command, 0 for a beat. When
-input ends, or no line comes for ``silence`` seconds, the command is asked to end and then made to. So no argument of the
-user's ever meets a shell of this host, and nothing of the order stands in the list of processes.
+Standard input has a line of JSON, the order, and then a number a line: a signal for the command, 0 for a beat. At the
+end of input, or after ``silence`` seconds without a line, the command gets SIGTERM, then SIGKILL. So no argument of the
+user reaches a shell of this host, and the list of processes shows nothing of the order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from gcdist.launcher import sweep
 from gcdist.launcher.loop import guarded
 
-HERE = b"\x01gcdist "  # begins the line that tells the launcher that its connection works
+HERE = b"\x01gcdist "  # prefix of the line that confirms the connection to the launcher
 TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL
 BAD_INPUT = 2
 
@@ -36,7 +36,7 @@ def main() -> int:
     order: dict[str, Any] = json.loads(line)
     mark = order["mark"]
     run_and_rank = mark.rpartition(".")[0]
-    sweep.end_marked(run_and_rank)  # an earlier life, whose connection broke without word of it
+    sweep.end_marked(run_and_rank)  # an earlier life that outlived its broken connection
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     os.environ.update(order["env"])
     workdir = os.path.expanduser(order["workdir"] or "~")
@@ -78,10 +78,10 @@ def _listen(child: subprocess.Popen[bytes], silence: float) -> None:
 
 
 class _Input:
-    """Whole lines of standard input, byte by byte: nothing that another reader wants is taken."""
+    """Whole lines of standard input, read byte by byte, so that no byte of another reader is taken."""
 
     def line(self, seconds: float) -> bytes:
-        """The next line, b"" at the end or when nothing comes for ``seconds``."""
+        """The next line; b"" at the end or after ``seconds`` without one."""
         found = bytearray()
         while not found.endswith(b"\n"):
             if not select.select([0], [], [], seconds)[0]:
@@ -96,7 +96,7 @@ class _Input:
 def _in_the_child() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    os.write(2, HERE + b"%d\n" % os.getpid())  # from here: before anything that the command writes
+    os.write(2, HERE + b"%d\n" % os.getpid())  # written here, before any output of the command
 
 
 def _refuse(text: str) -> NoReturn:

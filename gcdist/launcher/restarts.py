@@ -1,13 +1,13 @@
-"""Whether, and when, a child that died is started again. Pure: times are arguments."""
+"""The restart of a child that died, and its time. Pure: times are arguments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FIRST_WAIT, MOST_WAIT = 0.5, 30.0  # seconds before a new start, doubled each time
-STEADY = 60.0  # a life of so many seconds sets the wait back to the first
-QUICK = 10.0  # a life below so many seconds was a quick death
-QUICK_DEATHS = 5  # so many of them in a row: it will not get better
+STEADY = 60.0  # seconds: a longer life sets the wait back to the first
+QUICK = 10.0  # seconds: a shorter life is a quick death
+QUICK_DEATHS = 5  # this many in a row end the restarts, because the next one would die, too
 
 
 @dataclass(slots=True)
@@ -28,9 +28,9 @@ class Restarts:
     _quick: int = 0
 
     def after(self, lived: float, hopeful: bool = False) -> float | str:
-        """The child died ``lived`` seconds after its start: seconds until the next start, or why there is none.
+        """The child died ``lived`` seconds after its start: seconds until the next start, or the reason for none.
 
-        ``hopeful``: it was not its own fault (a network may come back); quick deaths say nothing then.
+        ``hopeful``: the cause is outside of the child (a network may come back), so quick deaths do not count.
         """
         self._quick = self._quick + 1 if lived < QUICK and not hopeful else 0
         if self.most is not None and self.done >= self.most:

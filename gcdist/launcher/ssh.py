@@ -1,4 +1,4 @@
-"""`gcdist launch ssh`: workers on other hosts, each the child of an ssh connection of its own."""
+"""`gcdist launch ssh`: workers on other hosts, each the child of its own ssh connection."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from gcdist.launcher.remote import HERE
 
 PORT = 29500  # of the store, if the master runs on another host
 BEAT_SECONDS = 5.0
-SILENCE_SECONDS = 60.0  # without a beat the far end gives up
+SILENCE_SECONDS = 60.0  # without a beat: the far end ends its command
 RESOLVE = 10.0  # seconds for ssh to read its configuration
-KILL_SECONDS = 5.0  # that a far end has to kill its command, before its connection is cut
+KILL_SECONDS = 5.0  # for a far end to kill its command, before its connection is cut
 LOST = 255  # ssh's exit code for a failure of its own
 MOST_BYTES = 60_000  # of an order: it must fit into a pipe
-PASSED = ("GCDIST_SECRET",)  # variables that every process is given from here, through the connection
+PASSED = ("GCDIST_SECRET",)  # variables copied from here to every process, through the connection
 FAR_END = "import sys, gcdist.launcher.remote as far; sys.exit(far.main())"  # no quotes in it
 OPTIONS = [
     "-T", "-oBatchMode=yes", "-oConnectTimeout=10", "-oServerAliveInterval=5", "-oServerAliveCountMax=6",
@@ -41,7 +41,7 @@ OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank runs."""
+    """The place of a rank."""
 
     host: Host
     local_rank: int
@@ -61,18 +61,18 @@ def launch_ssh(
 ) -> int:
     """Run ``command`` as one master and the hosts' workers until the master has ended.
 
-    Every process is told its place as by `launch_local`; ranks go by the order of the hosts. A worker that dies is started
-    again, and so is a connection that breaks; the far end of a broken one ends its process. Workers' lines go to stderr with
-    host and rank before them; the master's stdout and stderr are this process's.
+    Every process gets its place as by `launch_local`; ranks follow the order of the hosts. A worker that dies is
+    started again; a broken connection is made again, and its old far end ends its process. Workers' lines go to stderr
+    with host and rank before them; the master's stdout and stderr are this process's.
 
     Args:
         command: program and arguments, found on each host.
-        hosts: where workers run.
+        hosts: of the workers.
         max_restarts: of each worker; None: no limit.
-        restart_master: times a master that died is started again.
+        restart_master: number of restarts of a master that died.
         ssh: the ssh program, and options.
         master: host of the master, one of ``hosts``; None: this machine.
-        address: of the master, as the workers reach it; None: found by the route to the hosts.
+        address: of the master, for the workers; None: by the route to the hosts.
         port: of the master's store; None: a free one here, 29500 elsewhere.
 
     Returns:
@@ -133,7 +133,7 @@ def placed(hosts: Sequence[Host], master: Host | None) -> dict[int, Place]:
 
 
 def resolved(ssh: Sequence[str], name: str) -> str:
-    """The host name that ssh connects to: aliases of the user's ssh config count."""
+    """The host name that ssh connects to, after aliases of the user's ssh config."""
     try:
         done = subprocess.run([*ssh, "-G", "--", name], capture_output=True, text=True, check=False, timeout=RESOLVE)
     except subprocess.TimeoutExpired:  # the user's ssh config may run commands
@@ -143,7 +143,7 @@ def resolved(ssh: Sequence[str], name: str) -> str:
 
 
 def route_here(names: Sequence[str]) -> str:
-    """The address of this machine from which the hosts are reached; CommandError if it is not plain."""
+    """The address of this machine on its routes to the hosts; CommandError if it is not unique."""
     found: set[str] = set()
     for name in names:
         with contextlib.suppress(OSError):
@@ -170,11 +170,11 @@ class SshChildren:
     """Processes on hosts by rank, each behind an ssh of its own; rank 0 may be a process of this machine.
 
     Args:
-        command: what all run.
+        command: of all processes.
         places: of the ranks that run over ssh.
-        shared: variables that all are given; RANK, LOCAL_RANK and LOCAL_WORLD_SIZE are added.
-        mark: of the run; descendants inherit it, and are ended by it.
-        lines: where lines go.
+        shared: environment variables for all; RANK, LOCAL_RANK and LOCAL_WORLD_SIZE are added.
+        mark: of the run; descendants inherit it, and `sweep` ends them by it.
+        lines: the output for lines.
         ssh: the ssh program, and options.
         here: starts rank 0 on this machine; None: it has a place.
     """
@@ -211,10 +211,10 @@ class SshChildren:
         place = self._places[rank]
         order = self._order(rank, again, place)
         python = place.host.python
-        # the one text that a shell of the host reads
+        # the only text for a shell of the host
         word = "~/" + shlex.quote(python[2:]) if python.startswith("~/") else shlex.quote(python)
         arguments = [*self._ssh, "--", place.host.name, f"exec {word} -P -c '{FAR_END}'"]
-        # no end of ours is inherited by another child: when this process is gone, every far end sees its input end
+        # no other child inherits our ends, so that every far end's input ends with this process
         take, tell = os.pipe()
         read, write = os.pipe()
         os.set_blocking(tell, False)
@@ -238,7 +238,7 @@ class SshChildren:
         self._lines.copy(f"{place.host.name} {name_of(rank)}" if rank else "", read, self._hears(rank, place))
 
     def send(self, rank: int, number: int) -> None:
-        """Have a signal sent; a connection that does not kill is cut."""
+        """Send a signal through the connection; after SIGKILL it is cut in a few seconds."""
         connection = self._open.get(rank)
         if connection is None:
             if rank == 0 and self._here is not None:
@@ -305,5 +305,5 @@ class SshChildren:
 
     @staticmethod
     def _write(connection: _Connection, text: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is gone, or so slow that its pipe is full
+        with contextlib.suppress(OSError):  # it has ended, or is so slow that its pipe is full
             os.write(connection.tell, text)

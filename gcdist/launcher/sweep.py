@@ -1,6 +1,6 @@
-"""Finds and ends what a run has started, by a mark in the environment that every descendant inherits.
+"""Finds and ends the processes of a run, by a mark in the environment that every descendant inherits.
 
-Run as a script it is the run's guard: it waits until the launcher is gone, however it went, and ends whatever is left.
+Run as a script it is the run's guard: it waits for the launcher's end of any kind, and ends the remaining processes.
 Linux only (/proc).
 """
 
@@ -12,8 +12,8 @@ import signal
 import sys
 import time
 
-VARIABLE = "GCDIST_LAUNCH"  # its value: marks of launchers, outer ones first, divided by spaces
-_GIVE_UP = 5.0  # seconds; a process in the kernel's hands may not end
+VARIABLE = "GCDIST_LAUNCH"  # its value: marks of launchers, outer ones first, separated by spaces
+_GIVE_UP = 5.0  # seconds; a process in a system call may not end
 
 
 def with_mark(value: str, mark: str) -> str:
@@ -26,7 +26,7 @@ def with_mark(value: str, mark: str) -> str:
 
 
 def carries(environ: bytes, mark: str) -> bool:
-    r"""Whether a process with this environment (``/proc/PID/environ``) is of ``mark``, or of a mark that begins with it.
+    r"""Whether a process with this environment (``/proc/PID/environ``) has ``mark``, or a mark that begins with it.
 
     >>> carries(b"A=1\0GCDIST_LAUNCH=outer.3.0 7f.1.0\0", "7f.1"), carries(b"GCDIST_LAUNCH=7f.10.0\0", "7f.1")
     (True, False)
@@ -50,7 +50,7 @@ def marked(mark: str) -> list[int]:
 
 
 def end_marked(mark: str) -> None:
-    """Kill all that carry the mark, and what they start meanwhile."""
+    """Kill all processes with the mark, and those that they start meanwhile."""
     give_up = time.monotonic() + _GIVE_UP
     while (left := marked(mark)) and time.monotonic() < give_up:
         for pid in left:
@@ -62,5 +62,5 @@ def end_marked(mark: str) -> None:
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sys.stdin.buffer.read()  # ends when the launcher, who holds the other end, is gone
+    sys.stdin.buffer.read()  # ends with the launcher, which holds the other end
     end_marked(sys.argv[1])

@@ -1,4 +1,4 @@
-"""What is trained: the adapter for anybody's module and data, and the embedded tasks."""
+"""Training tasks: the adapter for a user's module and data, and the embedded tasks."""
 
 from gcdist.tasks.partition import partition_by
 from gcdist.tasks.registry import TaskError, load_task

@@ -1,7 +1,7 @@
-"""Convex problems whose optimum is known to the last digit: least squares, logistic regression, quadratics.
+"""Convex problems with an optimum known to the last digit: least squares, logistic regression, quadratics.
 
-The data lies in contiguous blocks. With ``differ`` above 0 each block has its own optimum, and features or curvature of its
-own, so that contiguous partitions pull apart: at the optimum of the whole, their gradients are not zero, only the sum is.
+The data lies in contiguous blocks. With ``differ`` above 0 each block has its own optimum and its own features or
+curvature, so that contiguous partitions disagree: at the optimum of the whole, only the sum of their gradients is zero.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn import functional
 from gcdist.tasks.task import LossFn, Task
 from gcdist.types import F32, F64, I64
 
-POLISH = 5  # Newton steps after the minimiser, which stops when the loss no longer changes in its last digit
+POLISH = 5  # Newton steps after the minimiser, which stops at the last digit of the loss, not of x
 
 
 class Problem(Protocol):
-    """The data set of a convex task: it knows its optimum."""
+    """The data set of a convex task, with its optimum."""
 
     optimum: F64  # (d,)
 
@@ -166,7 +166,7 @@ def identity(batch: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What all problems here are made from; see `least_squares`."""
+    """The common options of all problems; see `least_squares`."""
 
     samples: int
     dim: int
@@ -208,7 +208,7 @@ class _Options:
         return found
 
     def centres_ND(self, rng: np.random.Generator) -> F64:
-        """What each sample pulls towards: one vector for all, and ``differ`` times one of its block."""
+        """The optimum of each sample's block: one common vector plus ``differ`` times the block's own."""
         common_D = rng.standard_normal(self.dim)
         own = rng.standard_normal((self.blocks, self.dim))
         return common_D + self.differ * own[self.block_N()]
@@ -232,8 +232,8 @@ def least_squares(
         batch_size: samples of one partition in one step; all of them: the exact gradient.
         samples: N.
         dim: d; x is zero at the start.
-        differ: 0: the blocks are alike; 1: the means of their features and their optima are as far apart as what all of
-            them have in common is long.
+        differ: 0: the blocks are alike; 1: the differences between their optima and between their features' means are as
+            long as the common part.
         condition: of the Hessian, whose largest eigenvalue is 1.
         noise: standard deviation of the targets around A_i w.
         blocks: contiguous parts of the data that differ.
@@ -265,10 +265,10 @@ def logistic(
     seed: int = 0,
     l2: float = 0.01,
 ) -> Task:
-    """Logistic regression: f(x) = mean log(1 + exp(-y_i A_i x)) + l2/2 |x|^2, labels drawn by the chance of A_i w_block(i).
+    """Logistic regression: f(x) = mean log(1 + exp(-y_i A_i x)) + l2/2 |x|^2, labels drawn by the logit A_i w_block(i).
 
-    Options and ``evaluate`` as in `least_squares`, but: ``condition`` is that of the features' mean of squares, ``noise``
-    the chance that a label is turned over, and ``l2`` > 0 makes the optimum unique.
+    Options and ``evaluate`` as in `least_squares`, but: ``condition`` is that of the features' mean of squares,
+    ``noise`` the probability of a flipped label, and ``l2`` > 0 makes the optimum unique.
 
     >>> task = logistic(samples=256, dim=4)
     >>> task.evaluate(task.model).keys()

@@ -66,7 +66,7 @@ def mean_loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def partly_sorted(labels: I64, fraction: float, rng: np.random.Generator) -> I64:
-    """An order of the samples in which a ``fraction`` of the places is sorted by label and the others are shuffled.
+    """An order of the samples with a ``fraction`` of the places sorted by label and the others shuffled.
 
     The sorted places are spread evenly at random, so that a contiguous block holds about ``fraction`` of one or two
     labels and the rest of all labels: 0 makes the partitions alike, 1 gives each of ten its own digit.
@@ -90,8 +90,8 @@ def build(
     Args:
         batch_size: samples of one partition in one step.
         model: ``"cnn"`` or ``"mlp"``.
-        label_sorted: fraction of the training samples that is sorted by label. Partitions are contiguous blocks, so this
-            makes them differ, as data that stays where it was collected does: `partly_sorted`.
+        label_sorted: fraction of the training samples that is sorted by label. Partitions are contiguous blocks, so
+            sorting makes them differ, like data that stays where it was collected: `partly_sorted`.
         train_fraction: share of the samples to train on; the rest is the test set.
         seed: of the split, the order and the model's initial values. The global generators keep their state.
 

@@ -1,4 +1,4 @@
-"""What a user's loss function gave: the loss to train on, and numbers to report beside it."""
+"""The result of a user's loss function: the loss to train on, and metrics to report."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class BatchLoss(NamedTuple):
 
 
 def read_loss(value: Any) -> BatchLoss:
-    """Tell the loss from what is only to be reported.
+    """Separate the loss from the metrics.
 
     - A tensor with one number: the loss. None: there is nothing to train on.
-    - A dict with the key "loss": that one is the loss, everything else is reported.
+    - A dict with the key "loss": its value is the loss, everything else is a metric.
     - Any other dict: the sum of its tensors that have a gradient; the rest is reported. If none has one: the sum of all.
     - A pair ``(loss, {"accuracy": ...})``: the loss as above, and more to report.
 
     Raises:
-        ValueError: something else, with what was found; or a dict whose parts could be meant either way.
+        ValueError: any other result, named in the text; or a dict with ambiguous parts.
     """
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
         loss, metrics = read_loss(value[0])
@@ -45,11 +45,11 @@ def read_loss(value: Any) -> BatchLoss:
 
 
 def wants_step(loss_fn: Callable[..., Any]) -> bool:
-    """Whether it has a parameter named ``step``, besides its first two, that nobody has given a value to."""
+    """Whether it has a parameter named ``step``, besides its first two, without a value bound to it."""
     given = loss_fn.keywords if isinstance(loss_fn, functools.partial) else {}
     try:
         parameters = list(inspect.signature(loss_fn).parameters.values())
-    except (TypeError, ValueError):  # of a callable that python knows no parameters of
+    except (TypeError, ValueError):  # a callable whose parameters Python does not know
         return False
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     places = [
@@ -82,7 +82,7 @@ def _summed(value: Mapping[str, Any]) -> BatchLoss:
 
 
 def _metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers by name; one that is not a number (NaN) says nothing of this batch and is left out."""
+    """Numbers by name; NaN means no value for this batch and is left out."""
     if len(found) > METRICS_MOST:
         raise ValueError(f"loss_fn gave {len(found)} metrics; at most {METRICS_MOST} are reported")
     metrics = {}

@@ -17,7 +17,7 @@ Partitioner: TypeAlias = Callable[[Any, int], Sequence[ArrayLike]]
 def contiguous(dataset: Any, k: int) -> list[I64]:
     """Cut ``dataset`` into ``k`` blocks in its own order, sizes differing by at most one.
 
-    The order of the data set decides how different the partitions are: sorted by label, each holds few labels; shuffled,
+    The order of the data set decides the difference between partitions: sorted by label, each has few labels; shuffled,
     all are alike.
 
     >>> [part.tolist() for part in contiguous("abcdefg", 3)]
@@ -29,8 +29,9 @@ def contiguous(dataset: Any, k: int) -> list[I64]:
 def partition_by(values: str | Iterable[Hashable]) -> Partitioner:
     """A partitioner that keeps samples of equal value together: one label, site, speaker or file to a partition.
 
-    More values than partitions: whole groups are packed, the largest first, each into the partition that is smallest so far.
-    Fewer: the largest groups are cut evenly. Every sample is in a partition; partitions can differ much in size.
+    With more values than partitions, whole groups are packed, the largest first, each into the smallest partition so
+    far. With fewer values, the largest groups are cut evenly. Every sample is in a partition; sizes of partitions can
+    differ much.
 
     Args:
         values: one for each sample (a list, array or tensor), or the name of an attribute of the data set that holds them.

@@ -23,7 +23,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "quadratic": convex.quadratic,
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-SCRIPT = "script:"  # the beginning of the name that a script's own task has in its run's config.toml
+SCRIPT = "script:"  # prefix of the name of a script's own task in its run's config.toml
 FORMS = "'package.module:function' or 'path/to/file.py:function'"
 
 
@@ -32,7 +32,7 @@ class TaskError(ValueError):
 
 
 def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path) -> Task:
-    """The task that ``name`` stands for: ``function(batch_size=batch_size, **options)``.
+    """The task called ``name``: ``function(batch_size=batch_size, **options)``.
 
     Args:
         name: of an embedded task (``"digits"``, ``"coco"``), ``"package.module:function"`` or
@@ -42,8 +42,8 @@ def load_task(name: str, options: Mapping[str, Any], batch_size: int, base: Path
         base: folder of the config.
 
     Raises:
-        TaskError: no such task, file, module or function, wrong options, or no Task was given back: one line. What the
-            user's function itself raises passes through.
+        TaskError: no such task, file, module or function, wrong options, or a result that is no Task: one line. Errors
+            of the user's function itself pass through.
 
     >>> load_task("digits", {"model": "mlp"}, 16, Path()).batch_size
     16
@@ -94,7 +94,7 @@ def _function(name: str, base: Path) -> Callable[..., Any]:
 def _from_file(name: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise TaskError(f"task {name!r}: no file {path}")
-    # a name of its own per path, so that two files called task.py can live in one process
+    # one module name per path, so that two files called task.py can live in one process
     alias = f"gcdist_task_{path.stem}_{abs(hash(path)):x}"
     if alias in sys.modules:
         return sys.modules[alias]
@@ -124,7 +124,7 @@ def _from_module(name: str, where: str, base: Path) -> ModuleType:
 
 
 def _on_path(folder: Path) -> None:
-    """What python does for a script's own folder."""
+    """Add the folder to the import path, as Python does for a script's folder."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
@@ -146,7 +146,7 @@ def _check_options(name: str, build: Callable[..., Any], arguments: Mapping[str,
 
 
 def _check_types(name: str, build: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """An embedded task's options have their defaults' types: the text "false" would be true, and fail late elsewhere."""
+    """Options must have the types of their defaults, because the text "false" would count as true and fail late."""
     for key, value in arguments.items():
         kind = type(inspect.signature(build).parameters[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):

@@ -21,10 +21,10 @@ Evaluate: TypeAlias = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """What is trained: a model, a data set, a loss.
+    """A training task: a model, a data set, a loss.
 
     Args:
-        model: the module whose trainable parameters the gradient belongs to.
+        model: the module; the gradient has its trainable parameters.
         dataset: map-style: ``len(dataset)`` and ``dataset[i]``; ``__getitems__(indices)`` is used where it exists.
         loss_fn: ``loss_fn(model, batch)`` gives the mean loss of the batch: a 0-dim tensor, or a dict of them to be summed;
             ``(loss, {"accuracy": ...})`` and ``{"loss": loss, "accuracy": ...}`` report numbers beside it; None: the batch
@@ -34,12 +34,12 @@ class Task:
         partitioner: ``partitioner(dataset, k)`` gives k arrays of sample indices; None: `contiguous`; see `partition_by`.
             Samples in no partition are not trained on.
         evaluate: ``evaluate(model)`` gives the held-out metrics that the command line prints.
-        holds: the partitions, of 0..k-1, that this process can read, where data stays on its node; None: all of them. Each
-            rank gives its own; ``len(dataset)`` and the partitions themselves are the same everywhere.
+        holds: the partitions, of 0..k-1, that this process can read, for data that stays on its node; None: all of them.
+            Each rank gives its own; ``len(dataset)`` and the partitions are the same in all processes.
         origin: the name that settings call it by; None: a script has built it.
 
     Raises:
-        ValueError: an argument is not what is asked for above.
+        ValueError: an argument breaks a rule above.
     """
 
     model: nn.Module
@@ -98,7 +98,7 @@ class Task:
         return default_collate(samples) if self.collate_fn is None else self.collate_fn(samples)
 
     def losses(self, model: nn.Module, batch: Any, step: int) -> BatchLoss:
-        """The mean loss of ``batch`` in ``step``, and what is to be reported of it; see `read_loss`.
+        """The mean loss of ``batch`` in ``step``, and its metrics; see `read_loss`.
 
         Raises:
             ValueError: ``loss_fn`` gave something else.
@@ -149,7 +149,7 @@ def _indices(j: int, part: ArrayLike, samples: int) -> I64:
 
 
 def check_holds(what: str, holds: Iterable[int]) -> tuple[int, ...]:
-    """The partitions that somebody can read, in order; ValueError if there are none, one is below 0 or comes twice."""
+    """The readable partitions, in order; ValueError if there are none, one is below 0 or comes twice."""
     found = list(holds)
     if not found:
         raise ValueError(f"{what}: found no partition; a worker that can read nothing has nothing to do")

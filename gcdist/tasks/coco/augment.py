@@ -1,4 +1,4 @@
-"""What is seen of an image: a crop at some scale, mirrored or not, in changed colours. First drawn, then applied."""
+"""Augmentation: a random crop of an image, mirrored or not, in changed colours. A view is first drawn, then applied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREY = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of an image in its own pixels, x0, y0, x1, y1, and what is done to it; factors of 1 change nothing."""
+    """A part of an image in its own pixels, x0, y0, x1, y1, and its changes; factors of 1 change nothing."""
 
     x0: float
     y0: float
@@ -47,9 +47,9 @@ def draw(rng: np.random.Generator, width: int, height: int) -> View:
 
 
 def boxes_in(view: View, box_B4: F64, size: int) -> tuple[F64, Mask]:
-    """Boxes (x, y, w, h) of the image as (x0, y0, x1, y1) in pixels of the model's square input, and which are targets.
+    """Boxes (x, y, w, h) of the image as (x0, y0, x1, y1) in pixels of the model's square input, and targets as a mask.
 
-    Those are at least a pixel wide and high after clipping and have their centre in the view.
+    A target is at least a pixel wide and high after clipping and has its centre in the view.
     """
     scale = np.array([size / (view.x1 - view.x0), size / (view.y1 - view.y0)])
     low = (box_B4[:, :2] - [view.x0, view.y0]) * scale
@@ -63,7 +63,7 @@ def boxes_in(view: View, box_B4: F64, size: int) -> tuple[F64, Mask]:
 
 
 def recoloured(image: Tensor, view: View) -> Tensor:
-    """Saturation, contrast, brightness of an image (3, H, W) in 0..1; mirrored if the view is."""
+    """Saturation, contrast, brightness of an image (3, H, W) in 0..1; mirrored for a mirrored view."""
     if view.mirrored:
         image = image.flip(2)
     if view.saturation != 1:

@@ -28,8 +28,7 @@ def giou(a_B4: Tensor, b_B4: Tensor) -> Tensor:
 
 
 def nms(boxes_B4: Tensor, scores_B: Tensor, iou_threshold: float) -> Tensor:
-    """Numbers of the boxes that stay, best score first: each drops the later ones that overlap it by more than the
-    threshold.
+    """Indices of the kept boxes, best score first: each drops later boxes with an overlap above the threshold.
 
     Equal scores keep their order. The same contract as ``torchvision.ops.nms``.
 
@@ -55,7 +54,7 @@ def nms(boxes_B4: Tensor, scores_B: Tensor, iou_threshold: float) -> Tensor:
 
 
 def nms_by_label(boxes_B4: Tensor, scores_B: Tensor, labels_B: Tensor, iou_threshold: float) -> Tensor:
-    """`nms` among boxes of the same label: labels are moved apart, so that theirs never overlap."""
+    """`nms` within each label: boxes of different labels are moved apart, so that they never overlap."""
     if not len(boxes_B4):
         return torch.zeros(0, dtype=torch.int64, device=boxes_B4.device)
     apart = (boxes_B4.max() - boxes_B4.min() + 1) * labels_B.to(boxes_B4)

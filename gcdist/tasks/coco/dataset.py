@@ -24,37 +24,37 @@ if TYPE_CHECKING:
 Broken: TypeAlias = Literal["refuse", "skip", "later"]
 Target: TypeAlias = dict[str, Tensor]
 Sample: TypeAlias = tuple[Tensor, Target]
-NAMED = 5  # missing files that a line names; it gives the number of the others
+NAMED = 5  # missing files named in an error line; it counts the others
 log = logging.getLogger("gcdist.coco")
 
 
 class BrokenImageError(ValueError):
-    """An image cannot be read, or is not the one that the annotations mean; names the file."""
+    """An image cannot be read, or differs from its annotations; the text names the file."""
 
 
 class CocoImages(Dataset["Sample | None"]):
     """``dataset[i]``: an image (3, S, S) float32 in 0..1, and its target.
 
     A target has ``boxes`` (n, 4) float32, (x0, y0, x1, y1) in pixels of the input, ``labels`` (n,) int64, from 1 to
-    ``classes - 1`` (see `Labels`), and ``image_id``. Crowd regions are no targets, neither are boxes under a pixel; an image
-    may have none.
+    ``classes - 1`` (see `Labels`), and ``image_id``. Crowd regions and boxes under a pixel are no targets; an image may
+    have no target.
 
-    What is random is drawn by one number of torch's global generator, which gcdist seeds by (seed, step, partition).
+    The augmentation is seeded by one number of torch's global generator, which gcdist seeds by (seed, step, partition).
 
     Args:
         index: the annotations.
         folder: of the images.
         size: S, pixels.
         augment: crop, mirror and change colours; False: the whole image, as it is.
-        broken: what becomes of missing files, and of those that cannot be decoded when they are read: "refuse" them with an
-            error; "skip" them: missing ones are left out, and ``dataset[i]`` is None for a broken one (`collate` drops it);
-            "later": nobody looks for files before they are read, for data that stays on its node.
-        most: the first so many images; 0: all.
+        broken: the treatment of missing files and of files that cannot be decoded. "refuse": an error. "skip": missing
+            ones are left out, and ``dataset[i]`` is None for a broken one (`collate` drops it). "later": files are looked
+            up only when they are read, for data that stays on its node.
+        most: number of images, from the first; 0: all.
         labels: of the categories, shared with another split; None: of this one alone.
         exif: "turn" images as they are shown, or "ignore" their orientation: `open_image`.
 
     Raises:
-        ValueError: no folder, no images, or missing ones; categories that mean something else in the other split.
+        ValueError: no folder, no images, or missing ones; categories with another meaning in the other split.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class CocoImages(Dataset["Sample | None"]):
 
     @property
     def classes(self) -> int:
-        """One more than the highest label: what a detector calls ``num_classes``; 91 for COCO."""
+        """One more than the highest label, a detector's ``num_classes``; 91 for COCO."""
         return self.labels.classes
 
     def why_no_target(self) -> str:
-        """Empty if a box of these images can be a target; else what became of all of them, for a line to the user."""
+        """Empty if a box of these images can be a target; else the reasons why none can, for a line to the user."""
         index = self.index
         of_B = np.repeat(np.arange(len(index)), np.diff(index.first_J))
         at_B = np.isin(of_B, self.rows)
@@ -136,7 +136,7 @@ class CocoImages(Dataset["Sample | None"]):
         return recoloured(image, view), self.target(row, view)
 
     def target(self, row: int, view: View) -> Target:
-        """What is to be found in a view of image number ``row`` of the index."""
+        """The target for a view of image number ``row`` of the index."""
         at = self.index.of(row)
         boxes, kept = boxes_in(view, self.index.box_B4[at], self.size)
         kept &= self.index.crowd_B[at] == 0
@@ -182,7 +182,7 @@ class CocoImages(Dataset["Sample | None"]):
 
 
 def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[Target]]:
-    """Images and targets as two lists; None, an image that was skipped, is dropped. ValueError if nothing is left."""
+    """Images and targets as two lists; None, a skipped image, is dropped. ValueError if no image remains."""
     good: list[Any] = [sample for sample in samples if sample is not None]
     if not good:
         raise ValueError(f"none of the {len(samples)} images of this batch could be read")
@@ -191,7 +191,7 @@ def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[Target]]:
 
 
 def _present(index: Index, folder: Path, rows: I64, broken: Broken) -> I64:
-    """The images whose files are there; one look into each folder."""
+    """The images with existing files; each folder is listed once."""
     names = [index.name(int(row)) for row in rows]
     there: dict[str, set[str]] = {}
     for name in names:

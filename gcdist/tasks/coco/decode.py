@@ -1,4 +1,4 @@
-"""Image files as pixels: upright as they are shown, and bright as they are meant.
+"""Image files as pixels: upright and at full brightness, as a viewer shows them.
 
 Pillow's ``convert("RGB")`` clips grey of more than 8 bits at 0 and 255, so that 16-bit images become nearly white and float
 images nearly black. Here the format's whole range becomes 0..255.
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Exif: TypeAlias = Literal["turn", "ignore"]
 ORIENTATION, BITS, PHOTOMETRIC, SAMPLE_FORMAT = 274, 258, 262, 339  # tags of EXIF and TIFF
 DEEP = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of grey with more than 8 bits
-DARK = 1 / 16  # of the range: 12-bit values in a 16-bit file stay below
+DARK = 1 / 16  # of the range: a largest value below it suggests 12-bit values in a 16-bit file
 log = logging.getLogger("gcdist.coco")
 _warned: set[str] = set()
 
 
 class PixelsError(ValueError):
-    """The file is an image, but not one that can be used; the text follows the file's name."""
+    """The file is an image, but cannot be used; the text follows the file's name."""
 
 
 def open_image(path: Path, size: tuple[int, int], exif: Exif = "turn", wanted: int = 0) -> Image:
@@ -74,7 +74,7 @@ def open_image(path: Path, size: tuple[int, int], exif: Exif = "turn", wanted: i
 
 
 def rgb(image: Image) -> Image:
-    """What `open_image` gave, of mode RGB."""
+    """The result of `open_image` in mode RGB."""
     import PIL.Image
 
     if image.mode == "F":
@@ -124,7 +124,7 @@ def _check_dark(path: Path, high: float, full: float) -> None:
 
 
 def _transposes() -> dict[int, tuple[Any, Any]]:
-    """By orientation: what turns the stored image as it is shown, and what turns it back."""
+    """By orientation: the transposition from the stored image to the shown one, and its inverse."""
     from PIL.Image import Transpose
 
     return {
@@ -139,7 +139,7 @@ def _transposes() -> dict[int, tuple[Any, Any]]:
 
 
 def _warn_once(kind: str, text: str) -> None:
-    """The first image of a kind is named; each one would fill the log."""
+    """Only the first image of a kind is named, because a line for each would fill the log."""
     if kind not in _warned:
         _warned.add(kind)
         log.warning("%s (said once)", text)

@@ -1,8 +1,8 @@
 """The compact detector: anchor-free, one stage, about 1e5 parameters, plain torch.
 
-After FCOS (Tian et al., ICCV 2019): every cell of three grids says, for each class, whether the centre of an object
-lies near it, and how far the four sides of its box are. A box belongs to the grid that suits its size. Normalisation is
-GroupNorm, so a batch of one image trains, and images of a batch do not see each other.
+After FCOS (Tian et al., ICCV 2019): every cell of three grids predicts, for each class, whether an object's centre is
+near, and the distances to the four sides of its box. A box belongs to the grid that suits its size. Normalisation is
+GroupNorm, so that a batch of one image trains, and images of a batch are independent.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gcdist.tasks.coco.boxes import areas, giou, nms_by_label
 
 STRIDES = (4, 8, 16)
 LARGEST = (24.0, 56.0, math.inf)  # pixels: the longer side of the boxes of each grid
-RADIUS = 1.25  # cells: how near to its centre a box is looked for
+RADIUS = 1.25  # cells: most distance of a positive cell from the centre of its box, unless it is the nearest
 PRIOR = 0.01  # score of every cell and class before training
 GAMMA = 2.0  # of the focal loss
-KEPT, CANDIDATES, OVERLAP = 100, 300, 0.6  # boxes given for an image; looked at; more overlap within a class is one box
+KEPT, CANDIDATES, OVERLAP = 100, 300, 0.6  # detections an image, at most; candidates before nms; nms threshold
 
 
 def block(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
@@ -36,11 +36,12 @@ class CompactDetector(nn.Module):
 
     Args:
         classes: labels are 1 to ``classes - 1``, as torchvision's detectors count them (0 is background).
-        least: score under which nothing is given.
+        least: the lowest score of a detection.
 
-    Images are a list of float tensors (3, H, W) of one size, in 0..1; targets a list of dicts of ``boxes`` (n, 4) in pixels
-    and ``labels`` (n,). Losses are ``classification`` and ``boxes``, each summed over the batch and divided by its number of
-    positive cells: that defines a partition's loss. Detections are dicts of boxes, labels and scores, best first.
+    Images are a list of float tensors (3, H, W) of one size, in 0..1; targets a list of dicts of ``boxes`` (n, 4) in
+    pixels and ``labels`` (n,). Losses are ``classification`` and ``boxes``, each summed over the batch and divided by
+    its number of positive cells, which defines a partition's loss. Detections are dicts of boxes, labels and scores,
+    best first.
     """
 
     def __init__(self, classes: int = 91, least: float = 0.02) -> None:
@@ -103,10 +104,10 @@ def centres(stride: int, rows: int, columns: int, device: torch.device) -> Tenso
 
 
 def matched(centre_P2: Tensor, cells: Sequence[int], box_B4: Tensor) -> tuple[Tensor, Tensor]:
-    """The cells that stand for a box, and which one: numbers of cells (m,) and of boxes (m,).
+    """The positive cells and their boxes: indices of cells (m,) and of boxes (m,).
 
-    A box takes the cells within `RADIUS` of its centre on the grid of its size, at least the nearest one. A cell that
-    several want stands for the smallest of them.
+    A box takes the cells within `RADIUS` of its centre on the grid of its size, at least the nearest one. A cell of
+    several boxes takes the smallest one.
     """
     middle_B2 = (box_B4[:, :2] + box_B4[:, 2:]) / 2
     longer_B = (box_B4[:, 2:] - box_B4[:, :2]).amax(1)
@@ -118,7 +119,7 @@ def matched(centre_P2: Tensor, cells: Sequence[int], box_B4: Tensor) -> tuple[Te
         near = (away < RADIUS * stride) | (away == away.amin(0, keepdim=True))
         wanted_PB[first : first + count] = near & (longer_B >= low) & (longer_B < high)
         low, first = high, first + count
-    # cells outside of the box would need sides of negative length
+    # a cell outside of the box would have negative distances to its sides
     inside_PB = ((centre_P2[:, None] > box_B4[None, :, :2]) & (centre_P2[:, None] < box_B4[None, :, 2:])).all(-1)
     nearest_PB = away_PB == torch.where(wanted_PB, away_PB, math.inf).amin(0, keepdim=True)
     wanted_PB &= inside_PB | nearest_PB

@@ -1,8 +1,8 @@
 """COCO's annotations, read once: an index of flat arrays in a file that all workers of a host map into memory.
 
 The annotations of COCO's training split are 448 MB of JSON, which take half a minute and gigabytes to parse. The first
-process that needs them does so, under a lock; the others wait for its index and map it. An index can be deleted at any time,
-and one that is damaged is built again. It is a safetensors file: numbers only, never pickled.
+process that needs them parses them under a lock; the others wait for its index and map it. An index can be deleted at
+any time; a damaged one is built again. It is a safetensors file: numbers only, never pickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gcdist.types import F64, I64, U8
 from gcdist.whole_file import replacing
 
 FORMAT = 2  # of the file
-SAMPLE = 1 << 20  # bytes at each end of the annotations that tell files of equal size and time apart
+SAMPLE = 1 << 20  # bytes at each end of the annotations: their digest tells files of equal size and time apart
 log = logging.getLogger("gcdist.coco")
 
 
@@ -37,7 +37,8 @@ log = logging.getLogger("gcdist.coco")
 class Index:
     """Images (I) in the order of the file, and their annotations (B), image by image.
 
-    ``box_B4`` is COCO's own (x, y, w, h) in pixels, unclipped. The arrays are mapped from a file: not to be written to.
+    ``box_B4`` is COCO's own (x, y, w, h) in pixels, unclipped. The arrays are mapped from a file and must not be
+    written.
     """
 
     image_id_I: I64
@@ -72,7 +73,7 @@ class Index:
         return dict(zip(self.category_id_C.tolist(), names, strict=True))
 
     def left_out(self) -> list[str]:
-        """A text for each reason that annotations were left out for."""
+        """A text for each reason to leave out annotations."""
         return [
             f"{count} annotations {reason}"
             for count, reason in zip(self.left_out_W.tolist(), REASONS.values(), strict=True)
@@ -84,10 +85,10 @@ ARRAYS: tuple[str, ...] = Index.__slots__
 
 
 def open_index(annotations: Path, cache: Path) -> Index:
-    """The index of an annotations file, from ``cache`` or built into it; what it leaves out is counted in the log each time.
+    """The index of an annotations file, from ``cache`` or built into it; the log counts left-out annotations each time.
 
-    The file's name has a digest of the annotations' size, time of change, first and last megabyte: another file has another
-    index, and moving the data set keeps it.
+    The file's name has a digest of the annotations' size, time of change, first and last megabyte: another file has
+    another index, and a moved data set keeps its index.
 
     Raises:
         AnnotationError: no such file, not COCO's format, or the cache folder cannot be written.
@@ -104,7 +105,7 @@ def open_index(annotations: Path, cache: Path) -> Index:
 
 
 def _built(annotations: Path, file: Path, key: str) -> Index:
-    """The index as this process or another one builds it now."""
+    """The index, built now by this process or by another one."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _locked(file.with_suffix(".lock")):
@@ -144,13 +145,13 @@ def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _write(file: Path, key: str, arrays: dict[str, NDArray[Any]]) -> None:
-    """The file appears whole or not at all; what a killed writer left is overwritten."""
+    """The file appears whole or not at all; the rest of a killed writer is overwritten."""
     with replacing(file) as half:
         save_file(arrays, half, metadata={"about": json.dumps({"key": key, "digest": _digest(arrays)})})
 
 
 def _read(file: Path, key: str) -> Index | None:
-    """None: there is none, or it is damaged."""
+    """The index in the file; None if the file is missing or damaged."""
     try:
         with safe_open(file, framework="pt") as opened:  # torch's tensors are mapped, numpy's would be copies
             about = json.loads((opened.metadata() or {})["about"])
@@ -166,7 +167,7 @@ def _read(file: Path, key: str) -> Index | None:
 
 @contextmanager
 def _locked(file: Path) -> Iterator[None]:
-    """One process of this host at a time; the lock ends with its process, however that ends."""
+    """One process of this host at a time; the lock ends with its process in every case."""
     with file.open("ab") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""A detector's labels for the category ids of annotations files, whatever numbers those use."""
+"""A detector's labels for the category ids of annotations files, for any numbering of theirs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Labels:
         self._label: dict[int, int] = {}
         self._category: dict[int, int] = {}
         self._names: dict[int, str] = {}
-        self._given = ""  # what was added first
+        self._given = ""  # the name of the first file
 
     @property
     def classes(self) -> int:
-        """One more than the highest label: what a detector calls ``num_classes``; 91 for COCO."""
+        """One more than the highest label, a detector's ``num_classes``; 91 for COCO."""
         return max(self._category) + 1
 
     def of(self, category_B: I64) -> I64:
@@ -44,7 +44,7 @@ class Labels:
         return np.array([self._label[i] for i in category_B.tolist()], np.int64)
 
     def has(self, label: int) -> bool:
-        """Whether a category has this label: of COCO's 1 to 90, ten are free, as 12 is."""
+        """Whether a category has this label: ten of COCO's 1 to 90 are free, 12 for example."""
         return label in self._category
 
     def category(self, label: int) -> int:
@@ -59,8 +59,8 @@ class Labels:
         """Give labels to the categories of another file.
 
         Raises:
-            ValueError: the file means other things by its ids, as a name that has another id in an earlier file; or there
-                are too many categories.
+            ValueError: the file's ids have other meanings (a name has another id in an earlier file), or there are too
+                many categories.
         """
         self._compare(categories, where)
         new = sorted(set(categories) - set(self._label))

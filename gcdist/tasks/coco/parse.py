@@ -1,8 +1,8 @@
 """Annotations in COCO's format, checked value by value, as flat arrays.
 
-Exporters differ: ids begin at 0 or are floats, boxes are texts, ``iscrowd`` is "0". What can only mean one thing is read
-(the whole float 3.0 is 3). An annotation with another value is left out and counted. An image or a category with one is
-refused, as all annotations of it would be lost.
+Exporters differ: ids begin at 0 or are floats, boxes are texts, ``iscrowd`` is "0". A value with one possible meaning
+is read (the float 3.0 is 3). An annotation with any other value is left out and counted. An image or a category with
+such a value is refused, because all its annotations would be lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse(annotations: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an `Index` from a file in COCO's format, with or without a byte order mark.
 
     Raises:
-        AnnotationError: not COCO's format; the line says what is wrong first.
+        AnnotationError: not COCO's format; the line names the first error.
         OSError: the file cannot be read.
     """
     try:

@@ -1,4 +1,4 @@
-"""Images with boxes drawn over them: what a detector finds, and what is there."""
+"""Images with drawn boxes: a detector's and the true ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 COLOURS = ("#e6194b", "#3cb44b", "#ffe119", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c", "#fabebe")
-TRUTH = "#ffffff"  # of the boxes that are there: thin and white
+TRUTH = "#ffffff"  # of the true boxes: thin and white
 
 
 def draw_boxes(
@@ -49,7 +49,7 @@ def draw_boxes(
 
 
 def save_pictures(model: nn.Module, images: CocoImages, folder: Path, count: int, least: float = 0.3) -> list[Path]:
-    """Write the first ``count`` images as PNG files with what the model finds in them at scores from ``least`` on.
+    """Write the first ``count`` images as PNG files with the model's detections of scores from ``least`` on.
 
     Returns:
         The files, named as the images are. Images that cannot be read are left out.

@@ -17,8 +17,8 @@ from gcdist.tasks.coco.labels import Labels
 class HeldOut:
     """``evaluate(model)``: ``test_loss``, and ``test_ap`` and ``test_ap50`` if ``precision``.
 
-    The loss is that of the whole images without augmentation, in training mode, but with the running statistics of
-    BatchNorm, which it does not change, and without dropout; the mean over batches of ``batch`` images in order.
+    The loss is the mean over batches of ``batch`` whole images in order, without augmentation and dropout. The model is
+    in training mode, but uses the running statistics of BatchNorm and does not change them.
     """
 
     def __init__(self, images: CocoImages, batch: int, precision: bool = True) -> None:
@@ -53,7 +53,7 @@ class HeldOut:
         return metrics
 
     def found(self, model: nn.Module) -> tuple[list[int], list[dict[str, Tensor]]]:
-        """Numbers in the index of the images that can be read, and what the model finds in each, in the image's pixels."""
+        """Indices of the readable images, and the model's detections in each, in the image's pixels."""
         rows: list[int] = []
         found: list[dict[str, Tensor]] = []
         device = next(model.parameters()).device
@@ -67,7 +67,7 @@ class HeldOut:
         return rows, to_pixels(found, self.images, rows)
 
     def _batches(self) -> Iterator[tuple[list[int], list[Sample]]]:
-        """Numbers in the index and samples, images that are skipped left out."""
+        """Numbers in the index and samples, without skipped images."""
         for first in range(0, len(self.images), self.batch):
             numbers = range(first, min(first + self.batch, len(self.images)))
             read = [(int(self.images.rows[i]), self.images[i]) for i in numbers]
@@ -78,7 +78,7 @@ class HeldOut:
 
 @contextmanager
 def loss_mode(model: nn.Module) -> Iterator[None]:
-    """Training mode for a detector, to give losses; normalisation and dropout stay as in evaluation. Modes come back."""
+    """Training mode for a detector's losses; normalisation and dropout stay in evaluation mode. Modes are restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     for module, _ in modes:
@@ -113,11 +113,11 @@ def average_precision(
         index: the annotations.
         rows: numbers of the images in it.
         found: for each of them ``boxes`` (n, 4), x0, y0, x1, y1 in the image's pixels, ``labels`` (n,), ``scores`` (n,).
-        labels: what ``labels`` mean; None: of this index alone.
+        labels: the meaning of ``labels``; None: those of this index alone.
 
-    COCO's protocol (pycocotools' COCOeval), computed by faster-coco-eval. 0 if these images have no objects. Both would
-    count a match with the annotation of id 0 as a miss, so they never see the file's numbers: images are numbered in the
-    order of their ids, which decides between equal scores, and categories and annotations from 1 on.
+    COCO's protocol (pycocotools' COCOeval), computed by faster-coco-eval. 0 if these images have no objects. Both count
+    a match with the annotation of id 0 as a miss, so they get other numbers than the file's: images in the order of
+    their ids, which decides between equal scores, and categories and annotations from 1 on.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
@@ -127,7 +127,7 @@ def average_precision(
     answers = [
         {**answer, "image_id": image_of[answer["image_id"]], "category_id": category_of[answer["category_id"]]}
         for answer in detections(index, rows, found, meaning)
-        if answer["category_id"] in category_of  # of another split alone: nothing to be compared with
+        if answer["category_id"] in category_of  # others are of another split alone: no truth to compare with
     ]
     if not answers:
         return {"test_ap": 0.0, "test_ap50": 0.0}
@@ -160,7 +160,7 @@ def detections(
 ) -> list[dict[str, Any]]:
     """Detections in COCO's results format, by the file's own ids of images and categories; best first in each image.
 
-    A label that no category has, as COCO's 12, is no detection.
+    A label without a category, like COCO's 12, is no detection.
     """
     return [
         {"image_id": int(index.image_id_I[row]), "category_id": labels.category(label), "bbox": box, "score": score}

@@ -54,18 +54,18 @@ def build(
         size: side of the square input in pixels; 0: 160 for the compact one, 320 for torchvision's.
         train: split that is trained on.
         val: split that `evaluate` uses.
-        images: train on the first so many; 0: all.
+        images: number of images to train on, from the first; 0: all.
         augment: crop, mirror and change colours.
         broken: ``"refuse"``, ``"skip"`` or ``"later"``: `CocoImages`.
-        eval_images: evaluate on the first so many; 0: all.
+        eval_images: number of images to evaluate on, from the first; 0: all.
         eval_ap: average precision too, not only the loss.
         cache: folder of the indices of the annotations; ``""``: ``$GCDIST_CACHE``, or ``gcdist`` in the user's cache folder.
         seed: of the model's initial values. The global generators keep their state.
         exif: ``"turn"`` images as they are shown, or ``"ignore"`` their orientation, for boxes of the stored pixels.
 
     Raises:
-        ValueError: an option out of range, a missing package, folder or file, annotations that are not COCO's, or without
-            anything to learn.
+        ValueError: an option out of range, a missing package, folder or file, annotations that are not in COCO's
+            format, or have no target.
     """
     _check_packages()
     if not root:
@@ -103,7 +103,7 @@ def detection_task(
     of dicts of boxes, labels and scores in eval mode, as torchvision's do.
 
     Raises:
-        ValueError: the images have no target, so that nothing would be learned.
+        ValueError: the images have no target to learn.
     """
     why = dataset.why_no_target()
     if why:
@@ -126,7 +126,7 @@ def losses_of(model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
 class Splits:
     """The splits of one folder in COCO's layout, with one set of labels; ``cache`` as in `build`.
 
-    ValueError: a ``~`` that no home folder stands for.
+    ValueError: a ``~`` without a home folder.
     """
 
     def __init__(self, root: str | Path, cache: str | Path = "") -> None:

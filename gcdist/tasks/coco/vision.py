@@ -1,12 +1,11 @@
 """torchvision's detectors, also beside a CPU build of torch.
 
 The wheel of torchvision on the package index has compiled operators that are linked for CUDA. Beside a CPU build of
-torch they cannot be loaded, and then ``import torchvision`` itself ends with "operator torchvision::nms does not
-exist", because it adds to operators that only the compiled part defines: ``nms``, and in newer releases ``qnms``, its
-form for quantized tensors. So these are defined here first, ``nms`` with the `nms` of this package, ``qnms`` by name
-only. That is all that detectors of one stage need (SSD, SSDLite, RetinaNet, FCOS). Those of two stages need
-``roi_align`` as well, whose substitute in Python torchvision compiles with torch.compile: they want a torchvision that
-fits their torch.
+torch they cannot be loaded, and then ``import torchvision`` ends with "operator torchvision::nms does not exist",
+because it extends operators of the compiled part: ``nms``, and in newer releases ``qnms`` for quantized tensors. This
+module defines both first, ``nms`` by the `nms` of this package, ``qnms`` by name only. One-stage detectors (SSD,
+SSDLite, RetinaNet, FCOS) need no more. Two-stage detectors also need ``roi_align``, and torchvision compiles its Python
+substitute with torch.compile, so they need a torchvision that fits their torch.
 """
 
 from __future__ import annotations

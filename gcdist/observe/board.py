@@ -17,10 +17,10 @@ from gcdist.observe.stream import StepRecord
 from gcdist.observe.summary import bytes_text, metric_text
 from gcdist.observe.times import WorkerRound
 
-WINDOW = 50  # steps that rates are taken over
+WINDOW = 50  # steps in the mean of rates
 BAR = 10  # characters
-WHOLE = 0.995  # of the data: from here on a loss is shown as that of all
-ROWS = 24  # workers that are shown; of more, those that count least
+WHOLE = 0.995  # of the data: a loss of at least this share is shown as that of all data
+ROWS = 24  # most workers on the board: those that count least
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -50,11 +50,11 @@ def length_text(seconds: float) -> str:
 
 
 class Board:
-    """Keeps the last steps of a run. Not for several threads at a time.
+    """The last steps of a run. For one thread at a time.
 
     Args:
         steps: of the run; None: not known.
-        virtual: the steps' seconds are those of a virtual clock; the time left is then told by ``clock``.
+        virtual: the steps' seconds are virtual; ``clock`` then gives the time left.
         clock: real seconds.
     """
 
@@ -118,7 +118,7 @@ class Board:
         )
 
     def _pace(self) -> str:
-        """Steps a second and the time that is left; real ones, also where the run's time is virtual."""
+        """Steps a second and the time left, in real seconds, also if the run's clock is virtual."""
         rate, left = self.rate(), self.left()
         text = "" if rate is None else f"  {rate:.3g} steps/s"
         return text + (f"  {length_text(left)} left" if left is not None and left > 0 else "")

@@ -1,7 +1,7 @@
 """Files of a run's folder that stay whole on any disk failure; no symbolic link is followed.
 
-A disk that is full, gone or read-only never ends a run: records wait in memory until it takes them, the oldest are left out
-once they are too many, and one line says so, rarely again (`Trouble`).
+A disk that is full, gone or read-only never ends a run. Records wait in memory for the disk; if there are too many, the
+oldest are left out, and one line, rarely repeated, says so (`Trouble`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-MOST_WAITING = 8 << 20  # bytes of one file's records that wait for the disk
+MOST_WAITING = 8 << 20  # bytes: of one file's waiting records; beyond it, the oldest are left out
 AGAIN_SECONDS = 600.0  # between two lines about the same trouble
-_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe in place of a file must not hold us
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a named pipe in place of a file must not block
 
 
 class LinkError(ValueError):
@@ -96,8 +96,8 @@ class Trouble:
         self.say = say
         self._clock = clock
         self._said_at = float("-inf")
-        self._names: set[str] = set()  # what waits
-        self._left_out: dict[str, int] = {}  # records of each file that will not come
+        self._names: set[str] = set()  # files with waiting records
+        self._left_out: dict[str, int] = {}  # lost records of each file
 
     def failed(self, name: str, error: OSError) -> None:
         """The disk refused a write to ``name``."""
@@ -129,10 +129,10 @@ class GrowingFile:
     """A file that grows by whole records; ``write`` never raises.
 
     Args:
-        path: of the file; what follows its last ``end`` is cut off as it is opened.
-        trouble: is told what the disk does not take.
-        end: how a record ends.
-        most: bytes that wait in memory for the disk.
+        path: of the file; bytes after its last ``end`` are cut off at the opening.
+        trouble: gets the failures of the disk.
+        end: the last bytes of a record.
+        most: bytes that may wait in memory for the disk.
 
     Raises:
         OSError: it cannot be opened now.
@@ -188,7 +188,7 @@ class GrowingFile:
             self._trouble.wrote(self.path.name)
 
     def hold(self) -> None:
-        """Write nothing until `go_on`: the path leads elsewhere."""
+        """Write nothing until `go_on`, because the path leads to another folder."""
         self._held = True
         self.let_go()
 
@@ -197,13 +197,13 @@ class GrowingFile:
         self._held = False
 
     def let_go(self) -> None:
-        """Close the descriptor; the next record opens the path anew."""
+        """Close the descriptor; the next record opens the path again."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
 
     def close(self) -> None:
-        """Write what waits, if the disk takes it, and close; idempotent."""
+        """Write the waiting records, if the disk takes them, and close; idempotent."""
         if not self.closed:
             self.flush()
             self.closed = True

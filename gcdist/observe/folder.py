@@ -1,6 +1,6 @@
-"""The folder of a run: written as the run goes, whole lines only, readable after a kill at any moment.
+"""The folder of a run: written during the run in whole lines, readable after a kill at any moment.
 
-No disk ends a run: see `files`. A folder has one master: see `lock`.
+A failure of the disk does not end a run: see `files`. A folder has one master: see `lock`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gcdist.observe.trace import Trace
 from gcdist.types import Plan
 from gcdist.whole_file import write_whole
 
-PLAN_VERSION = 2  # of a plan in JSON; of files without a version, workers are counted from 0
+PLAN_VERSION = 2  # of a plan in JSON; files without a version count workers from 0
 
 
 def plain(value: Any) -> Any:
@@ -56,9 +56,9 @@ class RunFolder:
     """Writes ``config.toml``, ``plans/ID.json``, ``metrics.jsonl``, ``events.jsonl``, ``trace.json`` and ``summary.json``.
 
     ``evaluations.jsonl`` has a line an evaluation, ``workers.jsonl`` where each worker's time went (`times`). ``trace``
-    takes the rounds for ``trace.json``. A line is flushed as it is written; the other files appear whole or not at all. What
-    is written also goes to ``stream``, for observers. What the disk does not take waits; `on_trouble` is told. A folder that
-    was deleted is made again, one that stands in another's place is taken if it holds no run.
+    takes the rounds for ``trace.json``. A line is flushed as it is written; the other files appear whole or not at all.
+    All records also go to ``stream``, for observers. Records that the disk refuses wait, and `on_trouble` gets a line.
+    A deleted folder is made again; a folder in its place is used if it holds no run.
 
     Args:
         path: of the folder; made if it is not there.
@@ -75,7 +75,7 @@ class RunFolder:
         self.on_trouble: Callable[[str], None] = lambda text: self.event("disk", text)
         self.trouble = Trouble(lambda text: self.on_trouble(text))
         self._config: str | None = None
-        self._waiting: dict[str, str] = {}  # whole files that the disk did not take, newest text
+        self._waiting: dict[str, str] = {}  # newest texts of whole files that the disk refused
         if not resume and (self.path / "metrics.jsonl").exists():
             raise ValueError(f"run folder {self.path} already holds a run; choose another name, or resume it")
         refuse_links(self.path)
@@ -99,7 +99,7 @@ class RunFolder:
         self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
 
     def must_be_ours(self) -> None:
-        """OSError where another folder stands in this one's place."""
+        """OSError if another folder has taken this one's place."""
         if _place(self.path) != self._place:
             raise OSError(errno.ESTALE, "another folder stands in the run folder's place", str(self.path))
 
@@ -156,9 +156,9 @@ class RunFolder:
                     yield line
 
     def rewind(self, step: int) -> None:
-        """Go back to before ``step``: metrics of it and later ones, evaluations after it, and the summary are removed.
+        """Go back to before ``step``: remove its metrics and later ones, evaluations after it, and the summary.
 
-        Lines that cannot be read go too; an event says how many.
+        Unreadable lines are removed, too; an event counts them.
         """
         self._metrics = self._cut(self._metrics, lambda line: int(line["step"]) < step)
         self._times = TimesFile(self._cut(self._times.file, lambda line: "columns" in line or int(line["step"]) < step))
@@ -201,11 +201,11 @@ class RunFolder:
         self._write("summary.json", json.dumps(plain(values), indent=1) + "\n")
 
     def write_last_events(self, lines: Iterable[str]) -> None:
-        """``last-events.jsonl``: what the master's machine was told, and told to do, before the run halted."""
+        """``last-events.jsonl``: the last events and instructions of the master's machine before the run halted."""
         self._write("last-events.jsonl", "".join(f"{line}\n" for line in lines))
 
     def close(self) -> None:
-        """Close the observers and the files, let others have the folder; idempotent."""
+        """Close the observers and the files, and release the folder's lock; idempotent."""
         self.stream.close()
         self._write_waiting()
         self._metrics.close()
@@ -238,7 +238,7 @@ class RunFolder:
                 self.trouble.left_out(oldest)
 
     def _write_waiting(self) -> None:
-        """Write the whole files that wait, as far as the disk takes them."""
+        """Write the waiting whole files, as far as the disk takes them."""
         for name, text in list(self._waiting.items()):
             try:
                 self.must_be_ours()
@@ -251,7 +251,7 @@ class RunFolder:
             self.trouble.wrote(name)
 
     def _look(self) -> None:
-        """Whether the folder is still the one that was opened; else make it again, or take the new one."""
+        """Whether the folder is still the opened one; else make it again, or use the new one."""
         try:
             if _place(self.path) != self._place:
                 self._move_in()
@@ -269,7 +269,7 @@ class RunFolder:
     def _move_in(self) -> None:
         files = [self._metrics, self._events, self._evaluations, self._times.file, self.trace.file]
         for file in files:
-            file.hold()  # nothing goes to what is not our folder
+            file.hold()  # no record goes into another run's folder
         if (self.path / "metrics.jsonl").exists():
             raise LockedError(f"{self.path} is another run's folder now")
         lock = FolderLock(self.path)
@@ -292,7 +292,7 @@ def _place(path: Path) -> tuple[int, int]:
 
 
 def read_lines(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a ``.jsonl`` file; a half line at its end, of a writer that was killed, is ignored."""
+    """The records of a ``.jsonl`` file; a half line at its end, from a killed writer, is ignored."""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):

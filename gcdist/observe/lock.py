@@ -17,9 +17,9 @@ from gcdist.observe.files import open_for_records
 
 NAME = "lock"
 BEAT_SECONDS = 5.0  # between two signs of life in the lease
-LEASE_SECONDS = 20.0  # without one: a holder on another host is dead
+LEASE_SECONDS = 20.0  # without one, a holder on another host counts as dead
 
-_held: set[tuple[int, int]] = set()  # (device, inode): a process's own record locks do not keep itself out
+_held: set[tuple[int, int]] = set()  # (device, inode): record locks do not exclude their own process
 
 
 class LockedError(ValueError):
@@ -29,13 +29,13 @@ class LockedError(ValueError):
 class FolderLock:
     """Holds ``lock`` in a run's folder until it is released, or its process dies.
 
-    The kernel's record lock (fcntl) is bound to the process, not to its children, and NFS knows it too. Where a disk keeps
-    such locks to one host, the lease does it: the file names host and process and changes every few seconds; a holder on
-    another host is waited for through one lease, and counts as dead if nothing changes.
+    The kernel's record lock (fcntl) is bound to the process, not to its children, and NFS knows it too. On disks whose
+    locks cover one host alone, a lease takes over: the file names host and process and changes every few seconds. A new
+    master waits for one lease; a holder on another host counts as dead if the file does not change.
 
     Args:
         folder: the run's.
-        wait: called with a line before a lease is waited for.
+        wait: called with a line before the wait for a lease.
         lease: seconds.
 
     Raises:
@@ -47,7 +47,7 @@ class FolderLock:
         self, folder: Path, wait: Callable[[str], None] = lambda text: None, lease: float = LEASE_SECONDS
     ) -> None:
         self._over = threading.Event()
-        self._using = threading.Lock()  # of the descriptor: a closed one's number may be another file's
+        self._using = threading.Lock()  # guards the descriptor: its number may be reused after a close
         self._process = os.getpid()
         self._beats = 0
         self._handle: int | None = open_for_records(folder / NAME)
@@ -56,7 +56,7 @@ class FolderLock:
         try:
             self._take(folder, wait, lease)
         except BaseException:
-            if self._key not in _held:  # closing a descriptor would give up this process's own lock
+            if self._key not in _held:  # a close would release this process's own lock
                 os.close(self._handle)
             self._handle = None
             raise
@@ -65,8 +65,8 @@ class FolderLock:
         thread.start()
 
     def release(self) -> None:
-        """Let others have the folder; idempotent."""
-        if os.getpid() != self._process:  # a fork: the lock is its parent's
+        """Release the folder; idempotent."""
+        if os.getpid() != self._process:  # in a fork: the lock belongs to the parent
             return
         self._over.set()
         with self._using:

@@ -1,4 +1,4 @@
-"""The workers' log files, in the run's folder at the master, however far away the workers are."""
+"""The workers' log files, in the run's folder at the master, for workers on any host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gcdist.observe.files import add_record, make_folder, open_for_records
 
-BYTES_A_MINUTE = 64 << 10  # kept of one worker
+BYTES_A_MINUTE = 64 << 10  # most bytes of one worker
 WINDOW = 60.0  # seconds
 
 
@@ -41,15 +41,15 @@ class LineBudget:
 
 
 def left_out_text(count: int) -> str:
-    """The line that stands for those that were left out."""
+    """The line in place of those left out."""
     return f"{count} lines were left out here ({BYTES_A_MINUTE >> 10} kB a minute are kept, less without a link)"
 
 
 class WorkerLogs:
     """Writes ``worker-RANK.log`` files into ``folder``; called by any thread.
 
-    A text is stamped with the time at which it came; its further lines are indented. A worker that sends more than its share
-    is cut here too: a peer is not trusted with the master's disk. A full disk costs the lines, not the run.
+    A text has the time of its arrival; its further lines are indented. The master limits a worker's lines here again,
+    because it does not trust a peer with its disk. A full disk loses lines, but does not end the run.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -65,7 +65,7 @@ class WorkerLogs:
         with self._lock:
             if self._closed:
                 return
-            # twice what an honest worker sends: its minutes are not this end's
+            # twice a worker's own limit, because its minutes begin at other times
             budget = self._budgets.setdefault(rank, LineBudget(2 * BYTES_A_MINUTE))
             if budget.admit(self._clock(), len(raw)):
                 if budget.left_out:
@@ -74,7 +74,7 @@ class WorkerLogs:
                 self._write(rank, text)
 
     def close(self) -> None:
-        """Say what was left out last; nothing is written any more. Idempotent."""
+        """Write the last count of lines left out, and no more lines. Idempotent."""
         with self._lock:
             self._closed = True
             for rank, budget in self._budgets.items():

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from gcdist.observe.stream import Observer, StepRecord
 
-HOST = "127.0.0.1"  # whoever wants it elsewhere forwards it: ssh -L
+HOST = "127.0.0.1"  # users on other machines forward the port: ssh -L
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -59,13 +59,13 @@ class Prometheus(Observer):
             self._metrics = dict(metrics)
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=2.0)
 
     def text(self) -> str:
-        """What is served."""
+        """The served text."""
         with self._lock:
             last = self._last
             lines: list[str] = []

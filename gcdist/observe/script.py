@@ -1,4 +1,4 @@
-"""What the user of a script sees of a run on standard error: its folder, plain lines of progress, the summary."""
+"""A run's output for the user of a script, on standard error: its folder, plain lines of progress, the summary."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gcdist.observe.terminal import Progress
 
 
 def say_to_stderr(kind: str, text: str) -> None:
-    """One line on standard error; a closed one costs the line alone."""
+    """One line on standard error; if it is closed, only the line is lost."""
     with suppress(OSError, ValueError, AttributeError):
         print(f"gcdist {kind}: {text}", file=sys.stderr, flush=True)
 
 
 class ScriptProgress(Progress):
-    """Progress in plain lines only: a live picture would take the script's own output over.
+    """Progress in plain lines only, because a live picture would overwrite the script's own output.
 
     Args:
-        console: where to; standard error.
+        console: the output; standard error.
         virtual: the run's seconds are those of a virtual clock.
     """
 
@@ -31,11 +31,11 @@ class ScriptProgress(Progress):
         super().__init__(None, self._where, virtual=virtual)
 
     def begin(self, folder: Path) -> None:
-        """Say where the run is written."""
+        """Print the folder of the run."""
         self.note(f"run folder: {folder}")
 
     def end(self, summary: Summary) -> None:
-        """Show the summary, below all that waits."""
+        """Show the summary, after all waiting lines."""
         self.close()
         with suppress(OSError, ValueError):
             print_summary(summary, self._where)

@@ -1,8 +1,8 @@
 """The event stream of a run, and its readers.
 
-The run's folder is written first, by the training thread: what is in it survives a kill. All other readers are `Observer`s.
-They are called by a thread of their own, one after the other, so that none of them can hold up a step: what they do not take
-in time is left out, and counted.
+The training thread writes the run's folder first, so that the folder survives a kill. All other readers are
+`Observer`s. A separate thread calls them one after the other, so that none of them delays a step: events that they do
+not take in time are left out and counted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from types import TracebackType
 
 from gcdist.observe.times import WorkerRound
 
-WAITING = 10_000  # things that wait for slow observers; of more, the oldest are left out
-FAREWELL = 5.0  # seconds that observers get at the end of a run
+WAITING = 10_000  # events that wait for slow observers; beyond it, the oldest are left out
+FAREWELL = 5.0  # seconds for observers at the end of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,22 @@ class StepRecord:
     why: str  # complete, deadline, count
     noise_planned: float | None
     noise_observed: float | None
-    bytes_down_float32: int = 0  # with float32 parameters; 0: not known (a run of an older version)
-    loss_share: float = 1.0  # of the samples, those in partitions that the loss is of
-    metrics: Mapping[str, float] = field(default_factory=dict)  # that the loss function gave
+    bytes_down_float32: int = 0  # the same with float32 parameters; 0: not known (a run of an older version)
+    loss_share: float = 1.0  # share of the samples in the partitions of the loss
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the loss function
     rounds: tuple[WorkerRound, ...] = ()  # that ended since the last step had ended
 
     @property
     def live(self) -> int:
-        """Workers that were there."""
+        """The number of workers present."""
         return self.workers - len(self.away)
 
 
 class Observer:
     """A reader of a run's events; a subclass overrides the methods for the events that it needs.
 
-    Methods are called in order, never two at a time, by another thread than the training's. One that raises is called no
-    more, and the run's log says so.
+    Another thread than the training's calls the methods in order, never two at a time. An observer that raises gets no
+    further calls, and the run's log says so.
     """
 
     def step(self, record: StepRecord) -> None:
@@ -68,9 +68,9 @@ class Observer:
 
 
 class EventStream:
-    """Hands what is published to observers, by a thread that is there while there are any.
+    """Hands published events to observers, by a thread that lives while there are observers.
 
-    ``failed(name, text)`` is told of an observer that raised, and of things that were left out.
+    ``failed(name, text)`` gets each observer that raised, and counts of events left out.
     """
 
     def __init__(self, failed: Callable[[str, str], None]) -> None:
@@ -84,7 +84,7 @@ class EventStream:
         self.left_out = 0
 
     def add(self, observer: Observer) -> None:
-        """It is told what is published from now on."""
+        """Add an observer of the events published from now on."""
         with self._word:
             self._observers.append(observer)
             if self._thread is None:
@@ -92,7 +92,7 @@ class EventStream:
                 self._thread.start()
 
     def remove(self, observer: Observer) -> None:
-        """It is told what was published so far, and no more; it is not closed."""
+        """Remove an observer: it gets the events published so far, and is not closed."""
         self.drain(FAREWELL)
         with self._word:
             if observer in self._observers:
@@ -100,7 +100,7 @@ class EventStream:
 
     @property
     def heard(self) -> bool:
-        """Whether anybody listens."""
+        """Whether there are observers."""
         return bool(self._observers)
 
     def step(self, record: StepRecord) -> None:
@@ -116,12 +116,12 @@ class EventStream:
         self._publish(lambda observer: observer.evaluation(step, seconds, dict(metrics)))
 
     def drain(self, timeout: float) -> bool:
-        """Wait until everything published has been taken; whether it has."""
+        """Wait until observers have taken all published events; whether they have."""
         with self._word:
             return self._word.wait_for(lambda: not self._queue and not self._busy, timeout)
 
     def close(self) -> None:
-        """Hand out what is left, for some seconds at most, and close the observers; idempotent."""
+        """Hand out the remaining events, for some seconds at most, and close the observers; idempotent."""
         with self._word:
             if self._over:
                 return

@@ -12,11 +12,11 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-MANY = 40  # workers; of more, only those furthest off are shown
-RARE = 0.1  # of the steps: a partition that was counted in less is shown in red
+MANY = 40  # workers in the table; beyond it, only those with the largest deviation
+RARE = 0.1  # of the steps: a partition counted in fewer is shown in red
 INJECTED = "injected delays"
 PLAIN_WIDTH = 120  # characters of a summary as text
-SUSPECT = 4.0  # sigmas: an arrival rate further off than this was promised wrongly
+SUSPECT = 4.0  # sigmas: an arrival rate with a larger deviation disproves the planned one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class WorkerArrivals:
 
 @dataclass(frozen=True, slots=True)
 class PartitionCount:
-    """A partition that some step did not count; numbers of partitions are from 0, as in ``data.holds``."""
+    """A partition missing in some step; numbers of partitions begin at 0, as in ``data.holds``."""
 
     partition: int
     samples: float  # its share of them
     counted: int  # steps
-    ago: int | None  # steps since it was counted last, at the end of the run; None: it never was
+    ago: int | None  # steps from its last count to the end of the run; None: never counted
     longest: int  # steps in a row without it
 
 
@@ -55,7 +55,7 @@ class Summary:
     steps: int
     metrics: Mapping[str, float]  # of the task's own evaluation
     wall_seconds: float
-    waiting_seconds: float | None  # what waiting for all would have taken; None: nothing to tell it from
+    waiting_seconds: float | None  # estimated for a wait for all; None: no data for an estimate
     waiting_check: tuple[float, float] | None  # real `sync` steps: measured, and as estimated for the same steps
     arrivals: Sequence[WorkerArrivals]
     bytes_up: int
@@ -65,13 +65,13 @@ class Summary:
     folder: Path
     evaluation_seconds: float = 0.0  # apart from the wall clock, as the next one
     checkpoint_seconds: float = 0.0
-    notes: Sequence[str] = ()  # lines that somebody should know
+    notes: Sequence[str] = ()  # lines for the user's attention
     samples_counted: float = 1.0  # share of the samples that a step counted, mean over the steps
     steps_without_gradient: int = 0
-    partitions_missed: int = 0  # partitions that some step did not count
-    partitions: Sequence[PartitionCount] = ()  # those of them that were counted least
-    waiting_by: str = INJECTED  # that ``waiting_seconds`` is estimated by; or "measured times"
-    waiting_at_least: bool = False  # some worker took longer than was ever waited for: it is a lower bound
+    partitions_missed: int = 0  # partitions missing in some step
+    partitions: Sequence[PartitionCount] = ()  # those with the fewest counts
+    waiting_by: str = INJECTED  # source of ``waiting_seconds``; or "measured times"
+    waiting_at_least: bool = False  # a lower bound, because some worker took longer than every wait
     virtual: bool = False  # the clock is that of `gcdist simulate`
 
     def as_dict(self) -> dict[str, Any]:

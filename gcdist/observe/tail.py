@@ -1,4 +1,4 @@
-"""Follows the folder of a run that somebody else writes, also over a shared disk: new whole lines, again and again."""
+"""Follows the folder of another process's run, also over a shared disk: new whole lines at each call."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gcdist.observe.times import WorkerRound, read_rounds
 
 
 class LineTail:
-    """New lines of one ``.jsonl`` file, each time it is asked. A file that was cut or replaced is read anew."""
+    """New lines of one ``.jsonl`` file at each call. A cut or replaced file is read from its beginning."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._at = 0
         self._inode: int | None = None
-        self.again = False  # the last call read from the beginning, not for the first time
+        self.again = False  # the last call read again from the beginning
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Whole lines that came since the last call; damaged ones are left out."""
+        """Whole lines since the last call, without damaged ones."""
         self.again = False
         try:
             with self._path.open("rb") as file:
@@ -55,11 +55,11 @@ class FolderTail:
         self._columns: list[dict[str, Any]] = []
         self._timed: dict[int, tuple[WorkerRound, ...]] = {}
         self.workers = workers
-        self.rewound = False  # the run has gone back to a checkpoint: what was read before does not hold
+        self.rewound = False  # the run went back to a checkpoint, so that earlier lines are invalid
 
     def steps(self) -> list[StepRecord]:
         """Steps that have ended since the last call."""
-        metrics = list(self._metrics.lines())  # first: a step's rounds are written before it
+        metrics = list(self._metrics.lines())  # read first, because a step's rounds are written before it
         for line in self._rounds.lines():
             self._time(line)
         self.rewound = self._metrics.again
@@ -91,7 +91,7 @@ class FolderTail:
             try:
                 self._timed[line["step"]] = tuple(read_rounds([*self._columns, line]))
             except (ValueError, TypeError, IndexError):
-                return  # another version's: the rest is shown without
+                return  # another version's file: the rest is shown without it
             while len(self._timed) > 1000:
                 del self._timed[next(iter(self._timed))]
 

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a live picture on a tty, else a plain line every some steps; training never waits for it."""
+"""Progress on the terminal: a live picture on a tty, else a plain line after some steps; training never waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gcdist.observe.board import Board
 from gcdist.observe.stream import Observer, StepRecord
 
 _REFRESH = 0.1  # seconds between two pictures, at least
-_LINES = 1000  # lines that wait for a terminal that does not take them; older ones are dropped
+_LINES = 1000  # most lines that wait for a slow terminal; beyond it, the oldest are dropped
 _ROOM = 8  # lines of a terminal that are not workers'
 
 
@@ -41,7 +41,7 @@ class Progress(Observer):
         self._given = every is not None
         self._every = every or max(1, (steps or 200) // 20)
         self._board = Board(steps, virtual, clock)
-        self._fresh = False  # a step that is not shown yet
+        self._fresh = False  # a step waits for display
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._word = threading.Condition()
         self._closing = threading.Event()
@@ -72,7 +72,7 @@ class Progress(Observer):
                 self._every = max(1, steps // 20)
 
     def note(self, text: str) -> None:
-        """Show a line that stays: a worker lost, a new plan; after the close it is written at once."""
+        """Show a permanent line: a worker lost, a new plan; after the close it is written at once."""
         with self._word:
             if not self._closed:
                 self._lines.append(text)
@@ -82,13 +82,13 @@ class Progress(Observer):
             self._print(text)
 
     def close(self) -> None:
-        """Show what is left, for two seconds at most; idempotent."""
+        """Show the waiting lines, for two seconds at most; idempotent."""
         self._closing.set()
         with self._word:
             self._word.notify()
         self._writer.join(timeout=2.0)
         with self._word:
-            self._closed = not self._writer.is_alive()  # one that is stuck may hold the terminal
+            self._closed = not self._writer.is_alive()  # a stuck writer may hold the terminal
 
     def __enter__(self) -> Progress:
         return self

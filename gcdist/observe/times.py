@@ -1,8 +1,8 @@
 """Each worker's seconds: ``workers.jsonl`` in the run's folder, a line a step with the rounds that ended in it.
 
-A round of a worker begins when the master sends it and ends when the worker is free again. Of its ``seconds`` the worker had
-the round for ``held``: computing, waiting for data, encoding, an injected delay. The rest is the link, both ways. The file
-grows slower the longer it is: a step in ten beyond `THIN_BYTES`, one in a hundred beyond twice as much.
+A round of a worker begins when the master sends it and ends when the worker is free again. ``held`` is the part of its
+``seconds`` at the worker: computing, waiting for data, encoding, an injected delay. The rest is the link, both ways. A
+long file has fewer steps: one in ten beyond `THIN_BYTES`, one in a hundred beyond twice as much.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WorkerRound:
     """
 
     worker: int  # 1..n
-    step: int  # that the round was for
+    step: int  # of the round
     end: End
     sent: float  # since the run's start
     seconds: float
@@ -39,18 +39,18 @@ class WorkerRound:
     load: int  # partitions
     up: int
     down: int
-    done: int | None = None  # partitions in its messages, fewer than ``load`` if the row was cut; None: an older file
+    done: int | None = None  # partitions in its messages, below ``load`` for a cut row; None: an older file
     ends: tuple[tuple[int, float], ...] = ()  # (partition, seconds from the receipt until it was done), not in the file
     row: float = 0.0  # seconds from the receipt until its row was complete or cut, not in the file
 
     @property
     def whole(self) -> bool:
-        """Whether a gradient of all its partitions came: its seconds are those of the whole row."""
+        """Whether a gradient of all its partitions arrived, so that its seconds are those of the whole row."""
         return self.end in ("counted", "late") and (self.done is None or self.done >= self.load)
 
     @property
     def share(self) -> float:
-        """Share of its partitions that came, 0 to 1."""
+        """The arrived share of its partitions, 0 to 1."""
         if self.end not in ("counted", "late"):
             return 0.0
         return 1.0 if self.done is None or not self.load else min(1.0, self.done / self.load)
@@ -62,7 +62,7 @@ class WorkerRound:
 
 
 COLUMNS = tuple(field.name for field in fields(WorkerRound) if field.name not in ("ends", "row"))
-ADDED = {"done"}  # columns that older files of this version lack
+ADDED = {"done"}  # columns missing in older files of this version
 _values = attrgetter(*COLUMNS)
 
 
@@ -77,7 +77,7 @@ class TimesFile:
         size = self.file.size
         if step % 10 ** min(6, size // THIN_BYTES):
             return
-        header = b"" if size else _line({"version": VERSION, "columns": COLUMNS})  # also where the file was deleted
+        header = b"" if size else _line({"version": VERSION, "columns": COLUMNS})  # also after a deletion of the file
         rows = [[round(value, 6) if type(value) is float else value for value in _values(each)] for each in rounds]
         self.file.write(header + _line({"step": step, "rounds": rows}))
 
@@ -87,7 +87,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 def read_rounds(lines: Iterable[dict[str, Any]]) -> Iterator[WorkerRound]:
-    """The rounds in the lines of a ``workers.jsonl``. Columns that this version does not know are left out.
+    """The rounds in the lines of a ``workers.jsonl``. Columns unknown to this version are left out.
 
     Raises:
         ValueError: a column is missing, or a line has no rounds.

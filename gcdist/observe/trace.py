@@ -16,7 +16,7 @@ from pathlib import Path
 from gcdist.observe.files import GrowingFile, Trouble
 from gcdist.observe.times import WorkerRound
 
-MOST_BYTES = 64 << 20  # of the file: viewers open no more with ease
+MOST_BYTES = 64 << 20  # of the file: viewers are slow with larger ones
 LEAST_WAIT = 1e-5  # seconds: shorter waits are not shown
 ROUNDS = 100_000  # added to a worker's number: the track of its rounds
 MOST_PARTS = 32  # partitions of a round that have a slice each; of more, one slice tells the number
@@ -24,7 +24,7 @@ _SEPARATOR = b",\n"
 
 
 class Trace:
-    """Adds what happened in each step, until the file has ``most`` bytes; then a last mark says where it ends.
+    """Adds the events of each step, until the file has ``most`` bytes; a last mark shows its end.
 
     The file is a JSON array that `close` ends; the viewers also take it without its end, as a kill leaves it. An existing
     file is continued.
@@ -35,7 +35,7 @@ class Trace:
         self._free: dict[int, float] = {}  # by worker: since when it waits
         self._most = most
         trouble = trouble or Trouble(lambda text: None)
-        self.file = GrowingFile(Path(path), trouble, _SEPARATOR)  # without the end that close() wrote, or a half event
+        self.file = GrowingFile(Path(path), trouble, _SEPARATOR)  # cuts off the end of close(), or a half event
 
     def step(
         self,
@@ -92,10 +92,10 @@ class Trace:
         self._write("".join(f"{event},\n" for event in events).encode())
 
     def _write(self, events: bytes) -> None:
-        self.file.write(events if self.file.size else b"[\n" + events)  # also where the file was deleted meanwhile
+        self.file.write(events if self.file.size else b"[\n" + events)  # also after a deletion of the file
 
 
-# written by hand: json.dumps takes three times as long, and no name here needs an escape
+# formatted here, because json.dumps takes three times as long, and no name needs an escape
 
 
 def _round(each: WorkerRound) -> list[str]:

@@ -18,7 +18,7 @@ from gcdist.report.verdict import Verdict, rate_text, seconds_text
 from gcdist.report.whatif import WhatIf
 
 EVENTS = 400  # most events on a page: the first 200 and the last 200
-HIDDEN = ("name", "out")  # settings that say where a run is, not what
+HIDDEN = ("name", "out")  # settings of a run's place, not of its content
 
 
 def run_content(run: Run, verdict: Verdict, whatif: list[WhatIf]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def bits(run: Run) -> list[int | None]:
 
 
 def events(run: Run) -> list[list[str]]:
-    """(step, time, kind, text) of the events, of many the first and the last."""
+    """(step, time, kind, text) of the events; of more than `EVENTS`, the first and the last."""
     told = run.events
     if len(told) > EVENTS:
         left = len(told) - EVENTS
@@ -111,7 +111,7 @@ def settings(run: Run) -> dict[str, tuple[str, str]]:
     try:
         mine = setting_lines(Config(**run.config))
     except (ConfigError, TypeError, ValueError):
-        # of another version, or damaged: what can be compared is
+        # of another version, or damaged: only the readable settings are compared
         mine = dict(_flat(run.config))
     default = setting_lines(Config())
     changed = {
@@ -133,7 +133,7 @@ def _flat(values: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
 
 
 def figures(run: Run) -> list[tuple[str, str]]:
-    """The figures beside which runs are compared: (name, text)."""
+    """The figures for a comparison of runs: (name, text)."""
     series = run.series
     seconds = float(np.nan_to_num(series["seconds"][-1])) if run.steps else 0.0
     loss = series["loss"][np.isfinite(series["loss"])]

@@ -12,7 +12,7 @@ from gcdist.observe import WorkerRound
 from gcdist.report.reading import Run, absences, losses
 from gcdist.types import F64, Mask
 
-WARM = 5  # first steps, in which nothing is warm yet; at most a fifth of the run
+WARM = 5  # first steps, left out as warm-up; at most a fifth of the run
 PARTS = ("computing", "data", "other", "link", "idle", "away")  # of a worker's time
 
 
@@ -20,18 +20,18 @@ PARTS = ("computing", "data", "other", "link", "idle", "away")  # of a worker's 
 class WorkerFigures:
     """One worker. Times are medians over its rounds, in seconds; NaN: not known.
 
-    A round that was dropped unfinished counts as longer than it was (Kaplan-Meier). Rounds that were only timed, which are
-    shorter on the link, are left out.
+    A dropped round counts as censored at its length (Kaplan-Meier). Rounds that were only timed are left out, because
+    they are shorter on the link.
     """
 
     worker: int  # 1..n
-    present: int  # steps that opened with the worker there
-    asked: int  # of them, the plan asked it for a gradient; in the others it was only timed
-    counted: int  # of these, its message was counted
-    planned: float  # arrival rate that was promised; NaN: nothing was
+    present: int  # steps that opened with the worker present
+    asked: int  # of them, steps whose plan asked it for a gradient; the others only timed it
+    counted: int  # of these, steps that counted its message
+    planned: float  # planned arrival rate; NaN: none
     sigmas: float  # (observed - planned) over its standard deviation
     seconds: float  # of a round
-    least: bool  # hardly a round was finished: it takes longer than that
+    least: bool  # ``seconds`` is a lower bound, because it finished few rounds
     slowest: float  # 95% quantile of them
     held: float  # at the worker
     link: float  # both ways
@@ -41,12 +41,12 @@ class WorkerFigures:
     link_bytes: float  # of a round, both ways
     bits_a_second: float  # on the link, over all of its rounds
     parts: dict[str, float]  # share of the run's time, by `PARTS`; empty: not known
-    dropped: int  # rounds that were not finished
+    dropped: int  # unfinished rounds
     cost: float  # seconds a step that the master waited for it
     spells: int  # absences that ended
     lost: int  # times that its link was lost
     away: float  # share of the steps
-    gone: int | None  # step since which it is away, at the end of the run
+    gone: int | None  # first step of its absence at the end of the run
     why: str  # of the last loss
 
     @property
@@ -125,7 +125,7 @@ def _figures(
 
 
 def _parts(run: Run, rounds: list[WorkerRound], away_T: Mask) -> dict[str, float]:
-    """Shares of the run's wall clock. Steps without the worker are away; what no round covers is idle."""
+    """Shares of the run's wall clock. Steps without the worker are away; time without a round is idle."""
     length_T = np.diff(np.concatenate([[0.0], np.nan_to_num(run.series["seconds"])]))
     total = float(length_T.sum())
     if total <= 0:
@@ -146,7 +146,7 @@ def _parts(run: Run, rounds: list[WorkerRound], away_T: Mask) -> dict[str, float
 
 
 def arrival_seconds(run: Run) -> F64:
-    """Seconds (T, N) from a step's opening to each counted message; NaN where none was counted, or nothing is known."""
+    """Seconds (T, N) from a step's opening to each counted message; NaN without a counted message, or without data."""
     place = {int(step): t for t, step in enumerate(run.step_T)}
     opened_T = run.opened_T
     found_TN = np.full(run.arrived_TN.shape, np.nan)
@@ -158,7 +158,7 @@ def arrival_seconds(run: Run) -> F64:
 
 
 def asked(run: Run) -> Mask:
-    """Whether the step's plan asked the worker for a gradient, (T, N); True where the plan is not there to see."""
+    """Whether the step's plan asked the worker for a gradient, (T, N); True without a file of the plan."""
     asked_TN = np.ones(run.arrived_TN.shape, bool)
     for number, plan in run.plans.items():
         for row in plan["rows"]:
@@ -169,7 +169,7 @@ def asked(run: Run) -> Mask:
 
 
 def typical(done: list[float], dropped: list[float]) -> tuple[float, bool]:
-    """The median of times of which some are only known to be longer (Kaplan-Meier); True: it is longer than that.
+    """The Kaplan-Meier median of times, some of them right-censored; True: the median is longer than this value.
 
     >>> typical([1.0, 2.0, 3.0], []), typical([3.0], [1.0, 1.0, 1.0]), typical([1.0], [2.0, 2.0])
     ((2.0, False), (3.0, False), (2.0, True))
@@ -177,7 +177,7 @@ def typical(done: list[float], dropped: list[float]) -> tuple[float, bool]:
     survival, left = 1.0, len(done) + len(dropped)
     if not left:
         return math.nan, False
-    # a time that is known comes before an equal one that is not
+    # an observed time comes before an equal censored one
     for seconds, known in sorted([(value, 0) for value in done] + [(value, 1) for value in dropped]):
         if known == 0:
             survival *= 1 - 1 / left
@@ -188,10 +188,10 @@ def typical(done: list[float], dropped: list[float]) -> tuple[float, bool]:
 
 
 def waiting_for(run: Run, arrivals_TN: F64, asked_TN: Mask, warm: int) -> F64:
-    """Seconds a step, (N,), that the master waited for each worker when half of the others were in.
+    """Seconds a step, (N,), that the master waited for each worker after half of the others had arrived.
 
-    From the last counted message to the close it waited for those who missed the step, in equal parts; before that, between
-    two messages of the later half, for the one that came next.
+    The time between two messages of the later half belongs to the worker of the second message. The time from the last
+    counted message to the close belongs in equal parts to the workers that missed the step.
     """
     cost_N = np.zeros(run.workers)
     if run.steps <= warm:

@@ -18,7 +18,7 @@ from gcdist.config import ConfigError
 from gcdist.observe import PLAN_VERSION, WorkerRound, read_rounds
 from gcdist.types import F64, I64, Mask
 
-FRESH = 60.0  # seconds since the last line: a run without an end that wrote one later is running
+FRESH = 60.0  # seconds: a run without an end is running if its last line is younger
 _WHYS = ("complete", "deadline", "count", "stop")
 _JOINED = re.compile(r"worker (\d+) joined$")
 _GONE = re.compile(r"worker (\d+) (?:lost: (.*)|is (leaving)|closed: (.*))$", re.DOTALL)
@@ -35,13 +35,13 @@ class Run:
     path: Path
     config: dict[str, Any]
     step_T: I64
-    series: dict[str, F64]  # (T,) each, NaN where nothing is known
+    series: dict[str, F64]  # (T,) each, NaN without data
     why_T: list[str]
     plan_T: I64
     arrived_TN: Mask
-    away_TN: Mask  # not there when the step was opened
+    away_TN: Mask  # absent at the opening of the step
     rounds: list[WorkerRound]
-    split: bool  # the rounds tell the link from the work at the worker
+    split: bool  # the rounds separate the link from the work at the worker
     events: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     plans: dict[int, dict[str, Any]]
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def wanted(self) -> int | None:
-        """Steps that the settings ask for."""
+        """Steps in the settings."""
         steps = self.config.get("steps")
         return steps if isinstance(steps, int) else None
 
@@ -165,7 +165,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def losses(run: Run) -> dict[int, list[tuple[int, str]]]:
-    """By worker: after which step it was lost or left, and the reason."""
+    """By worker: the step after which it was lost or left, and the reason."""
     found: dict[int, list[tuple[int, str]]] = {}
     for event in run.events:
         gone = _GONE.match(str(event.get("text", "")))
@@ -192,7 +192,7 @@ def _whole(path: Path, parse: Callable[[str], Any], problems: list[str], needed:
 
 
 def _lines(path: Path, problems: list[str], needed: bool = True) -> list[dict[str, Any]]:
-    """The whole lines of a file; those that are damaged are counted and left out."""
+    """The whole lines of a file; damaged ones are counted and left out."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
@@ -203,7 +203,7 @@ def _lines(path: Path, problems: list[str], needed: bool = True) -> list[dict[st
         problems.append(f"{path.name} cannot be read: {error.strerror}")
         return []
     good, bad = [], 0
-    for line in raw.split(b"\n")[:-1]:  # what is behind the last newline is still being written
+    for line in raw.split(b"\n")[:-1]:  # the text after the last newline is not complete yet
         try:
             value = json.loads(line)
         except ValueError:
@@ -229,7 +229,7 @@ def _plan_rows(plan: dict[str, Any], problems: list[str]) -> list[dict[str, Any]
 
 
 def _in_order(metrics: list[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
-    """Steps in rising order; of a step that stands twice, the last line."""
+    """Steps in rising order; of a repeated step, the last line."""
     by_step = {line["step"]: line for line in metrics}
     if len(by_step) < len(metrics):
         problems.append(f"metrics.jsonl: {len(metrics) - len(by_step)} steps stand there twice; the last line counts")
@@ -247,7 +247,7 @@ def _rounds(path: Path, problems: list[str]) -> list[WorkerRound]:
 
 
 def _from_trace(path: Path, problems: list[str]) -> list[WorkerRound]:
-    """What an older run's trace tells of its rounds: when messages came."""
+    """The rounds in an older run's trace: only arrival times of messages."""
     found: list[WorkerRound] = []
     step = -1
     try:
@@ -273,7 +273,7 @@ def _from_trace(path: Path, problems: list[str]) -> list[WorkerRound]:
 def _count(
     config: dict[str, Any], metrics: list[dict[str, Any]], plans: dict[int, dict[str, Any]], rounds: list[WorkerRound]
 ) -> int:
-    """How many workers the run has."""
+    """The number of workers of the run."""
     cluster = config.get("cluster")
     stated = cluster.get("workers") if isinstance(cluster, dict) else None
     seen = [rank for line in metrics for rank in _whole_numbers(line.get("arrived"))]
@@ -297,7 +297,7 @@ def _ranks(metrics: list[dict[str, Any]], key: str, workers: int) -> Mask:
 
 
 def _away(events: list[dict[str, Any]], step_T: I64, workers: int) -> Mask:
-    """From the lines that say who joined and who was lost."""
+    """The absences, from the lines on joined and lost workers."""
     away_TN = np.zeros((len(step_T), workers), bool)
     for event in events:
         text, step = str(event.get("text", "")), event.get("step")
@@ -313,7 +313,7 @@ def _float(value: Any) -> float:
 
 
 def absences(away_T: Mask) -> Iterator[tuple[int, int]]:
-    """Spells of True as (first, behind the last).
+    """Spells of True as (first, one after the last).
 
     >>> list(absences(np.array([True, False, True, True])))
     [(0, 1), (2, 4)]

@@ -1,11 +1,10 @@
 """What if: the recorded times of a run's workers, replayed in the simulator with other deadlines, codes and bits.
 
-Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run. Time at
-the worker goes with its partitions as far as it was computing; time on the link goes with the bytes, of which those up go
-with the bits. A round that was dropped or cut unfinished takes as long as a finished one of that worker that was longer,
-or, where there is none, longer by an exponential time (its maximum likelihood under the cut). Lost workers are lost at
-the same step and for as long. Gradients are made up: vectors whose differences between partitions are those that the
-run's noise tells.
+Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run.
+Computing time is proportional to the worker's partitions; time on the link is proportional to the bytes, and bytes up
+to the bits. A dropped or cut round takes as long as a longer finished round of that worker, or, without one, its own
+time plus an exponential time (maximum likelihood under the cut). Lost workers are lost at the same step and for the
+same time. Gradients are synthetic vectors; their differences between partitions follow from the run's noise.
 """
 
 from __future__ import annotations
@@ -38,16 +37,16 @@ from gcdist.tasks import Task
 from gcdist.types import F64, U8
 
 STEPS = 200  # most steps of a replay; a longer run is thinned
-COORDINATES = 4096  # most coordinates of the made-up gradients
+COORDINATES = 4096  # most coordinates of the synthetic gradients
 LEAST = 20  # fewest steps of a run that can be replayed
-ENOUGH = 3  # a dropped round gets a time drawn from longer ones if there are at least 3 of them
+ENOUGH = 3  # least number of longer rounds from which the time of a dropped round is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of a replay. Times in seconds."""
 
-    seconds: float  # of as many steps as the run has
+    seconds: float  # for the run's number of steps
     step_seconds: float  # mean
     counted: float  # mean messages counted a step
     noise: float  # median of the planned noise
@@ -58,10 +57,10 @@ class Recorded:
     """The recorded times at the worker as a delay model (`types.DelayModel`), and those on the link.
 
     Args:
-        run: with rounds that tell the link from the work.
+        run: with rounds that separate the link from the work.
         steps: of the replay.
         bits: of the replay over those of the run.
-        seed: of what is drawn for rounds that were dropped.
+        seed: of the times drawn for dropped rounds.
     """
 
     def __init__(self, run: Run, steps: int, bits: float, seed: int = 0) -> None:
@@ -86,7 +85,7 @@ class Recorded:
                 size = each.down + each.up
                 link = (each.link or 0.0) * ((each.down + bits * each.up) / size if size else 1.0)
                 rows.append((part, 0.0 if floor else rest, seconds if floor else 0.0, link))
-            # a round that was dropped has only its credit to send
+            # the worker of a dropped round sends only its credit
             credits = [each.link for each in mine if each.end == "stale" and each.link is not None]
             self.credit_N.append(float(np.median(credits)) if credits else 0.0)
             self._at.append(np.array([(each.step - first) / length for each in rounds]))
@@ -111,7 +110,7 @@ class Recorded:
         return self._terms[worker][max(0, k) : max(0, k) + 1]
 
     def survival(self, worker: int, load: F64, t: float) -> F64:
-        """Share of the recorded rounds that would be longer."""
+        """The share of longer rounds among the recorded ones."""
         terms = self._terms[worker]
         if not len(terms):
             return np.zeros(len(load))
@@ -123,7 +122,7 @@ def _held(terms: F64, load: float) -> F64:
 
 
 class _Links(Network):
-    """Links that take a worker's message as long as its recorded round was on the link, and a credit as those alone took."""
+    """Links with the recorded times: of a worker's round for its message, of recorded credits for a credit."""
 
     def __init__(self, setup: Setup, clock: Clock, recorded: Recorded) -> None:
         super().__init__(setup, clock)
@@ -136,7 +135,7 @@ class _Links(Network):
 
     def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
         if not up:
-            return 0.0  # the link's time is taken on the way up, both ways together
+            return 0.0  # the way up takes the link's time of both ways
         has_body = nbytes > SMALL
         return self._recorded.link(slot, self._steps.get(slot, 0)) if has_body else self._recorded.credit_N[slot]
 
@@ -152,7 +151,7 @@ def _world(setup: Setup, recorded: Recorded) -> tuple[MasterDriver, Network]:
 
 
 def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[list[WorkerRound], list[float]]:
-    """The rounds with a gradient, in order, and their seconds at the worker, guessed for those that were dropped."""
+    """The rounds with a gradient, in order, and their seconds at the worker, estimated for dropped ones."""
     most = max((each.up for each in mine), default=0)
     done = [each for each in mine if each.whole and each.up >= most / 4]
     if not done:
@@ -174,7 +173,7 @@ def _finished(mine: Sequence[WorkerRound], rng: np.random.Generator) -> tuple[li
             kept.append(replace(other, step=each.step))
             held.append(other.held or 0.0)
         else:
-            kept.append(replace(each, compute=each.held))  # what was dropped goes with the load
+            kept.append(replace(each, compute=each.held))  # a dropped round's time is proportional to the load
             held.append((each.held or 0.0) + float(rng.exponential(excess or each.seconds)))
     return kept, held
 
@@ -220,9 +219,7 @@ def made_up_task(run: Run, partitions: int) -> Task:
     load = float(np.mean([each.load for each in run.rounds if each.load] or [1]))
     spread = math.sqrt(max(0.0, times - 1.0) * load)
     of_rows = [plan["spread"] for plan in run.plans.values() if isinstance(plan.get("spread"), float)]
-    if (
-        of_rows
-    ):  # S^2/|g|^2 as cut rows tell it: a partition's term is a k-th, and what is measured of |g|^2 holds its noise
+    if of_rows:  # S^2/|g|^2 from cut rows: a partition's term is a k-th, and the measured |g|^2 includes its noise
         ratio = float(np.median(of_rows))
         spread = partitions * math.sqrt(ratio / max(0.05, 1.0 - partitions * ratio))
     return Task(_Weights(d), _Vectors(4 * partitions, spread, d), _loss, batch_size=1)
@@ -281,7 +278,7 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
     keys = {change.partition("=")[0].strip() for change in changes}
     code = dict(values.get("code", {}))
     if "code.scheme" in keys and not any(key.startswith("code.options") for key in keys):
-        code.pop("options", None)  # they are those of the run's own scheme
+        code.pop("options", None)  # options of the run's own scheme do not fit another one
     code.setdefault("partitions", 2 * run.workers)
     cluster = {key: values.get("cluster", {}).get(key) for key in ("min_workers", "silent_after", "lost_after", "beat")}
     quantizer = {key: value for key, value in values.get("quantizer", {}).items() if key != "downlink"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from gcdist.types import F64, Mask
 
-POINTS = 600  # of a line: about as many as a wide screen tells apart
+POINTS = 600  # of a line: about the resolution of a wide screen
 CELLS = 300  # of a heat map's row
 AWAY, TIMED = "-", "."
 
@@ -44,7 +44,7 @@ def shortened(values: F64, digits: int = 4) -> list[float | int | None]:
 
 
 def means(values_T: F64, cut: list[slice]) -> F64:
-    """The mean of what is known in each bin; NaN if nothing is."""
+    """The mean of the known values in each bin; NaN without one."""
     return _each(values_T, cut, np.nanmean)
 
 
@@ -60,14 +60,14 @@ def highs(values_T: F64, cut: list[slice]) -> F64:
 
 def _each(values_T: F64, cut: list[slice], of: Callable[[F64], Any]) -> F64:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # bins in which nothing is known
+        warnings.simplefilter("ignore", RuntimeWarning)  # bins without known values
         return np.array([of(values_T[each]) for each in cut], np.float64)
 
 
 def heat_row(counted_T: Mask, away_T: Mask, asked_T: Mask, cut: list[slice]) -> str:
     """A worker's row of the heat map, a character a bin: 0 to 9, the share that counted of the steps that asked it.
 
-    ``-`` if it was away all the time, ``.`` if it was there and no plan asked it for a gradient.
+    ``-`` if it was away all the time, ``.`` if it was present and no plan asked it for a gradient.
 
     >>> counted, away = np.array([True, True, False, False, False]), np.array([False, False, False, True, False])
     >>> heat_row(counted, away, np.array([True, True, True, True, False]), bins(5, 5))

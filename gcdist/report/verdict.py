@@ -1,7 +1,7 @@
-"""The verdict of a run in words: which workers were slow, flaky or dead and why, and what else somebody should know.
+"""The verdict of a run in words: slow, flaky and dead workers with the reason, and other points of note.
 
 A worker is compared with the faster ones of the run: the lower quartile over the workers of the median time of a round, of
-its part at the worker, and of its part on the link. Whichever part exceeds theirs by more is the reason.
+its part at the worker, and of its part on the link. The part with the larger excess is the reason.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from gcdist.report.figures import WorkerFigures, worker_figures
 from gcdist.report.reading import Run
 
 SLOWER = 1.5  # times the faster workers' round
-NOTICED = 0.1  # of a step's time: a delay below it is nobody's trouble
-UNSTEADY = 3.0  # times its own median, in a round of twenty
+NOTICED = 0.1  # of a step's time: a smaller delay is not reported
+UNSTEADY = 3.0  # times its own median, in one of twenty rounds: a worker above it is unsteady
 FLAKY = 2  # times lost and back
-WORDS = 3  # that the end-of-run summary shows
+WORDS = 3  # most troubled workers in the end-of-run summary
 Kind: TypeAlias = Literal["dead", "flaky", "link", "computing", "data", "slow", "unsteady"]
 GRAVE: tuple[Kind, ...] = ("dead", "flaky", "link", "computing", "data", "slow", "unsteady")
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """One worker that somebody should look at."""
+    """One worker that needs attention."""
 
     worker: int
     kind: Kind
@@ -37,7 +37,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The run in words: one line on the whole, the troubled workers, and what else is worth knowing."""
+    """The run in words: one line on the whole, the troubled workers, and further notes."""
 
     state: Literal["running", "done", "halted"]
     headline: str
@@ -109,7 +109,7 @@ def _trouble(run: Run, me: WorkerFigures, workers: list[WorkerFigures]) -> Troub
     notice = NOTICED * min(fast, step)
     if me.seconds > SLOWER * fast and me.seconds - fast > notice:
         return _slow(me, workers, fast)
-    # of its own parts one may exceed the faster workers' while the plan gives it so little that the whole does not
+    # a part may exceed the faster workers' although the whole does not, if the plan gives the worker little
     for kind, mine, theirs in (
         ("link", me.link, _quartile([each.link for each in workers])),
         ("computing", _each(me), _quartile([_each(each) for each in workers])),
@@ -231,7 +231,7 @@ def _notes(run: Run, workers: list[WorkerFigures]) -> list[str]:
 
 
 def _quartile(values: list[float]) -> float:
-    """Lower quartile of what is known, by nearest rank below; NaN if nothing is."""
+    """Lower quartile of the known values, by nearest rank below; NaN without one."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.quantile(known, 0.25, method="lower")) if known else math.nan
 

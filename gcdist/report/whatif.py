@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 class WhatIf:
     """One replay. ``bytes_up`` is scaled by the run's own bytes over those of its plain replay."""
 
-    changes: tuple[str, ...]  # none: the run as it was
+    changes: tuple[str, ...]  # none: the unchanged run
     seconds: float
     step_seconds: float
-    times: float  # wall clock over that of the run as it was recorded
+    times: float  # wall clock over that of the recorded run
     counted: float
     noise: float
     bytes_up: float
 
     @property
     def setting(self) -> str:
-        """What was changed."""
+        """The changes in words."""
         return ", ".join(self.changes) or "as it was, replayed"
 
     def cells(self) -> list[str]:
@@ -56,12 +56,12 @@ class WhatIf:
 
 
 def outcomes(run: Run, changes: Sequence[Sequence[str]], say: Callable[[str], None]) -> list[WhatIf]:
-    """Replay the run as it was, then with each of the changes; a line names each change that cannot be replayed.
+    """Replay the unchanged run, then each of the changes; a line names each change that cannot be replayed.
 
     Raises:
         ConfigError: the run cannot be replayed at all.
     """
-    from gcdist.report.replay import replay, replayable  # torch: two seconds that a report alone need not take
+    from gcdist.report.replay import replay, replayable  # imports torch: two seconds that a report alone saves
 
     why = replayable(run)
     if why is not None:
@@ -85,7 +85,7 @@ def outcomes(run: Run, changes: Sequence[Sequence[str]], say: Callable[[str], No
 
 
 def usual_changes(run: Run) -> list[list[str]]:
-    """Changes that most people ask about: half and twice the deadline, waiting, learning it, other codes and bits."""
+    """The usual changes: half and twice the deadline, a wait for all, a learned deadline, other codes and bits."""
     known = run.series["deadline"][min(5, run.steps // 5) :]
     known = known[np.isfinite(known) & (known > 0)]
     middle = float(np.median(known)) if len(known) else math.nan

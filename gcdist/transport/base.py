@@ -1,7 +1,7 @@
 """The common part of all links: queue, beats, events, and an end that is reported exactly once.
 
-A kind of link adds its threads (`BaseLink._loops`), how they are woken at the end (`_sever`) and what is freed behind the
-last of them (`_release`). Silence is judged by the process's watch.
+A kind of link adds its threads (`BaseLink._loops`), their wake-up at the end (`_sever`) and the release of resources
+after the last of them (`_release`). The process's watch judges silence.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gcdist.transport.threads import ends_with_process, join_all, spawn
 from gcdist.transport.watch import watch
 from gcdist.types import U8
 
-CLOSING_SECONDS = 1.0  # the other end gets this long to answer a goodbye
+CLOSING_SECONDS = 1.0  # for the other end to answer a goodbye
 
 _serial = itertools.count()
 
@@ -74,14 +74,14 @@ class Item(NamedTuple):
     note: object | None = None
 
 
-Loop = tuple[Callable[[], None], Callable[[], None]]  # what a thread does, and what it does behind its end
+Loop = tuple[Callable[[], None], Callable[[], None]]  # a thread's work, and its clean-up after the end
 
 
 class BaseLink:
     """A `Link` without its bytes. Events flow from `start` on, through ``emit``, from the link's threads.
 
-    ``allocate`` gives the array a body's data is received into, of exactly the length asked; a received array belongs to
-    whoever holds the frame. Frames posted before `start` wait; frames posted after the end are dropped.
+    ``allocate`` gives the array for a body's data, of exactly the length asked; a received array belongs to the holder
+    of the frame. Frames posted before `start` wait; frames posted after the end are dropped.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class BaseLink:
         self.settings = settings
         self._emit_event = emit
         self._allocate = allocate or recycler.take
-        self._telling = threading.RLock()  # events of a link come one at a time; Down is the last
+        self._telling = threading.RLock()  # serializes the events of a link; Down is the last
         self._down = False
         self._silent = False
         self._heard = time.monotonic()
@@ -116,18 +116,18 @@ class BaseLink:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
-    # what a kind of link adds
+    # added by each kind of link
 
     def _loops(self) -> dict[str, Loop]:
         """The link's threads, by name."""
         raise NotImplementedError
 
     def _sever(self) -> None:
-        """Wake whatever waits for the other end; called once the link is over, maybe more than once."""
+        """Wake all waits for the other end; called at the end of the link, maybe more than once."""
         raise NotImplementedError
 
     def _release(self) -> None:
-        """All threads have ended: free what they used."""
+        """All threads have ended: free their resources."""
         raise NotImplementedError
 
     @property
@@ -163,8 +163,8 @@ class BaseLink:
     def post(self, frame: Frame, *, newest: bool = False, note: object | None = None) -> None:
         """Queue ``frame``; never blocks. ValueError if it cannot be sent (see `Frame`).
 
-        ``newest``: if a frame of this kind posted as newest still waits, this one takes its place (and that one's note is
-        never `Sent`). ``note``: `Sent` follows when the frame has left.
+        ``newest``: this frame replaces a waiting frame of its kind that was also posted as newest (the note of the
+        replaced one is never `Sent`). ``note``: `Sent` follows when the frame has left.
         """
         check_frame(frame, self.settings.max_bytes)
         item = Item(frame, newest, note)
@@ -182,7 +182,7 @@ class BaseLink:
     def close(self, reason: str, drain_seconds: float = 0.0) -> None:
         """End the link and tell the other end why; never blocks, and only the first call counts.
 
-        `Down` comes at once, or with ``drain_seconds`` when all queued frames have left or that time is over.
+        `Down` comes at once; with ``drain_seconds``, after the last queued frame or after that time.
         """
         with self._wake:
             if self._dead or self._closing is not None:
@@ -198,14 +198,14 @@ class BaseLink:
         watch.poke()
 
     def hinder(self, until: float, rate: float | None = None) -> None:
-        """A fault on purpose, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
+        """An injected fault, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
         if rate is None:
             self._mute_until = until
         else:
             self._slow_until, self._rate = until, rate
 
     def join(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds after the end until all threads are gone; whether they are."""
+        """Wait up to ``timeout`` seconds after the end for the end of all threads; whether they have ended."""
         until = time.monotonic() + timeout
         return self._started.wait(timeout) and join_all(self._threads, until - time.monotonic())
 
@@ -225,10 +225,10 @@ class BaseLink:
                 self._silent = True
                 self._tell(Silent(self, quiet))
         limit = self.settings.lost_after if self._silent else self.settings.silent_after
-        again = now + self.settings.silent_after  # by then it may have been heard and silent anew
+        again = now + self.settings.silent_after  # a link that was heard meanwhile may be silent again by then
         return again if self._dead else min(again, self._sever_at, self._heard + limit)
 
-    # what all threads use
+    # shared by all threads
 
     def _thread(self, loop: Callable[[], None], settle: Callable[[], None]) -> None:
         try:
@@ -257,7 +257,7 @@ class BaseLink:
                 self._emit_event(event)
 
     def _finish(self, reason: str) -> None:
-        """The connection is gone: tell, close it, let the threads go."""
+        """The connection has ended: emit `Down`, close it, let the threads end."""
         self._tell(Down(self, reason))
         self._gone.set()
         with self._wake:
@@ -279,7 +279,7 @@ class BaseLink:
                 self._tell(Silent(self, 0.0))
 
     def _leaves(self, header: Header, frame: Frame) -> bool:
-        """Whether a frame that is in ended the link; FrameError if no link may send it."""
+        """Whether a received frame ended the link; FrameError if no link may send it."""
         if header.kind == BYE and header.whole:
             reason = b"" if frame.meta is None else frame.meta.tobytes()
             self._finish(f"closed by the other end: {reason.decode(errors='replace')}")
@@ -298,7 +298,7 @@ class BaseLink:
                 if self._queue:
                     return self._queue.popleft()
                 if self._closing is not None:
-                    return None  # goodbye is said
+                    return None  # the goodbye has left
                 if (idle := beat_at - time.monotonic()) <= 0:
                     return Item(Frame(BEAT))
                 self._wake.wait(idle)

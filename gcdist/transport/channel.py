@@ -1,8 +1,9 @@
 """One gloo pair: the only module that knows torch.distributed.
 
-Measured facts it is built on: a point-to-point operation ends only through ``wait``; a wait that expires closes the whole
-pair, at both ends; ``abort`` and ``shutdown`` wake nobody; an operation dropped before it ended can wedge the pair.
-The group's own send and recv are used: up to torch 2.6 isend and irecv want a group that init_process_group knows.
+It is built on measured facts: a point-to-point operation ends only through ``wait``; a wait that expires closes the
+whole pair, at both ends; ``abort`` and ``shutdown`` wake nobody; an operation dropped before it ended can wedge the
+pair. It calls the group's own send and recv, because up to torch 2.6 isend and irecv need a group of
+init_process_group.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def one_line(error: BaseException) -> str:
 
 
 def route_to(host: str, port: int) -> str:
-    """The address of this machine by which it reaches ``host``: loopback exactly when the host is.
+    """The address of this machine by which it reaches ``host``: loopback exactly if the host is.
 
     >>> route_to("127.0.0.1", 1)
     '127.0.0.1'
@@ -59,7 +60,7 @@ def route_to(host: str, port: int) -> str:
 
 
 def interface_address(name: str) -> str:
-    """The address of a network interface (IPv4, else a global IPv6 one); ChannelError names those there are. Linux only.
+    """The address of a network interface (IPv4, else a global IPv6 one); ChannelError lists all names. Linux only.
 
     >>> interface_address("lo")
     '127.0.0.1'
@@ -76,7 +77,7 @@ def interface_address(name: str) -> str:
 
 
 def listening_address(host: str, port: int) -> str:
-    """The one address that gloo listens on here: of GLOO_SOCKET_IFNAME, else that by which ``host`` is reached.
+    """gloo's only listening address here: that of GLOO_SOCKET_IFNAME, else that of the route to ``host``.
 
     ChannelError if there is no such interface, or no way to that host.
     """
@@ -90,7 +91,7 @@ def listening_address(host: str, port: int) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether nobody outside of this machine reaches ``address``.
+    """Whether ``address`` can be reached from this machine alone.
 
     >>> is_loopback("127.0.1.1"), is_loopback("::1"), is_loopback("10.0.0.1")
     (True, True, False)
@@ -101,7 +102,7 @@ def is_loopback(address: str) -> bool:
 def _options(address: str, timeout: timedelta) -> Any:
     """Options of a pair without threads of its own, on one device shared by all pairs of this process.
 
-    Semi-private names of torch; without them the pair costs three threads and five descriptors but works the same.
+    Semi-private names of torch; without them the pair works, too, but costs three threads and five descriptors.
     """
     with _devices_lock:
         if address not in _devices:
@@ -177,14 +178,14 @@ class Channel:
             raise ChannelError(one_line(error)) from None
 
     def receive(self, tensor: torch.Tensor, tag: int) -> Pending:
-        """Begin to receive. A message larger than the tensor would abort the process: know its size."""
+        """Begin to receive. A message larger than the tensor aborts the process, so the caller must know its size."""
         try:
             return Pending(self._group.recv([tensor], self._peer, tag), tensor)
         except RuntimeError as error:
             raise ChannelError(one_line(error)) from None
 
     def sever(self) -> None:
-        """Close the pair now, at both ends: every wait raises, but that of a transfer cut in its middle times out."""
+        """Close the pair now, at both ends: every wait raises, but a wait for a half-done transfer times out."""
         if self._severed.acquire(blocking=False):  # once
-            with suppress(ChannelError):  # the one thing that closes a pair at once is a wait that expires
+            with suppress(ChannelError):  # only an expired wait closes a pair at once
                 self.receive(torch.empty(1, dtype=torch.uint8), _SEVER_TAG).wait(0.001)

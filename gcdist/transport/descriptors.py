@@ -1,6 +1,6 @@
 """File descriptors of this process: the limit is raised, and a line warns before they run out.
 
-gloo keeps every connection that anybody makes to its port, and aborts the process when it can have no more.
+gloo keeps every connection to its port, and aborts the process when the limit is reached.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import resource
 from contextlib import suppress
 
-WARN_AT = 0.5  # of the limit, and again at each half of what is left
+WARN_AT = 0.5  # of the limit, and again at each half of the rest
 
 
 def raise_limit() -> None:

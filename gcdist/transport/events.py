@@ -37,7 +37,7 @@ class Link(Protocol):
         ...
 
     def hinder(self, until: float, rate: float | None = None) -> None:
-        """A fault on purpose, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
+        """An injected fault, until then (monotonic): send at ``rate`` bytes a second; None: send and take nothing."""
         ...
 
     def close(self, reason: str, drain_seconds: float = 0.0) -> None:
@@ -47,7 +47,7 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class In:
-    """A frame is in, to its last byte. ``fault`` says what is wrong with its bytes (head and kind are right)."""
+    """A frame has arrived, to its last byte. ``fault`` names an error in its bytes (head and kind are right)."""
 
     link: Link
     frame: Frame
@@ -72,7 +72,7 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """The link has ended: exactly once per link, and nothing of it comes after."""
+    """The link has ended: exactly once per link, and as its last event."""
 
     link: Link
     reason: str

@@ -1,9 +1,8 @@
-"""How a frame becomes bytes: one header message, then pieces.
+"""The bytes of a frame: one header message, then pieces.
 
-The header message has a fixed part of ``HEADER_BYTES`` and behind it meta, then data, as far as each fits whole into
-``INLINE_BYTES``: a small frame is one message. What does not fit follows in pieces, each array cut by `cuts`. Both ends know
-every length before a byte of a body moves, so a receiver never posts less than is sent (gloo would abort) nor more than it
-allows.
+The header message has a fixed part of ``HEADER_BYTES``, then meta and data, if each fits whole into ``INLINE_BYTES``: a
+small frame is one message. Arrays that do not fit follow in pieces, cut by `cuts`. Both ends know every length before a
+byte of a body moves, so a receiver never posts less than is sent (gloo would abort) nor more than it allows.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ MAGIC = b"GCDF"
 VERSION = 4
 HEAD_BYTES = 96
 META_BYTES = 64 << 20
-HELLO_BYTES = 16 << 10  # of a first frame, at most: strangers send it
+HELLO_BYTES = 16 << 10  # most bytes of a first frame, which strangers can send
 # a receiver's posted buffer is this much larger; only the bytes used are sent. A body that does not fit costs a second
 # thread's time at the receiver, and a round trip
 INLINE_BYTES = 64 << 10
@@ -40,14 +39,14 @@ CHALLENGE, PROOF, REFUSED, WELCOME, HELLO, BYE, BEAT = range(249, 256)
 
 
 class FrameError(ValueError):
-    """A header that cannot be followed: the link must close."""
+    """An invalid header: the link must close."""
 
 
 class Frame(NamedTuple):
     """One message: ``kind`` 0..239, ``head`` at most 96 opaque bytes, ``meta`` at most 64 MiB, ``data`` the bulk.
 
-    Arrays are contiguous uint8 (m,) and must not change until the frame was sent. ``data_digest`` is `digest(data)` if the
-    sender knows it already (one payload to many links); a received frame carries it.
+    Arrays are contiguous uint8 (m,) and must not change until the frame was sent. ``data_digest`` is `digest(data)` if
+    the sender already knows it (one payload for many links); a received frame has it.
     """
 
     kind: int
@@ -58,13 +57,13 @@ class Frame(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a header message announces."""
+    """The content of a header message."""
 
     kind: int
     head: bytes
     meta_bytes: int | None  # None: the frame has no meta (0: it has an empty one)
     data_bytes: int | None
-    piece_bytes: int  # the sender's: both ends cut by it
+    piece_bytes: int  # of the sender: both ends cut by it
     meta_digest: int
     data_digest: int
 
@@ -75,7 +74,7 @@ class Header(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether all of meta and data does."""
+        """Whether all of meta and data travels in it."""
         return self.inline == (self.meta_bytes or 0, self.data_bytes or 0)
 
 
@@ -138,7 +137,7 @@ def encode(frame: Frame, piece_bytes: int = PIECE_BYTES) -> tuple[U8, list[U8]]:
 
 
 def decode(message: U8, max_bytes: int) -> Header:
-    """Read the fixed part of a header message; FrameError says in one line why it cannot be followed.
+    """Read the fixed part of a header message; FrameError gives the reason in one line if it is invalid.
 
     >>> decode(encode(Frame(7, b"abc", None, np.arange(5, dtype=np.uint8)))[0], 100)[:4]
     (7, b'abc', None, 5)
@@ -168,7 +167,7 @@ def decode(message: U8, max_bytes: int) -> Header:
 
 
 def inline_frame(header: Header, message: U8) -> Frame:
-    """The frame as far as it lies in ``message`` behind its header, copied out; what follows in pieces is None."""
+    """The part of the frame in ``message`` after its header, copied; arrays that follow in pieces are None."""
     meta_bytes, data_bytes = header.inline
     middle = HEADER_BYTES + meta_bytes
     meta = message[HEADER_BYTES:middle].copy() if header.meta_bytes == meta_bytes else None

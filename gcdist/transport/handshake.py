@@ -5,8 +5,8 @@
     worker -> master   PROOF      head: the worker's proof, or nothing if it has none to give
     master -> worker   WELCOME, or REFUSED with the reason
 
-A proof is an HMAC-SHA256 over who gives it, run, ticket, both nonces and the hello: the secret itself never travels, and
-what was heard on the wire is worth nothing another time. Frames that follow are not covered by it.
+A proof is an HMAC-SHA256 over the prover's role, run, ticket, both nonces and the hello: the secret itself never
+travels, and a recorded proof is useless in another handshake. It does not cover later frames.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RefusedError(Exception):
 
 
 def proof(secret: str, who: str, run_id: str, ticket: int, nonces: bytes, hello: bytes) -> bytes:
-    """What ``who`` ("master" or "worker") shows in place of the secret; 32 bytes.
+    """The proof of ``who`` ("master" or "worker") that it knows the secret; 32 bytes.
 
     >>> len(proof("s", "worker", "run", 1, bytes(64), b""))
     32
@@ -54,7 +54,7 @@ def proof(secret: str, who: str, run_id: str, ticket: int, nonces: bytes, hello:
 
 def keyed_digest(secret: str, *parts: bytes) -> bytes:
     """HMAC-SHA256 of these parts under the secret; 32 bytes. The first part names the protocol."""
-    # each part with its length: no two lists of parts are the same bytes
+    # each part has its length, so that different lists of parts give different bytes
     text = b"".join(b"%d:%s" % (len(part), part) for part in parts)
     return hmac.digest(secret.encode(), text, "sha256")
 
@@ -67,7 +67,7 @@ def greet(channel: Channel, secret: str | None, run_id: str, ticket: int, hello:
     if kind == CHALLENGE:
         nonces, theirs = mine + head[:NONCE_BYTES], head[NONCE_BYTES:]
         known = secret is not None and _equal(theirs, proof(secret, "master", run_id, ticket, nonces, hello))
-        if secret is None or not known:  # nothing is shown to a master that does not know the secret
+        if secret is None or not known:  # a master that does not know the secret gets no proof
             with suppress(ChannelError, FrameError):
                 _send(channel, PROOF, b"", b"", seconds)
                 _receive(channel, seconds)
@@ -82,7 +82,7 @@ def greet(channel: Channel, secret: str | None, run_id: str, ticket: int, hello:
 
 
 def receive_hello(channel: Channel, secret: str | None, run_id: str, ticket: int, seconds: float) -> bytes:
-    """The master's side: the worker's hello. RefusedError if it does not know the secret (it has been told so)."""
+    """The master's side: the worker's hello. RefusedError, sent to it, too, if it does not know the secret."""
     kind, theirs, hello = _receive(channel, seconds)
     if kind != HELLO or len(theirs) != NONCE_BYTES:
         raise FrameError(f"first frame is of kind {kind}, not a hello")
@@ -94,7 +94,7 @@ def receive_hello(channel: Channel, secret: str | None, run_id: str, ticket: int
         if kind != PROOF or not _equal(given, proof(secret, "worker", run_id, ticket, nonces, hello)):
             with suppress(ChannelError):
                 _send(channel, REFUSED, b"", SAME.encode(), seconds)
-                # until it has read this and gone: a pair that is dropped takes what is on its way along
+                # wait until it has read this and closed, because a dropped pair loses bytes on their way
                 channel.receive(as_tensor(np.zeros(MESSAGE_BYTES, np.uint8)), HEADER_TAG).wait(seconds)
             raise RefusedError(f"it does not know the shared secret ({SAME})")
     _send(channel, WELCOME, b"", b"", seconds)

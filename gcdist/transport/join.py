@@ -1,8 +1,8 @@
 """The way of a worker to its link, and back to a new one.
 
-Keys in the store, under ``gcdist/RUN/``: ``master`` counts the masters there have been, ``tickets`` all joins, so that a
-ticket is the incarnation number. Master and worker meet in a gloo group whose prefix holds both numbers and is used once:
-nothing stale is ever found. What they say first: `handshake`.
+Keys in the store, under ``gcdist/RUN/``: ``master`` counts all masters, ``tickets`` all joins, so that a ticket is the
+incarnation number. Master and worker meet in a gloo group whose prefix has both numbers and is used once, so that they
+never read a stale key. Their first frames: `handshake`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from gcdist.types import U8
 POLL_SECONDS = 0.05
 # links being built at one time: with 64, torch 2.13 spent 10 s looking up the address of some store clients
 MOST_AT_ONCE = 8
-MOST_WAITING = 256  # tickets that are remembered while their taker does not come
-GAUGE_SECONDS = 5.0  # between two looks at how many descriptors are in use
-PATIENCE = 3.0  # connect timeouts a worker waits for its turn
+MOST_WAITING = 256  # most remembered tickets without an arrived worker
+GAUGE_SECONDS = 5.0  # between two counts of the descriptors in use
+PATIENCE = 3.0  # a worker's wait for its turn, in connect timeouts
 
 OnJoin = Callable[[BaseLink, int, bytes], None]
 
@@ -47,7 +47,8 @@ def _meet(
 ) -> Channel:
     """The channel of a ticket, if the other end comes within ``patience`` and connects within ``seconds``.
 
-    Both ends first say that they are there: gloo's own waiting is noisy and hard to bound. ``over``: nobody will come.
+    Both ends first announce themselves in the store, because gloo's own wait is noisy and hard to bound. ``over``: no
+    worker will come.
     """
     key = f"gcdist/{run_id}/link/{master}/{ticket}"
     until, pause = time.monotonic() + patience, 0.002
@@ -87,7 +88,7 @@ def join(
     store = source.client(timeout)
     keys = f"gcdist/{source.run_id}/"
     try:
-        # the master of a process's run before may have ended it, and not yet begun the next one
+        # the process's master may have ended its earlier run, and not yet begun the next one
         while not store.check([keys + "master"]) or store.check([keys + "over"]):
             if time.monotonic() > until:
                 raise JoinError(
@@ -110,7 +111,7 @@ def join(
         refused = str(error)
     else:
         refused = ""
-    if refused:  # the error's own traceback would keep the pair, and this process is about to end
+    if refused:  # the error's traceback would keep the pair, and this process ends soon
         channel.sever()
         del channel
         raise RefusedError(refused)
@@ -128,12 +129,12 @@ def is_over(source: StoreSource) -> bool:
 
 
 class Acceptor:
-    """The master's door: builds a link for every ticket taken, each in a thread of its own; a failure is that link's own.
+    """The master's door: builds a link for every ticket, each in its own thread; a failure affects that link alone.
 
     ``on_join(link, ticket, hello)`` is called from that thread after the proof was checked; the link's events flow through
     ``emit`` only after it has returned (frames posted meanwhile are kept). To refuse, post the reason and close the link.
-    ``on_refused(ticket, reason)``: somebody came who does not know the secret. ``on_notice(text)``: descriptors run out.
-    Opening it makes this process the run's master: workers with tickets of an earlier master join anew.
+    ``on_refused(ticket, reason)``: a caller does not know the secret. ``on_notice(text)``: descriptors run out.
+    Its opening makes this process the run's master: workers with tickets of an earlier master join again.
     """
 
     def __init__(
@@ -190,7 +191,7 @@ class Acceptor:
         return bool(store.check([f"{self._keys}link/{self._master}/{ticket}/here/1"]))
 
     def _accept(self, store: Any) -> None:
-        waiting: dict[int, float] = {}  # tickets not yet served, newest first, and until when their taker may come
+        waiting: dict[int, float] = {}  # tickets not yet served, newest first, and the time limit of their worker
         gauge, read_at = DescriptorGauge(), 0.0
         while not self._closed.wait(POLL_SECONDS):
             try:
@@ -201,22 +202,22 @@ class Acceptor:
                 store = self._source.client(timeout=1.0) if store is None else store
                 waiting = self._served_of(store, waiting)
             except (RuntimeError, ValueError, JoinError):
-                store = None  # the store is away, or somebody has written into it: links live on, nobody can join
+                store = None  # the store is away, or has foreign values: links go on, no worker can join
                 self._closed.wait(1.0)
-            except Exception as error:  # whatever else a stranger can make go wrong: the door stays open
+            except Exception as error:  # the door stays open after any other error that a stranger can cause
                 self._on_notice(f"the door has failed and goes on: {type(error).__name__}: {one_line(error)}")
                 store = None
                 self._closed.wait(1.0)
 
     def _served_of(self, store: Any, waiting: dict[int, float]) -> dict[int, float]:
-        """Build links for the takers that are there; the tickets that go on waiting."""
+        """Build links for the arrived workers; returns the tickets that still wait."""
         newest = int(store.add(self._keys + "tickets", 0))
         now = time.monotonic()
-        # anybody who reaches the store can raise the counter: only the newest tickets are looked for
+        # anybody who reaches the store can raise the counter, so only the newest tickets are checked
         oldest = max(self._served, newest - MOST_WAITING) + 1
         waiting = waiting | dict.fromkeys(range(oldest, newest + 1), now + self._settings.connect_timeout)
         self._served = newest
-        # the newest first: who took an old one may be gone, and must hold nobody up
+        # the newest first, because the worker of an old one may have died and must not delay others
         waiting = dict(sorted(waiting.items(), reverse=True)[:MOST_WAITING])
         with suppress(RuntimeError):
             for ticket in [ticket for ticket in waiting if self._is_there(store, ticket)]:

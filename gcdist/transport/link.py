@@ -1,7 +1,7 @@
 """A link over one gloo pair.
 
-Three threads a link. The *reader* always has headers posted, and is told within milliseconds when the peer's end closes:
-it is the sentinel. The *body* thread receives pieces: a transfer cut in its middle blocks it until the piece's own timeout,
+Three threads a link. The *reader* always has headers posted, and detects the close of the peer's end within
+milliseconds. The *body* thread receives pieces: a transfer cut in its middle blocks it until the piece's own timeout,
 which the reader must not share. The *sender* sends frames, and beats when idle.
 """
 
@@ -36,9 +36,9 @@ from gcdist.transport.framing import (
 )
 from gcdist.types import U8
 
-HEADERS_AHEAD = 4  # receives posted for headers: small frames follow each other without a round trip
+HEADERS_AHEAD = 4  # receives posted for headers, so that small frames need no round trip
 PIECES_AHEAD = 4  # operations under way for a body, at either end
-FOREVER = 86400.0  # s; a header may be long in coming while a body is: the watch judges silence
+FOREVER = 86400.0  # s; a header may wait long behind a body, so the watch judges silence
 
 _Ahead = deque[Pending]  # operations begun by one thread and not yet waited for, in order
 
@@ -72,7 +72,7 @@ class GlooLink(BaseLink):
         return made
 
     def _settle(self, ahead: _Ahead) -> None:
-        while ahead:  # none may be dropped before its end; the pair closes, so they end
+        while ahead:  # no operation may be dropped before its end; the pair closes, so all end
             with suppress(ChannelError):
                 ahead.popleft().wait(self.settings.piece_timeout)
 
@@ -112,7 +112,7 @@ class GlooLink(BaseLink):
                     self._body_done.clear()
                     self._bodies.put((header, frame))
                 del frame  # the consumer's now
-            message[:HEADER_BYTES] = 0  # what a shorter message would leave must not pass for a header
+            message[:HEADER_BYTES] = 0  # the rest of an earlier message must not count as a header
             ahead.append(channel.receive(as_tensor(message), HEADER_TAG))
 
     # body
@@ -131,7 +131,7 @@ class GlooLink(BaseLink):
     def _completed(
         self, array: U8 | None, nbytes: int | None, piece_bytes: int, channel: Channel, ahead: _Ahead
     ) -> tuple[U8 | None, int]:
-        """What came with the header, or else comes in pieces now, and its digest."""
+        """An array, from the header message or received now in pieces, and its digest."""
         if array is not None or nbytes is None:
             return array, digest(array)
         array = self._allocate(nbytes)
@@ -143,7 +143,7 @@ class GlooLink(BaseLink):
             ahead.popleft().wait(self.settings.piece_timeout)
             self._cut()
             piece = array[come]
-            hasher.update(piece.data)  # while later pieces come
+            hasher.update(piece.data)  # while later pieces arrive
             self._in_pieces += len(piece)
             self._hear()
         return array, hasher.intdigest()
@@ -163,7 +163,7 @@ class GlooLink(BaseLink):
         self._cut()
         ahead.append(channel.send(as_tensor(message), HEADER_TAG))
         moving = deque((message,))
-        while moving:  # the first pieces do not wait until the header has left
+        while moving:  # the first pieces do not wait for the header to leave
             for piece in itertools.islice(coming, 1 + PIECES_AHEAD - len(ahead)):
                 ahead.append(channel.send(as_tensor(piece), PIECE_TAG))
                 moving.append(piece)

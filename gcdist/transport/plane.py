@@ -24,7 +24,7 @@ class Door(Protocol):
     """The master's end of a plane: it lets workers in."""
 
     def close(self, over: bool = False) -> None:
-        """Take nobody in any more; ``over``: the run has ended, and where the plane can say so it does."""
+        """Let no more workers in; ``over``: the run has ended, and the plane announces it if it can."""
         ...
 
 
@@ -62,11 +62,11 @@ class Plane(Protocol):
         ...
 
     def is_over(self) -> bool:
-        """Whether the master has ended the run, as far as anybody can say."""
+        """Whether the master has ended the run, as far as it is known."""
         ...
 
     def notes(self) -> list[tuple[str, str]]:
-        """What the master's log should say of it: kind and text."""
+        """The line on the plane for the master's log: kind and text."""
         ...
 
 
@@ -117,11 +117,11 @@ class GlooPlane:
         return join(self.source, hello, emit, settings, self.secret, timeout, allocate=allocate)
 
     def is_over(self) -> bool:
-        """Whether the store says so."""
+        """Whether the store has the mark of the end."""
         return is_over(self.source)
 
     def notes(self) -> list[tuple[str, str]]:
-        """That links are open, where others reach this machine; ChannelError without a way to the store."""
+        """A warning of open links if others reach this machine; ChannelError without a route to the store."""
         address = listening_address(self.source.host, self.source.port)
         if is_loopback(address):
             return []
@@ -174,11 +174,11 @@ class TlsPlane:
         return tls_join(self.host, self.port, self.credentials, hello, emit, settings, timeout, allocate=allocate)
 
     def is_over(self) -> bool:
-        """Nobody can say: a worker that was not released looks for a master until its time is over."""
+        """Not known: a worker without release looks for a master until its timeout."""
         return False
 
     def notes(self) -> list[tuple[str, str]]:
-        """What protects the links, and what does not."""
+        """The line on the protection of the links."""
         by = "the shared secret" if self.credentials.shared == "secret" else "certificates"
         return [
             (

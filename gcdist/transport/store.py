@@ -1,4 +1,4 @@
-"""Where master and workers find each other: a TCPStore, their own or torchrun's."""
+"""The meeting point of master and workers: a TCPStore, their own or torchrun's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gcdist.transport.channel import INTERFACE, ChannelError, interface_address,
 
 dist: Any = torch.distributed  # its type stubs lack TCPStore
 
-# stores that this process serves, by (host, port): torch lets none go before the process ends, and its next run needs it
+# stores served by this process, by (host, port): torch closes none before the process ends, and the next run needs it
 _served: dict[tuple[str, int], Any] = {}
 
 
@@ -26,10 +26,10 @@ class JoinError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreSource:
-    """Makes clients of one store. A client is one mutex: every thread takes its own.
+    """Makes clients of one store. A client has one mutex, so every thread takes its own client.
 
     ``run_id`` comes before all keys, so that two runs on one store never meet. ``timeout`` (s) bounds each operation.
-    The process that serves the store keeps its source for as long as others need it.
+    The serving process must keep its source as long as others need the store.
     """
 
     host: str
@@ -55,8 +55,9 @@ class StoreSource:
     def from_env(env: Mapping[str, str] | None = None, *, timeout: float = 30.0) -> StoreSource:
         """The store that torchrun, SLURM scripts or an ssh loop describe: MASTER_ADDR, MASTER_PORT and RANK.
 
-        Under torchrun its agent serves and everybody is a client; otherwise rank 0 serves, on MASTER_ADDR alone, or if that
-        is not this machine's (a forwarded one) on that of GLOO_SOCKET_IFNAME. JoinError names what is missing.
+        Under torchrun its agent serves and all processes are clients. Otherwise rank 0 serves on MASTER_ADDR alone, or,
+        if that is not an address of this machine (a forwarded one), on that of GLOO_SOCKET_IFNAME. JoinError names a
+        missing variable.
         """
         env = os.environ if env is None else env
         host, port, serve = _place(env)
@@ -75,7 +76,7 @@ class StoreSource:
 def master_place(env: Mapping[str, str], port: int | None = None) -> tuple[str, int]:
     """Where the master of the TLS plane listens (as rank 0) or is called: MASTER_ADDR, and ``port``, else MASTER_PORT.
 
-    torchrun's agent keeps its store at MASTER_PORT: then the next one. JoinError names what is missing.
+    If torchrun's agent has its store at MASTER_PORT, the port is the next one. JoinError names a missing variable.
     """
     host, found, is_master = _place(env)
     if is_master:
@@ -122,7 +123,7 @@ def _own(host: str, interface: str | None) -> str:
 
 
 def _knock(host: str, port: int, seconds: float) -> None:
-    """Wait until somebody listens; TCPStore's own waiting prints stack traces. OSError after ``seconds``."""
+    """Wait for a listener, because TCPStore's own wait prints stack traces. OSError after ``seconds``."""
     until = time.monotonic() + seconds
     while True:
         try:

@@ -1,6 +1,6 @@
 """The transport's threads, and their end with the process.
 
-A thread that is inside torch when the interpreter is taken down aborts the process: all are told and joined before.
+A thread inside torch at the shutdown of the interpreter aborts the process, so all are told to end and joined before.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-_EXIT_SECONDS = 12.0  # a transfer that was cut in its middle holds its thread for a piece_timeout
+_EXIT_SECONDS = 12.0  # a half-done transfer holds its thread for a piece_timeout
 
 
 class Ends(Protocol):
-    """Something whose threads can be told to end."""
+    """An object with threads that can be told to end."""
 
     def abandon(self) -> None:
-        """End now, without manners; must not block for long."""
+        """End now, without a goodbye; must not block for long."""
         ...
 
 
@@ -36,14 +36,14 @@ def spawn(name: str, target: Callable[..., None], *arguments: object) -> threadi
 
 
 def ends_with_process(item: Ends) -> None:
-    """Have ``item`` told when the process ends."""
+    """Tell ``item`` to end when the process ends."""
     _running.add(item)
 
 
 def join_all(threads: list[threading.Thread], timeout: float) -> bool:
     """Wait for ``threads`` (the calling one excepted), ``timeout`` seconds in all; whether they have ended."""
     until = time.monotonic() + timeout
-    # one that is being started by another thread has no ident yet and cannot be joined
+    # a thread that another thread is starting has no ident yet and cannot be joined
     others = [thread for thread in threads if thread is not threading.current_thread() and thread.ident is not None]
     for thread in others:
         thread.join(max(0.0, until - time.monotonic()))

@@ -1,9 +1,9 @@
 """Authorities and certificates of a run: made at random for files, or from the run's shared secret.
 
-An authority is an Ed25519 key and a certificate that signs the others. The master's certificate is for servers and bears
-`MASTER_NAME`, a worker's is for clients: a worker's key does not make a master. With a shared secret the authority's key is
-scrypt(secret): whoever knows the secret has the authority, issues itself a certificate at every start, and believes those
-that others have issued themselves. Nobody else can, as that takes the authority's signature.
+An authority is an Ed25519 key and a certificate that signs the others. The master's certificate is for servers and
+bears `MASTER_NAME`, a worker's is for clients: a worker's key does not make a master. With a shared secret the
+authority's key is scrypt(secret): a process that knows the secret has the authority, issues itself a certificate at
+every start, and accepts those of the others. A process without the secret cannot make the authority's signature.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Role = Literal["master", "worker"]
 Certificate = x509.Certificate
 
 _SALT = b"gcdist tls 1"
-# 32 MiB and about 0.1 s for each guess of a secret: the authority's signature, which every caller sees, tests a guess
+# 32 MiB and about 0.1 s for each guess of a secret: a guess can be tested on the authority's signature, which all
+# callers see
 _SCRYPT = {"n": 1 << 15, "r": 8, "p": 1, "maxmem": 64 << 20}
 _ALWAYS = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2199, 1, 1, tzinfo=UTC))  # a secret needs no clock
-_SLACK = timedelta(hours=1)  # that a clock may be behind the authority's
+_SLACK = timedelta(hours=1)  # for a clock behind the authority's
 _PURPOSES = {"master": ExtendedKeyUsageOID.SERVER_AUTH, "worker": ExtendedKeyUsageOID.CLIENT_AUTH}
 
 
@@ -120,7 +121,7 @@ def read_certificate(pem: bytes) -> Certificate:
 
 
 def common_name(certificate: Certificate) -> str:
-    """Whom a certificate is of, in words."""
+    """The holder of a certificate, in words."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else certificate.subject.rfc4514_string()
 

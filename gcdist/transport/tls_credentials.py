@@ -1,9 +1,9 @@
-"""What an end shows and believes on a TLS link, and what refusals mean in words.
+"""The certificates that an end shows and accepts on a TLS link, and refusals in words.
 
 TLS 1.3 and nothing older; both ends show a certificate of the run's authority, the master one for servers in the name
 `cluster.master_name`, a worker one for clients. A man in the middle would need a certificate of that authority: OpenSSL
-checks chain, purpose, name and dates, and each end signs the whole handshake with the certificate's key, so that nothing can
-be relayed, replayed, reflected or downgraded. Sessions are not resumed: no early data, no tickets.
+checks chain, purpose, name and dates, and each end signs the whole handshake with the certificate's key, which prevents
+relay, replay, reflection and downgrade. Sessions are not resumed: no early data, no tickets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gcdist.transport.tls_certificates import (
 SAME_SECRET = "GCDIST_SECRET, or cluster.secret_file, must be the same at both ends"
 OTHERS_MAY_READ = 0o077
 
-# OpenSSL's numbers of what is wrong with a certificate
+# OpenSSL's numbers of errors in a certificate
 _WRONG = {
     9: "it is not valid yet: is this machine's clock right?",
     10: "it has expired",
@@ -39,7 +39,7 @@ _WRONG = {
     26: "it is not for this use (a worker's certificate at the master, or the other way round)",
 }
 _HOSTNAME, _ADDRESS = 62, 64
-# what the other end says of ours
+# the other end's alerts on our certificate
 _ALERTS = {
     "CERTIFICATE_EXPIRED": "has expired",
     "CERTIFICATE_REVOKED": "has been revoked",
@@ -57,10 +57,10 @@ class CredentialsError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Credentials:
-    """What one process shows (``role``), and whom it believes."""
+    """The certificate of one process (``role``), and the authority that it trusts."""
 
     role: Role
-    shared: str  # "secret" or "certificates": what both ends have in common
+    shared: str  # "secret" or "certificates": the common base of both ends
     master_name: str
     warnings: tuple[str, ...]
     _load: Callable[[ssl.SSLContext], None] = field(repr=False)
@@ -74,7 +74,7 @@ class Credentials:
         mine = issue(authority, role, MASTER_NAME if role == "master" else "worker")
 
         def load(context: ssl.SSLContext) -> None:
-            holder = os.memfd_create("gcdist-key")  # ssl reads keys from files alone; this one is on no disk
+            holder = os.memfd_create("gcdist-key")  # ssl reads keys only from files; this file is on no disk
             try:
                 os.write(holder, mine.certificate_pem + mine.key_pem)
                 context.load_cert_chain(f"/proc/self/fd/{holder}")
@@ -125,7 +125,7 @@ class Credentials:
                 context.load_verify_locations(cafile=authority)
             except (ssl.SSLError, OSError) as error:
                 raise CredentialsError(f"cluster.authority: {authority} cannot be used: {_reason(error)}") from None
-            if b"BEGIN X509 CRL" in _read("authority", authority):  # OpenSSL insists on a list once it looks for one
+            if b"BEGIN X509 CRL" in _read("authority", authority):  # with this check OpenSSL requires a list
                 context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
         def changed() -> object:
@@ -139,7 +139,7 @@ class Credentials:
         return made
 
     def context(self) -> ssl.SSLContext:
-        """The settings of TLS for this end; made anew when the authority's file has changed (somebody was revoked)."""
+        """The settings of TLS for this end; made again after a change of the authority's file (a revocation)."""
         state = self._changed()
         if state not in self._made:
             context = self._new_context()
@@ -159,14 +159,14 @@ class Credentials:
         return context
 
     def wrap(self) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
-        """A new end of TLS between two buffers: what comes in, and what is to go out."""
+        """A new end of TLS between two buffers: incoming and outgoing bytes."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         serves = self.role == "master"
         name = None if serves else self.master_name
         return self.context().wrap_bio(incoming, outgoing, serves, name), incoming, outgoing
 
     def explain(self, error: ssl.SSLError) -> str:
-        """What a failed handshake means, in one line."""
+        """The reason of a failed handshake, in one line."""
         hint = f"; {SAME_SECRET}" if self.shared == "secret" else ""
         if isinstance(error, ssl.SSLCertVerificationError):
             if error.verify_code in (_HOSTNAME, _ADDRESS):

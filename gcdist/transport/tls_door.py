@@ -1,4 +1,4 @@
-"""The master's door on the TLS plane: one port, one thread for all callers, links for those who prove themselves."""
+"""The master's door on the TLS plane: one port, one thread for all callers, links for authenticated ones."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from gcdist.transport.tls_strangers import Callers, Stranger, StrangerError
 from gcdist.types import U8
 
 BACKLOG = 1024
-ACCEPT_AT_ONCE = 64  # connections taken in between two looks at the others
-LEAVING_SECONDS = 1.0  # a caller that was told why has so long to read it
-REST_SECONDS = 0.5  # without accepting, after the system had no descriptor left
+ACCEPT_AT_ONCE = 64  # most accepted connections between two checks of the others
+LEAVING_SECONDS = 1.0  # for a refused caller to read the reason
+REST_SECONDS = 0.5  # pause of accepts, after the system had no descriptor left
 
-OnRefused = Callable[[str, str], None]  # who, and why in one line
+OnRefused = Callable[[str, str], None]  # the caller, and the reason in one line
 
 
 class TlsDoor:
-    """Listens on one address and builds a link for everyone who proves to belong to the run.
+    """Listens on one address and builds a link for every caller that proves to belong to the run.
 
     ``on_join(link, ticket, hello)`` is called from a thread of its own; the link's events flow through ``emit`` only after
     it has returned (frames posted meanwhile are kept). ``on_refused(who, reason)`` is called from the door's thread.
@@ -75,12 +75,12 @@ class TlsDoor:
         self._thread = spawn("door", self._run)
 
     def close(self, over: bool = False) -> None:
-        """Take nobody in any more and free the port; links already built stay."""
+        """Let no more workers in and free the port; existing links stay."""
         self.abandon()
         join_all([self._thread], 5.0)
 
     def abandon(self) -> None:
-        """Take nobody in any more, without waiting."""
+        """Let no more workers in, without waiting."""
         self._closed.set()
         with suppress(OSError):
             self._bell.send(b"x")
@@ -92,7 +92,7 @@ class TlsDoor:
             while not self._closed.is_set():
                 try:
                     self._turn()
-                except Exception as error:  # whatever strangers can make go wrong: the door stays open
+                except Exception as error:  # the door stays open after any error that strangers can cause
                     self._on_refused(
                         "callers", f"the door has failed and goes on: {type(error).__name__}: {one_line(error)}"
                     )
@@ -105,7 +105,7 @@ class TlsDoor:
                 one.close()
 
     def _turn(self) -> None:
-        """Wait for callers, and do what is due."""
+        """Wait for callers, and handle due events."""
         now = time.monotonic()
         self._listen(now)
         ready = self._selector.select(max(0.0, min(self._callers.next_at(now), self._wakes(now)) - now))
@@ -122,11 +122,11 @@ class TlsDoor:
             self._drop(stranger, None if stranger.leaving else f"it {stranger.doing} for too long")
 
     def _wakes(self, now: float) -> float:
-        """When the listener may be looked at again."""
+        """The time of the next check of the listener."""
         return now + 60.0 if self._listening else max(self._rest_until, self._callers.calls.ready_at(now))
 
     def _listen(self, now: float) -> None:
-        """Look at the listener only while callers may be taken in: the kernel keeps the others waiting."""
+        """Watch the listener only while callers may be accepted; the kernel queues the others."""
         wanted = now >= self._rest_until and self._callers.calls.ready_at(now) <= now
         if wanted != self._listening:
             self._listening = wanted
@@ -175,7 +175,7 @@ class TlsDoor:
             self._see_off(stranger)
         except OSError:
             self._drop(stranger, None if stranger.leaving else f"it {stranger.doing} and went")
-        except Exception as error:  # whatever a caller can make go wrong: it alone goes
+        except Exception as error:  # an error that a caller can cause ends that caller alone
             self._drop(stranger, f"its call failed at this end: {one_line(error)}")
         else:
             if hello is not None:
@@ -184,7 +184,7 @@ class TlsDoor:
                 spawn(f"join-{stranger.address}", self._admit, stranger, hello)
 
     def _see_off(self, stranger: Stranger) -> None:
-        """It was told why: closing at once could take that along."""
+        """Leave a refused caller time to read the reason, because a close at once could lose it."""
         stranger.leaving, stranger.until = True, time.monotonic() + LEAVING_SECONDS
         with suppress(OSError):
             stranger.connection.shutdown(socket.SHUT_WR)
@@ -197,7 +197,7 @@ class TlsDoor:
         if reason is not None:
             self._on_refused(stranger.address, reason)
 
-    # --- a thread for each who is admitted ---
+    # --- a thread for each admitted caller ---
 
     def _admit(self, stranger: Stranger, hello: bytes) -> None:
         ticket = next(self._tickets)

@@ -1,4 +1,4 @@
-"""How a worker comes to its link on the TLS plane: it calls the master's one port, both prove themselves, it says hello."""
+"""A worker's way to its link on the TLS plane: it calls the master's port, both authenticate, it sends its hello."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tls_join(
 ) -> tuple[TlsLink, int]:
     """Join the run as a worker: the running link and this life's ticket.
 
-    Waits up to ``timeout`` seconds for somebody to listen. ``hello`` (at most 16 KiB) is handed to the master. Events may
+    Waits up to ``timeout`` seconds for a listener. ``hello`` (at most 16 KiB) is handed to the master. Events may
     come before this returns. In one line: JoinError if no master answers (trying again is safe), RefusedError if either
     end's certificate is refused.
     """
@@ -71,7 +71,7 @@ def tls_join(
 
 
 def _call(host: str, port: int, seconds: float, timeout: float) -> socket.socket:
-    """A connection, as soon as somebody listens; each try takes at most ``seconds``, all of them ``timeout``."""
+    """A connection to the first listener; each try takes at most ``seconds``, all of them ``timeout``."""
     until = time.monotonic() + timeout
     while True:
         left = until - time.monotonic()
@@ -90,7 +90,7 @@ def _call(host: str, port: int, seconds: float, timeout: float) -> socket.socket
 def _shaken(connection: socket.socket, credentials: Credentials, host: str, port: int, seconds: float) -> Wire:
     """The wire, once the master has proved itself."""
     tls, incoming, outgoing = credentials.wrap()
-    until = time.monotonic() + seconds  # a call that trickles in must not last for ever
+    until = time.monotonic() + seconds  # a limit for the whole handshake, against a peer that sends it byte by byte
     while True:
         done = False
         try:
@@ -104,7 +104,7 @@ def _shaken(connection: socket.socket, credentials: Credentials, host: str, port
             raise RefusedError(
                 f"the master at {host}:{port} does not prove itself: {credentials.explain(error)}"
             ) from None
-        except ssl.SSLError as error:  # nobody has proved anything yet: whoever answers so may be anybody
+        except ssl.SSLError as error:  # nothing is proved yet, so the answer may be anybody's
             raise ChannelError(
                 f'{credentials.explain(error)} (is cluster.transport "tls" at the master, too?)'
             ) from None
@@ -121,7 +121,7 @@ def _shaken(connection: socket.socket, credentials: Credentials, host: str, port
 
 
 def _greet(wire: Wire, credentials: Credentials, hello: bytes) -> int:
-    """Say hello and be welcomed; the ticket. What the master says from here on is its own word: it has proved itself."""
+    """Send the hello, receive the welcome; the ticket. The master is authenticated, so its answers are its own."""
     message, _ = encode(Frame(HELLO, b"", np.frombuffer(hello, np.uint8)))
     answer = np.zeros(HEADER_BYTES, np.uint8)
     wire.send(message.data)

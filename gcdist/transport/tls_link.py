@@ -1,8 +1,8 @@
 """A link over one TLS connection: the same frames as over gloo, one after the other.
 
 Two threads a link: the *reader* and the *sender*. OpenSSL's object for a connection serves one thread at a time, so TLS runs
-between two buffers in memory and only encrypting and decrypting, not waiting for the network, happens under a lock. Bytes
-move in few large calls of the system; data is decrypted where it will lie.
+between two buffers in memory and the lock covers only encryption and decryption, not waits for the network. Bytes
+move in few large calls of the system; data is decrypted at its final place in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gcdist.transport.framing import (
 )
 from gcdist.types import U8
 
-CHUNK_BYTES = 256 << 10  # that go to or come from the system at a time
+CHUNK_BYTES = 256 << 10  # most bytes in one call of the system
 
 
 def prepare(connection: socket.socket) -> None:
@@ -88,7 +88,7 @@ class Wire:
             self._incoming.write(self._buffer[:count])
 
     def send(self, data: memoryview, *, more: bool = False) -> None:
-        """Encrypt and send; with ``more`` a little may wait for what follows. ChannelError if it cannot leave."""
+        """Encrypt and send; with ``more`` a small rest may wait for the next call. ChannelError if it cannot leave."""
         for lo in range(0, len(data), CHUNK_BYTES):
             chunk = data[lo : lo + CHUNK_BYTES]
             try:
@@ -108,7 +108,7 @@ class Wire:
                 raise ChannelError(error.strerror or str(error)) from None
 
     def endless(self) -> None:
-        """From now on calls wait as long as it takes: `sever` ends them."""
+        """From now on calls wait without a limit; `sever` ends them."""
         self._socket.settimeout(None)
 
     def sever(self) -> None:
@@ -142,7 +142,7 @@ class TlsLink(BaseLink):
     ) -> None:
         super().__init__(emit, settings, name=name, allocate=allocate)
         self._wire: Wire | None = wire
-        self._in_by = self._out_by = float("inf")  # when the piece under way must have moved
+        self._in_by = self._out_by = float("inf")  # time limit of the current piece
 
     def _loops(self) -> dict[str, Loop]:
         wire = self._wire
@@ -191,7 +191,7 @@ class TlsLink(BaseLink):
             del meta, data, frame  # the consumer's now
 
     def _whole(self, wire: Wire, array: U8 | None, nbytes: int | None, piece_bytes: int) -> tuple[U8 | None, int]:
-        """What came with the header, or else comes now, and its digest."""
+        """An array, from the header message or received now, and its digest."""
         if array is not None or nbytes is None:
             return array, digest(array)
         array, hasher = self._allocate(nbytes), xxhash.xxh3_64()

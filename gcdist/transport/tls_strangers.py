@@ -1,10 +1,10 @@
-"""Callers that have not proved anything yet: what they may cost, and their way to a proven hello.
+"""Callers without a proof: limits of their cost, and their way to an authenticated hello.
 
 A caller may hold one descriptor, `STRANGER_BYTES` of input and a few seconds; all of them together `MOST_STRANGERS`
-descriptors, `HANDSHAKES_A_SECOND` of processor time and `CALLS_A_SECOND` accepts. Where there are too many, the address with
-the most callers loses its oldest one, and handshakes go to the address that has had the fewest, there to the newest caller:
-a flood from one address keeps no other address out, and from behind one's own NAT it lets some through. All of it happens in
-one thread without blocking; this module has neither the thread nor the clock.
+descriptors, `HANDSHAKES_A_SECOND` of processor time and `CALLS_A_SECOND` accepts. If there are too many, the address
+with the most callers loses its oldest one. The next handshake goes to the newest caller of the address with the fewest
+handshakes. So a flood from one address keeps no other address out, and some callers behind the same NAT get through.
+All of it runs in one thread without blocking; this module has neither the thread nor the clock.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StrangerError(Exception):
 
 
 class Allowance:
-    """So many a second, and so many at once after a rest.
+    """A token bucket: ``rate`` a second, and more at once after a rest.
 
     >>> allowance = Allowance(2.0, 3.0, now=0.0)
     >>> [allowance.take(0.0) for _ in range(4)], allowance.ready_at(0.0), allowance.take(0.5)
@@ -68,7 +68,7 @@ class Allowance:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """Use one, if there is one."""
+        """Take a token, if there is one."""
         self._fill(now)
         if self._left < 1.0:
             return False
@@ -76,7 +76,7 @@ class Allowance:
         return True
 
     def ready_at(self, now: float) -> float:
-        """When there is one."""
+        """The time of the next token."""
         self._fill(now)
         return now + max(0.0, 1.0 - self._left) / self._rate
 
@@ -88,8 +88,8 @@ class Stranger:
         self.connection = connection
         self.address = address
         self.until = until
-        self.leaving = False  # it has been told why; only its own end is waited for
-        self._first = bytearray()  # until its client hello is whole: only then is there anything to compute
+        self.leaving = False  # the reason was sent; only its own close is outstanding
+        self._first = bytearray()  # bytes of an incomplete client hello, which cost no computing
         self._tls: ssl.SSLObject | None = None
         self._taken = 0
         self._hello = bytearray()
@@ -97,7 +97,7 @@ class Stranger:
 
     @property
     def asks(self) -> bool:
-        """Whether its client hello is in and was not answered: to answer is what costs processor time."""
+        """Whether its client hello is complete and unanswered; the answer costs processor time."""
         return self._tls is None and self._is_hello and len(self._first) >= self._hello_bytes
 
     @property
@@ -111,13 +111,13 @@ class Stranger:
 
     @property
     def doing(self) -> str:
-        """What it has got to, for the log."""
+        """Its progress, for the log."""
         if self._proven:
             return "proved itself and said nothing"
         return "did not finish its handshake" if self._taken else "said nothing"
 
     def pull(self) -> None:
-        """Read what it has sent; OSError if it has gone."""
+        """Read its bytes; OSError if it has gone."""
         came = self.connection.recv(TAKE_BYTES)
         if not came:
             raise ConnectionResetError
@@ -130,9 +130,9 @@ class Stranger:
             self._incoming.write(came)
 
     def answer(self, credentials: Credentials) -> bytes | None:
-        """Answer what has come so far; its hello, once it is in.
+        """Answer the bytes so far; returns its hello once that is complete.
 
-        StrangerError if it is to go (it has been told why, if it speaks TLS), OSError if it has gone.
+        StrangerError if it must go (the reason was sent to it, if it speaks TLS), OSError if it has gone.
         """
         if self.leaving:
             return None
@@ -183,7 +183,7 @@ class Stranger:
         return b"" if frame.meta is None else frame.meta.tobytes()
 
     def _wanted(self) -> int:
-        """Bytes of the hello that are not in yet."""
+        """Missing bytes of the hello."""
         have = len(self._hello)
         if have < HEADER_BYTES:
             return HEADER_BYTES - have
@@ -193,13 +193,13 @@ class Stranger:
         return min(HEADER_BYTES + sum(header.inline), MESSAGE_BYTES) - have
 
     def wire(self) -> Wire:
-        """Its connection, once its hello is in."""
+        """Its connection, once its hello is complete."""
         assert self._tls is not None
         return Wire(self.connection, self._tls, self._incoming, self._outgoing)
 
 
 class Callers:
-    """All that wait, and whose turn it is. ``now`` in seconds of any clock."""
+    """All waiting callers, and their order. ``now`` in seconds of any clock."""
 
     def __init__(self, now: float) -> None:
         self.all: dict[int, Stranger] = {}  # by descriptor, oldest first
@@ -210,7 +210,7 @@ class Callers:
         self._forget_at = now
 
     def add(self, stranger: Stranger) -> Stranger | None:
-        """Take it in; returns who has to go for it."""
+        """Add a caller; returns the callers that must go for it."""
         self.all[stranger.connection.fileno()] = stranger
         if len(self.all) <= MOST_STRANGERS:
             return None
@@ -218,12 +218,12 @@ class Callers:
         return next(other for other in self.all.values() if other.address == most)
 
     def remove(self, stranger: Stranger) -> None:
-        """It has gone, or is a stranger no more."""
+        """Remove a caller that has gone or is authenticated."""
         self.all.pop(stranger.connection.fileno(), None)
         self._waiting.pop(stranger.connection.fileno(), None)
 
     def may_begin(self, stranger: Stranger, now: float) -> bool:
-        """Whether its handshake may begin now; else `turns` gives it back when it is its turn."""
+        """Whether its handshake may begin now; else `turns` returns it at its turn."""
         if not self._waiting and self.handshakes.take(now):
             self._count(stranger, now)
             return True
@@ -231,9 +231,9 @@ class Callers:
         return False
 
     def turns(self, now: float) -> list[Stranger]:
-        """Whose handshake may begin now: the newest of the address that has begun the fewest.
+        """Callers whose handshake may begin now: the newest of the address with the fewest begun handshakes.
 
-        The oldest may be about to go: under a flood from its own address it would never get anywhere.
+        Not the oldest, because under a flood from its own address it must go before its handshake ends.
         """
         found = []
         while self._waiting and self.handshakes.take(now):
@@ -249,11 +249,11 @@ class Callers:
         self._begun[stranger.address] += 1
 
     def overdue(self, now: float) -> list[Stranger]:
-        """Those whose time is over."""
+        """Callers after their time limit."""
         return [stranger for stranger in self.all.values() if now >= stranger.until]
 
     def next_at(self, now: float) -> float:
-        """When to look again."""
+        """The time of the next check."""
         due = [stranger.until for stranger in self.all.values()]
         if self._waiting:
             due.append(self.handshakes.ready_at(now))

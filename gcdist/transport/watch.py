@@ -1,6 +1,6 @@
 """One thread a process that judges the silence of all its links.
 
-A gloo wait cannot be used for it: an expired wait closes the pair, and a large body may rightly hold up the next header.
+A gloo wait cannot do it: an expired wait closes the pair, and a large body may rightly delay the next header.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from typing import Protocol
 
 from gcdist.transport.threads import spawn
 
-_LATE = 0.25  # s; waking this much late means that this very process was stopped or busy
+_LATE = 0.25  # s; a wake-up later than this means that this process itself was stopped or busy
 
 
 class Watched(Protocol):
-    """What the watch looks after."""
+    """An object under the watch."""
 
     def judge(self, now: float) -> float:
-        """Act on what is due at ``now``; return when to look again."""
+        """Act on events due at ``now``; return the time of the next check."""
         ...
 
 
 class _Watch:
-    """The thread lives as long as there is something to watch."""
+    """The watch; its thread lives while it has items."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._watched: set[Watched] = set()
         self._thread: threading.Thread | None = None
-        self._stirred = False  # something changed since the last look
+        self._stirred = False  # a change since the last check
 
     def add(self, item: Watched) -> None:
         """Begin to judge ``item``."""
@@ -47,7 +47,7 @@ class _Watch:
             self._stir()
 
     def poke(self) -> None:
-        """Something is due earlier than was said."""
+        """An item is due earlier than its last answer."""
         with self._changed:
             self._stir()
 
@@ -59,7 +59,7 @@ class _Watch:
     def _judged(item: Watched, now: float) -> float:
         try:
             return item.judge(now)
-        except Exception:  # one item's error must not end the watch over the others
+        except Exception:  # an error of one item must not end the watch over the others
             sys.excepthook(*sys.exc_info())
             return now + 1.0
 
@@ -76,7 +76,7 @@ class _Watch:
             with self._changed:
                 self._changed.wait_for(lambda: self._stirred, max(0.001, due - now))
             if time.monotonic() > due + _LATE:
-                time.sleep(_LATE)  # let the receiving threads say what came meanwhile before anyone is judged
+                time.sleep(_LATE)  # receiving threads first report arrived frames, before any link is judged
 
 
 watch = _Watch()

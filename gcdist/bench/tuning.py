@@ -114,7 +114,7 @@ def tune(
 
 
 def _cost(cell: Cell, point: _Point, seeds: Sequence[int], run: Callable[[Cell], Outcome], least: float) -> float:
-    """The cost of one point; ``least`` of those before: a run stops, without repetition, at ``RACE`` times that."""
+    """The cost of one point; a run stops at ``RACE`` times ``least``, that of the best before, without more seeds."""
     tried = replace(cell, budget=min(cell.budget, RACE * least))
     outcomes: list[Outcome] = []
     for seed in seeds:

@@ -10,7 +10,7 @@ from gcdist.coding.loads import bits_for_rows, late_table, load_costs, solved_lo
 from gcdist.types import F64, I64, Problem
 
 EXACT_WORK = 2e8  # sums up to which loads and bits are solved by one dynamic programme
-_SEARCH_LIMIT = 2e7  # most sums of one load allocation during the search for a price of bits
+_SEARCH_LIMIT = 2e7  # most sums of an exact load allocation in the search for a price of bits; above, by derivative
 _PRICED = 1.02  # ratio of two prices of bits: the search ends below it
 
 

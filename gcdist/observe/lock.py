@@ -31,7 +31,7 @@ class FolderLock:
 
     The kernel's record lock (fcntl) is bound to the process, not to its children, and NFS knows it too. On disks whose
     locks cover one host alone, a lease takes over: the file names host and process and changes every few seconds. A new
-    master waits for one lease; a holder on another host counts as dead if the file does not change.
+    master waits one lease for a holder on another host; the holder counts as dead if the file does not change.
 
     Args:
         folder: the run's.

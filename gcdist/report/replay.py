@@ -2,19 +2,22 @@
 
 Each worker's rounds keep their order: a step of the replay takes the recorded round of the same part of the run.
 Computing time is proportional to the worker's partitions; time on the link is proportional to the bytes, and bytes up
-to the bits. A dropped or cut round takes as long as a longer finished round of that worker, or, without one, its own
-time plus an exponential time (maximum likelihood under the cut). Lost workers are lost at the same step and for the
-same time. Gradients are synthetic vectors; their differences between partitions follow from the run's noise.
+to the bits. A cut row gets the time of a whole row at its own pace. A dropped round takes as long as a longer round of
+that worker, or, without one, its own time plus an exponential time (maximum likelihood under the cut). The time of a row
+is spent inside its partitions, and a replay can cut it between them; where the run injected delays into messages, it is
+spent before the first partition. Lost workers are lost at the same step and for the same time. Gradients are synthetic
+vectors; their differences between partitions follow from the run's noise.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -39,6 +42,7 @@ from gcdist.types import F64, U8
 STEPS = 200  # most steps of a replay; a longer run is thinned
 COORDINATES = 4096  # most coordinates of the synthetic gradients
 LEAST = 20  # fewest steps of a run that can be replayed
+LATER = 1e-4  # seconds from the opening of a step to its round: beyond them the worker was not free
 ENOUGH = 3  # least number of longer rounds from which the time of a dropped round is drawn
 
 
@@ -53,6 +57,53 @@ class Outcome:
     bytes_up: float  # of the replay's own messages
 
 
+Way: TypeAlias = Literal["before", "spread", "inside", "measured"]
+
+
+def _way(run: Run) -> Way:
+    """How a round's time at the worker goes with its partitions: an injected delay before the first of them, spread over
+    them, or inside them; measured: none was injected.
+    """
+    if run.setting("inject.model", "none") == "none":
+        return "measured"
+    if run.setting("inject.scale_with_load", False) is True:
+        return "spread"
+    return "inside" if run.setting("inject.where", "message") == "compute" else "before"
+
+
+def _part_seconds(run: Run) -> float:
+    """Median seconds that a partition computes."""
+    known = [each.compute / (each.done or each.load) for each in run.rounds if each.compute and each.load]
+    return float(np.median(known)) if known else 0.0
+
+
+def _as_whole(each: WorkerRound, way: Way) -> WorkerRound:
+    """A cut row as it would have been whole, at the pace of the partitions that were done; other rounds as they are."""
+    if each.whole or not each.done or each.held is None or each.end not in ("counted", "late"):
+        return each
+    times = each.load / each.done
+    compute, data = (each.compute or 0.0) * times, (each.data or 0.0) * times
+    if way in ("spread", "inside"):
+        held = each.held * each.load / (each.done + 0.5)  # the next one was half done, on average
+    else:
+        held = each.held + (compute + data) * (1.0 - 1.0 / times)
+    held = max(held, each.held)
+    seconds = each.seconds + held - each.held
+    return replace(each, seconds=seconds, held=held, compute=compute, data=data, done=each.load)
+
+
+def _until_free(mine: Sequence[WorkerRound], opened: Mapping[int, float]) -> float:
+    """Median seconds from a message's arrival to the next round, where that was sent after its step had been opened: the
+    credit behind the message was still on the link.
+    """
+    gaps = [
+        after.sent - (before.sent + before.seconds)
+        for before, after in pairwise(sorted(mine, key=lambda each: each.sent))
+        if before.end in ("counted", "late") and after.sent > opened.get(after.step, math.inf) + LATER
+    ]
+    return max(0.0, float(np.median(gaps))) if gaps else 0.0
+
+
 class Recorded:
     """The recorded times at the worker as a delay model (`types.DelayModel`), and those on the link.
 
@@ -65,29 +116,37 @@ class Recorded:
 
     def __init__(self, run: Run, steps: int, bits: float, seed: int = 0) -> None:
         self._steps = steps
-        scale = run.setting("inject.scale_with_load", False) is True
-        floor = run.setting("inject.model", "none") != "none" and not scale
+        way = _way(run)
+        self.part_seconds = _part_seconds(run) if way == "before" else 0.0  # the simulator adds them after the delay
         rng = np.random.default_rng(seed)
         self._at: list[F64] = []  # of each worker: place of its rounds in the run, from 0 to 1
         self._terms: list[F64] = []  # (rounds, 4): seconds a partition, fixed, least at the worker, link
         self.credit_N: list[float] = []
+        self.free_N: list[float] = []  # seconds from a message's arrival until its worker counts as free
+        opened = dict(zip(run.step_T.tolist(), run.opened_T.tolist(), strict=True))
         first, length = (int(run.step_T[0]), max(1, int(run.step_T[-1] - run.step_T[0]))) if run.steps else (0, 1)
         every = [each for each in run.rounds if each.held is not None and each.end != "lost"]
         for worker in range(1, run.workers + 1):
             mine = [each for each in every if each.worker == worker] or every
-            rounds, held = _finished(mine, rng)
+            rounds, held = _finished([_as_whole(each, way) for each in mine], rng)
             rows = []
             for each, seconds in zip(rounds, held, strict=True):
                 part = (each.compute or 0.0) / each.load if each.load else 0.0
                 rest = max(0.0, seconds - part * each.load)
-                if scale and each.load:
+                least = 0.0
+                if way == "spread" and each.load:
                     part, rest = seconds / each.load, 0.0
+                elif way == "inside":  # as long with fewer partitions
+                    rest, least = 0.0, seconds
+                elif way == "before":
+                    part, rest, least = 0.0, 0.0, max(0.0, seconds - self.part_seconds * (each.load - 1))
                 size = each.down + each.up
                 link = (each.link or 0.0) * ((each.down + bits * each.up) / size if size else 1.0)
-                rows.append((part, 0.0 if floor else rest, seconds if floor else 0.0, link))
+                rows.append((part, rest, least, link))
             # the worker of a dropped round sends only its credit
             credits = [each.link for each in mine if each.end == "stale" and each.link is not None]
             self.credit_N.append(float(np.median(credits)) if credits else 0.0)
+            self.free_N.append(_until_free(mine, opened))
             self._at.append(np.array([(each.step - first) / length for each in rounds]))
             self._terms.append(np.array(rows, np.float64).reshape(-1, 4))
 
@@ -128,16 +187,20 @@ class _Links(Network):
         super().__init__(setup, clock)
         self._recorded = recorded
         self._steps: dict[int, int] = {}  # of the newest round of each worker
+        self._answered: set[int] = set()  # workers whose message of that round has left
 
     def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
         self._steps[peer.worker] = sent.step
+        self._answered.discard(peer.worker)
         super().send_round(peer, sent, state)
 
     def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
         if not up:
             return 0.0  # the way up takes the link's time of both ways
-        has_body = nbytes > SMALL
-        return self._recorded.link(slot, self._steps.get(slot, 0)) if has_body else self._recorded.credit_N[slot]
+        if nbytes > SMALL:
+            self._answered.add(slot)
+            return self._recorded.link(slot, self._steps.get(slot, 0))
+        return (self._recorded.free_N if slot in self._answered else self._recorded.credit_N)[slot]
 
 
 def _world(setup: Setup, recorded: Recorded) -> tuple[MasterDriver, Network]:
@@ -286,6 +349,13 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
     data = {"holds": values["data"]["holds"]} if "holds" in values.get("data", {}) else {}
     gaps = np.diff(run.series["seconds"]) - run.series["step_seconds"][1:]
     between = max(0.0, float(np.nanmedian(gaps))) if run.steps > 1 else 0.0
+    way = _way(run)
+    # only the place of the delays is the run's: `Recorded` stands for their model
+    inject: dict[str, Any] = {"model": "shifted-exponential"} if way != "before" else {}
+    if way == "spread":
+        inject["scale_with_load"] = True
+    if way in ("inside", "measured") or (way == "spread" and run.setting("inject.where", "message") == "compute"):
+        inject["where"] = "compute"
     return Config(
         seed=values.get("seed", 0),
         steps=steps,
@@ -294,9 +364,15 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
         code=code,
         quantizer=quantizer,
         straggler=straggler,
+        inject=inject,
         faults=_faults(run, steps),
         cluster={"workers": run.workers, **{key: value for key, value in cluster.items() if value is not None}},
-        simulate={"latency": 0.0, "bandwidth": 1e15, "compute_seconds": 0.0, "master_seconds": between},
+        simulate={
+            "latency": 0.0,
+            "bandwidth": 1e15,
+            "compute_seconds": _part_seconds(run) if way == "before" else 0.0,
+            "master_seconds": between,
+        },
         checkpoint={"keep": 0},
     )
 

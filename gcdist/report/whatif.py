@@ -94,7 +94,7 @@ def usual_changes(run: Run) -> list[list[str]]:
     scheme, bits = run.setting("code.scheme", "auto"), run.setting("quantizer.bits", 4)
     if run.setting("straggler.deadline", "auto") != "auto":
         changes.append(['straggler.deadline="auto"'])
-    changes += [[f'code.scheme="{name}"'] for name in ("joint", "ignore-rescaled") if name != scheme]
+    changes += [[f'code.scheme="{name}"'] for name in ("auto", "joint", "ignore-rescaled") if name != scheme]
     changes.append(['code.scheme="sync"', 'straggler.deadline="wait"'])
     if run.setting("quantizer.name", "") not in ("float32", "bfloat16"):
         changes += [[f"quantizer.bits={width}"] for width in (2, 8) if width != bits]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 
 from gcdist import Config, simulate
 from gcdist.config import ConfigError
+from gcdist.observe import WorkerRound
 from gcdist.report import read_run
-from gcdist.report.replay import replay
+from gcdist.report.replay import _as_whole, replay
 from gcdist.report.whatif import outcomes, usual_changes
 from gcdist.tasks import load_task
 from tests.report.made_runs import made_run
@@ -19,18 +22,29 @@ TOLERANCE = 0.1
 STEPS = 60
 
 
-def simulated_run(folder: Path, **straggler: Any) -> Path:
+INJECTED = {
+    "model": "shifted-exponential",
+    "shift": [0.0, 0.05, 0.3, 0.02, 0.0, 0.0],
+    "mean": [0.05, 0.1, 0.1, 0.05, 0.05, 0.05],
+}
+
+
+def simulated_run(
+    folder: Path,
+    deadline: float | str,
+    scheme: str = "auto",
+    inject: Mapping[str, Any] = INJECTED,
+    compute: float = 0.02,
+) -> Path:
+    """Worker 2 has a slow link, worker 5 is away for 2 s; 3 (and 2) are slow by INJECTED."""
     config = Config(
         seed=1,
         steps=STEPS,
-        straggler=straggler,
+        straggler={"deadline": deadline},
+        code={"scheme": scheme},
         cluster={"workers": 6},
-        inject={
-            "model": "shifted-exponential",
-            "shift": [0.0, 0.05, 0.3, 0.02, 0.0, 0.0],
-            "mean": [0.05, 0.1, 0.1, 0.05, 0.05, 0.05],
-        },
-        simulate={"compute_seconds": 0.02, "bandwidth": 1e7},
+        inject=inject,
+        simulate={"compute_seconds": compute, "bandwidth": 1e7},
         faults=[
             {"kind": "slow", "worker": 2, "step": 0, "seconds": 1e6, "rate": 10_000.0},
             {"kind": "kill", "worker": 5, "step": 20, "seconds": 2.0},
@@ -45,7 +59,7 @@ def simulated_run(folder: Path, **straggler: Any) -> Path:
 
 
 def test_the_wall_clock_of_another_deadline_is_predicted(tmp_path: Path) -> None:
-    runs = {deadline: read_run(simulated_run(tmp_path / str(deadline), deadline=deadline)) for deadline in (0.15, 0.3)}
+    runs = {deadline: read_run(simulated_run(tmp_path / str(deadline), deadline)) for deadline in (0.15, 0.3)}
     took = {deadline: float(run.series["seconds"][-1]) for deadline, run in runs.items()}
     assert took[0.3] > 1.15 * took[0.15]
     for recorded, run in runs.items():
@@ -59,6 +73,38 @@ def test_the_wall_clock_of_another_deadline_is_predicted(tmp_path: Path) -> None
     assert [row.changes for row in rows] == [(), ("quantizer.bits=2",), ("quantizer.bits=8",)]
     assert rows[0].times == pytest.approx(1.0, rel=TOLERANCE)
     assert rows[1].noise > 1.2 * rows[2].noise  # so few parameters that most bytes are heads and sidecars
+
+
+@pytest.mark.parametrize("where", ["message", "compute"])
+def test_an_automatic_deadline_and_an_automatic_scheme_are_predicted(tmp_path: Path, where: str) -> None:
+    inject = INJECTED | {"where": where}
+    recorded = read_run(simulated_run(tmp_path / "recorded", 0.3, "joint", inject))
+    for scheme in ("joint", "auto"):
+        run = read_run(simulated_run(tmp_path / scheme, "auto", scheme, inject))
+        took = float(run.series["seconds"][-1])
+        assert took < 0.75 * float(recorded.series["seconds"][-1])
+        found = replay(recorded, ['straggler.deadline="auto"', f'code.scheme="{scheme}"'])
+        assert found.seconds == pytest.approx(took, rel=TOLERANCE), scheme
+
+
+@pytest.mark.parametrize("deadline", [0.15, 0.3, "auto"])
+def test_a_run_with_cut_rows_is_replayed_with_its_own_settings(tmp_path: Path, deadline: float | str) -> None:
+    run = read_run(simulated_run(tmp_path / "run", deadline, "joint", {}, 0.05))
+    cut = [each for each in run.rounds if each.done and not each.whole]
+    assert len(cut) > 30 or deadline == 0.3  # of about 350
+    found = replay(run)
+    assert found.seconds == pytest.approx(float(run.series["seconds"][-1]), rel=0.05)
+    assert found.counted == pytest.approx(float(run.arrived_TN.sum(1).mean()), rel=TOLERANCE)
+
+
+def test_a_cut_row_gets_the_time_of_a_whole_one_at_its_pace() -> None:
+    cut = WorkerRound(1, 0, "counted", 0.0, 0.5, 0.4, 0.2, 0.1, 4, 100, 100, 2)  # 0.1 s computing, 0.05 s data each
+    measured, spread = _as_whole(cut, "measured"), _as_whole(cut, "spread")
+    assert measured.whole
+    assert (measured.held, measured.compute) == (pytest.approx(0.7), pytest.approx(0.4))
+    assert measured.link == pytest.approx(cut.link)
+    assert spread.held == pytest.approx(0.64)  # 2.5 of 4 in 0.4 s
+    assert _as_whole(replace(cut, done=4), "measured").held == 0.4
 
 
 def test_what_cannot_be_replayed_is_one_line(tmp_path: Path) -> None:

@@ -158,13 +158,13 @@ def connect(
         raise ConfigError(str(error)) from None
     try:
         cluster = Cluster(session, driver, run, on_close=close, resumed=found)
+        if resume is not False:
+            take_up(run, session, found)
     except BaseException:
         driver.stop("the master could not start")
         close()
         run.close()
         raise
-    if resume is not False:
-        take_up(run, session, found)
     cluster.again = _again(resume, run.path)
     _show(cluster, show, say)
     leave("run", f"its run folder is {run.path}; {cluster.again}")
@@ -200,11 +200,11 @@ def simulate(
     driver, network = simulated(session, log)
     try:
         cluster = Cluster(session, driver, run, resumed=found, standstill=Quiescence(driver, network))
+        if resume is not False:
+            take_up(run, session, found)
     except BaseException:
         run.close()
         raise
-    if resume is not False:
-        take_up(run, session, found)
     cluster.again = _again(resume, run.path)
     _show(cluster, show, say, virtual=True)
     return cluster

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from rich.console import Console
 from gcdist.api import connect, simulate
 from gcdist.commands.tables import workers_table
 from gcdist.config import Config, ConfigError, load_config
+from gcdist.exchange.signals import on_signals
 from gcdist.last_words import COMMAND, leave
 from gcdist.master.driver import RunStoppedError, Say
 from gcdist.observe import Progress, Summary, plain, print_summary
@@ -109,15 +110,27 @@ def simulated(config: ConfigFile, overrides: Overrides = None, as_json: Json = F
     Example: gcdist simulate examples/digits.toml --set cluster.workers=8
     """
     torch.set_num_threads(1)  # partitions are small; threads would fight over them
-    _run(
-        config,
-        overrides,
-        as_json,
-        lambda task, settings, say: simulate(task, settings, say=say, resume=resume or False),
-    )
+    stops: list[str] = []  # signals that ask the run to end: between two steps, behind a checkpoint
+    undo = on_signals(lambda name, number: stops.append(name))
+    try:
+        _run(
+            config,
+            overrides,
+            as_json,
+            lambda task, settings, say: simulate(task, settings, say=say, resume=resume or False),
+            stops,
+        )
+    finally:
+        undo()
 
 
-def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable[[Task, Config, Say], Cluster]) -> None:
+def _run(
+    path: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    start: Callable[[Task, Config, Say], Cluster],
+    stops: Sequence[str] = (),
+) -> None:
     config = load_config(path, overrides or [])
     task = load_user_task(config, path.resolve().parent)
     relay = _Relay()
@@ -129,7 +142,7 @@ def _run(path: Path, overrides: list[str] | None, as_json: bool, start: Callable
         if not as_json:
             _show(console, f"run folder: {cluster.folder.path}")
         try:
-            summary = train_loop(cluster, task, relay, console)
+            summary = train_loop(cluster, task, relay, console, stops)
         except RunStoppedError as stop:
             print(f"gcdist: {stop}; what there is of the run is in {cluster.folder.path}", file=sys.stderr)
             raise
@@ -178,8 +191,12 @@ def worth_knowing(folder: Path) -> list[str]:
     return [*lines[:WORDS], f"more: gcdist report {folder}"]
 
 
-def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) -> Summary:
-    """Train for ``config.steps`` steps, evaluate, check the wait-for-all estimate; write the summary."""
+def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console, stops: Sequence[str] = ()) -> Summary:
+    """Train for ``config.steps`` steps, evaluate, check the wait-for-all estimate; write the summary.
+
+    Raises:
+        RunStoppedError: a step has ended, and ``stops`` names a signal by now.
+    """
     config = cluster.config
     optimizer = make_optimizer(config, task)
     cluster.track(optimizer=Configured(optimizer))
@@ -189,6 +206,8 @@ def train_loop(cluster: Cluster, task: Task, relay: _Relay, console: Console) ->
         for step in cluster.steps(config.steps):
             step.backward()
             optimizer.step()
+            if stops:
+                raise RunStoppedError(stops[0])
         cluster.folder.stream.remove(progress)  # all steps are shown before the lines below
         metrics = cluster.final_evaluation()
         checks = config.summary.sync_check_steps

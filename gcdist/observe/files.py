@@ -141,6 +141,7 @@ class GrowingFile:
     def __init__(self, path: Path, trouble: Trouble, end: bytes = b"\n", most: int = MOST_WAITING) -> None:
         self.path = path
         self.closed = False
+        self.must_be_ours: Callable[[], None] = lambda: None  # OSError: the path leads into another run's folder
         self._held = False
         self._trouble = trouble
         self._end = end
@@ -178,6 +179,7 @@ class GrowingFile:
             while self._waiting:
                 if self._handle is None or not os.fstat(self._handle).st_nlink:  # it was deleted
                     self.let_go()
+                    self.must_be_ours()
                     self._open()
                 assert self._handle is not None
                 add_record(self._handle, self._waiting[0])

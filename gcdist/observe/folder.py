@@ -96,7 +96,9 @@ class RunFolder:
         self._step: int | None = None  # the last that has ended
         self.summed_up: int | None = None  # that of the summary
         self.stream = EventStream(self.event)
-        self.logs = WorkerLogs(self.path / "logs")  # logs/worker-RANK.log
+        self.logs = WorkerLogs(self.path / "logs", must_be_ours=self.must_be_ours)  # logs/worker-RANK.log
+        for file in self._files():
+            file.must_be_ours = self.must_be_ours
 
     def must_be_ours(self) -> None:
         """OSError if another folder has taken this one's place."""
@@ -181,10 +183,12 @@ class RunFolder:
         if whole.startswith(left):  # a full disk can do that
             cut_off(file.path, len(left))
         else:
-            write_whole(file.path, left.decode())
+            write_whole(file.path, left)
         if damaged:
             self.on_trouble(f"{file.path}: {damaged} damaged lines were cut out")
-        return GrowingFile(file.path, self.trouble)
+        anew = GrowingFile(file.path, self.trouble)
+        anew.must_be_ours = self.must_be_ours
+        return anew
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """A line of ``events.jsonl``: ``kind`` (drop, fault, members, plan, ...) and ``text`` for a reader.
@@ -266,9 +270,11 @@ class RunFolder:
         if self._waiting:
             self._write_waiting()
 
+    def _files(self) -> list[GrowingFile]:
+        return [self._metrics, self._events, self._evaluations, self._times.file, self.trace.file]
+
     def _move_in(self) -> None:
-        files = [self._metrics, self._events, self._evaluations, self._times.file, self.trace.file]
-        for file in files:
+        for file in self._files():
             file.hold()  # no record goes into another run's folder
         if (self.path / "metrics.jsonl").exists():
             raise LockedError(f"{self.path} is another run's folder now")
@@ -277,7 +283,7 @@ class RunFolder:
         self._lock = lock
         self._place = _place(self.path)
         make_folder(self.path / "plans")
-        for file in files:
+        for file in self._files():
             file.go_on()
         if self._config is not None:
             self._write("config.toml", self._config)

@@ -50,11 +50,18 @@ class WorkerLogs:
 
     A text has the time of its arrival; its further lines are indented. The master limits a worker's lines here again,
     because it does not trust a peer with its disk. A full disk loses lines, but does not end the run.
+    ``must_be_ours`` raises OSError where another run's folder stands in the place of this one's.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.monotonic,
+        must_be_ours: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folder = folder
         self._clock = clock
+        self._must_be_ours = must_be_ours
         self._lock = threading.Lock()
         self._budgets: dict[int, LineBudget] = {}
         self._closed = False
@@ -85,6 +92,7 @@ class WorkerLogs:
     def _write(self, rank: int, text: str) -> None:
         lines = text.strip().replace("\n", "\n    ")
         with suppress(OSError):
+            self._must_be_ours()
             make_folder(self._folder)
             handle = open_for_records(self._folder / f"worker-{rank}.log")
             try:

@@ -80,9 +80,16 @@ def resumed_folder(session: Session, path: Path, say: Say) -> tuple[RunFolder, C
 
 
 def take_up(run: RunFolder, session: Session, found: Checkpoint | None) -> None:
-    """Make the folder the resumed run's: write its settings, and remove the lines of steps that will be trained again."""
+    """Make the folder the resumed run's: write its settings, and remove the lines of steps that will be trained again.
+
+    Raises:
+        ConfigError: the disk does not let them be removed.
+    """
     run.write_config(settings_text(session))
-    run.rewind(0 if found is None else found.step)
+    try:
+        run.rewind(0 if found is None else found.step)
+    except OSError as error:
+        raise _unusable("resume", run.path, error) from None
 
 
 def _compare(session: Session, path: Path, bound: bool, say: Say) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import gcdist
-from gcdist.observe import read_lines, read_metrics
+from gcdist.observe import RunFolder, read_lines, read_metrics
 from gcdist.run.checkpoint import DamagedError, read_checkpoint
 
 EVERY: dict[str, Any] = {"checkpoint": {"every": 5}, "evaluation": {"every": 5}, "straggler": {"replan_every": 5}}
@@ -158,6 +158,43 @@ def test_nothing_is_written_into_another_run_that_stands_in_its_place(tmp_path: 
     assert names(folder) == checkpoints
 
 
+def test_no_line_goes_into_another_run_between_two_steps(tmp_path: Path) -> None:
+    """The folder is deleted, another run's stands there, and a line comes before the next step looks."""
+    path, other = tmp_path / "run", tmp_path / "other"
+    RunFolder(other).close()
+    before = {file.name: file.read_bytes() for file in other.iterdir() if file.is_file()}
+    folder = RunFolder(path)
+    folder.step(0, loss=1.0)
+    shutil.rmtree(path)
+    other.rename(path)
+    folder.event("members", "worker 1 joined")
+    folder.evaluation(1, 0.1, 0.1, {"score": 1.0})
+    folder.logs.add(1, "hello")
+    folder.write_summary({})
+    folder.close()
+    assert {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()} == before
+    assert not (path / "logs").exists()
+
+
+def test_a_resumed_run_whose_lines_cannot_be_cut_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run(folder, steps=5)
+    lines = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"garbage\n" + lines)
+
+    def full(*about: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gcdist.observe.folder.write_whole", full)
+    with pytest.raises(gcdist.ConfigError, match=r"^resume: the run's folder .* cannot be written: No space left"):
+        run(folder, steps=10, resume=True)
+    monkeypatch.undo()
+    run(folder, steps=10, resume=True)  # nothing was lost, and nobody holds the folder
+    assert [line["step"] for line in read_metrics(folder)] == list(range(10))
+
+
 def test_no_flipped_bit_of_a_checkpoint_is_believed(tmp_path: Path) -> None:
     """Each of 400 single flips in each file is seen: a 64-bit sum misses one with probability 2e-17."""
     run(tmp_path / "run", steps=5)
@@ -191,6 +228,19 @@ def test_garbage_in_a_log_does_not_end_a_resumed_run(tmp_path: Path, name: str) 
     told = run(folder, steps=20, resume=True)
     assert [line["step"] for line in read_metrics(folder)] == list(range(20))
     assert any(f"{name}: " in line and "damaged lines were cut out" in line for line in told), told
+
+
+def test_lines_of_odd_characters_stay_as_they_are(tmp_path: Path) -> None:
+    """JSON in Python reads half a surrogate pair, UTF-8 does not: cutting a line behind it must not decode it."""
+    with RunFolder(tmp_path) as folder:
+        folder.event("error", "first")
+    odd = b'{"step":null,"kind":"error","text":"\xed\xa0\x80"}\n'
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b"garbage\n" + odd)
+    with RunFolder(tmp_path, resume=True) as folder:
+        folder.rewind(0)
+    assert odd in (tmp_path / "events.jsonl").read_bytes()
+    assert b"garbage" not in (tmp_path / "events.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

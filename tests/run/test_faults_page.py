@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from gcdist.config import Config
+from gcdist.config.secret import LEAST_CHARACTERS
+from gcdist.exchange import signals
+from gcdist.launcher import machine
+from gcdist.master.driver import STUCK_SECONDS
+from gcdist.master.links import LEAST_STEPS_QUEUED, MOST_UNHANDLED
+from gcdist.observe import files
+from gcdist.run.checkpoints import AGAIN_SECONDS, COST_MOST
+from gcdist.transport import LinkSettings, tls_strangers
+
 ROOT = Path(__file__).parents[2]
 PAGES = {"faults": 20, "security": 6}  # and so many tests at least
 
@@ -18,4 +28,36 @@ def test_the_promises_name_tests_that_exist(page: str) -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
     assert len(named) > PAGES[page]
     files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    bare = re.findall(r"`(test_\w+)`", text)
+    assert [test for test in bare if not any(f"def {test}(" in content for content in files.values())] == []
     assert [f"{file}::{test}" for file, test in named if f"def {test}(" not in files.get(file, "")] == []
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the docs are not beside the tests")
+def test_the_figures_on_the_pages_are_those_of_the_code() -> None:
+    cluster, checkpoint = Config().cluster, Config().checkpoint
+    faults, security = (" ".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").split()) for page in PAGES)
+    for text in (
+        f"silent after {cluster.silent_after:g} s (`cluster.silent_after`)",
+        f"lost after {cluster.lost_after:g} s (`lost_after`)",
+        f"(`cluster.piece_timeout`); the link is closed | that message | {cluster.piece_timeout:g} s |",
+        f"one is written every {checkpoint.minutes:g} minutes (`checkpoint.minutes`)",
+        f"rarer where that would take over {COST_MOST:.0%} of the time",
+        f"for {signals.REPEAT_SECONDS:g} s more signals are the same wish",
+        f"its part of each step | {STUCK_SECONDS:g} s |",
+        f"again every {files.AGAIN_SECONDS / 60:g} minutes",
+        f"({files.MOST_WAITING >> 20} MB a file)",
+        f"after {MOST_UNHANDLED} that the master could not handle yet",
+    ):
+        assert text in faults, text
+    assert files.AGAIN_SECONDS == AGAIN_SECONDS
+    assert signals.REPEAT_SECONDS == machine.REPEAT_SECONDS
+    assert LEAST_STEPS_QUEUED == 4.0
+    for text in (
+        f"shorter than {LEAST_CHARACTERS} characters",
+        f"{tls_strangers.STRANGER_BYTES >> 10} KiB and {LinkSettings().connect_timeout:g} s;",
+        f"all callers together {tls_strangers.MOST_STRANGERS} descriptors, {tls_strangers.HANDSHAKES_A_SECOND:g} "
+        f"handshakes and {tls_strangers.CALLS_A_SECOND:g} accepted connections a second",
+        f"may have {MOST_UNHANDLED} messages (twice the partitions, if more) and four times the largest frame",
+    ):
+        assert text in security, text

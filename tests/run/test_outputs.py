@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,31 @@ def test_a_simulated_run_goes_on_whatever_becomes_of_its_lines(tmp_path: Path, w
     assert len(read_metrics(run)) == 30
     assert json.loads((run / "summary.json").read_text())["steps"] == 30
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+def test_a_stopped_simulated_run_leaves_a_checkpoint(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('steps = 1000000\nname = "run"\n[task.options]\nmodel = "mlp"\n[cluster]\nworkers = 2\n')
+    command = [sys.executable, "-m", "gcdist", "simulate", "config.toml"]
+    env = {**os.environ, "PYTHONSAFEPATH": "1"}
+    run = tmp_path / "runs" / "run"
+    with (tmp_path / "err").open("wb") as err:
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=err)
+    try:
+        until = time.monotonic() + LIMIT
+        while not ((run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)  # a repeat: the same wish
+        assert process.wait(LIMIT) == 143
+    finally:
+        process.kill()
+        process.wait()
+    [checkpoint] = (run / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{len(read_metrics(run)):08d}"
+    assert "Traceback" not in (tmp_path / "err").read_text()
 
 
 SCRIPT = r"""
@@ -90,6 +117,9 @@ def test_real_processes_say_what_they_can(tmp_path: Path, start: Start, how: str
         assert codes == [0, 0, 0]
         assert len(read_metrics(run)) == 8
         return
+    if how == "large":  # the others train on
+        assert codes == [0, 0, 0], cluster.output(0)
+        assert len(read_metrics(run)) == 8
     assert errors, cluster.output(0)
     assert errors[0].startswith(says), errors[0][:200]
     assert max(map(len, errors)) < 20_000

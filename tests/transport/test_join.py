@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import socket
+import sys
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from gcdist.transport import (
     Credentials,
     Down,
     Frame,
+    GlooPlane,
     In,
     JoinError,
     LinkSettings,
@@ -221,6 +223,28 @@ def test_a_door_s_thread_outlives_its_own_errors(source: StoreSource, monkeypatc
     worker.link.post(Frame(1))
     master.get(In)
     house.close()
+
+
+def test_descriptors_that_run_out_are_told(source: StoreSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["gcdist.transport.join"]  # the package has a function of that name
+    monkeypatch.setattr(module, "DescriptorGauge", lambda: DescriptorGauge(limit=1))
+    told: list[str] = []
+    plane = GlooPlane(source.named("few"))
+    door = plane.open(lambda *about: None, lambda event: None, QUICK, on_notice=told.append)
+    assert eventually(lambda: bool(told))
+    door.close()
+    assert "descriptors are in use; connections to gloo's port are never let go" in told[0]
+
+
+def test_a_master_that_others_reach_warns_of_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setattr("gcdist.transport.plane.listening_address", lambda host, port: "10.0.0.7")
+    lines = GlooPlane(StoreSource("10.0.0.7", 1)).notes()
+    assert sum("no shared secret: whoever reaches 10.0.0.7 can join this run" in text for _, text in lines) == 1
+    assert sum("not encrypted" in text for _, text in lines) == 1
+    assert len(GlooPlane(StoreSource("10.0.0.7", 1), "a secret").notes()) == 1
+    monkeypatch.undo()
+    assert GlooPlane(StoreSource("127.0.0.1", 1)).notes() == []
 
 
 def test_the_limit_of_descriptors_is_raised_when_the_door_opens(source: StoreSource) -> None:

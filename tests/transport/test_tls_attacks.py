@@ -192,6 +192,26 @@ def joined_through(house: House, tap: Tap) -> tuple[End, End]:
     return house.joined.get(timeout=WAIT), worker
 
 
+def test_nothing_that_travels_can_be_read_and_no_session_is_resumed(house: House, taps: list[Tap]) -> None:
+    taps.append(Tap(house.port))
+    master, worker = joined_through(house, taps[0])
+    mark = b"a line that nobody else may read"
+    worker.link.post(Frame(9, b"", None, np.frombuffer(mark * 1000, np.uint8)))
+    frame = master.get(In).frame
+    assert frame.data is not None
+    assert frame.data.tobytes() == mark * 1000
+    master.link.post(Frame(9, b"", np.frombuffer(mark, np.uint8)))
+    worker.get(In)
+    for heard in taps[0].heard.values():
+        assert len(heard) > 1000 or heard is taps[0].heard["master"]
+        for plain in (mark, b"hello", SHARED.encode()):
+            assert plain not in heard
+    tls = worker.link._wire._tls
+    assert tls.version() == "TLSv1.3"
+    assert not tls.session_reused
+    assert tls.session is None or not tls.session.has_ticket
+
+
 @pytest.mark.parametrize("what", ["flip", "add", "drop", "swap", "repeat"])
 def test_any_change_to_what_travels_ends_that_link_alone(house: House, taps: list[Tap], what: str) -> None:
     begun: list[int] = []
@@ -304,6 +324,14 @@ def test_a_flood_before_the_proof_is_cut(house: House) -> None:
     with socket.create_connection(("127.0.0.1", house.port)) as loud, pytest.raises(ConnectionError):
         pour(loud, begins_a_long_hello + bytes(50 << 20), 1 << 14, 0.0)
     still_works(house)
+
+
+def test_more_bytes_than_a_hello_takes_are_cut(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tls_strangers.STRANGER_BYTES == 64 << 10
+    monkeypatch.setattr(tls_strangers, "STRANGER_BYTES", 100)
+    with pytest.raises((JoinError, RefusedError)):
+        house.workers.join(b"hello", End().events.put, QUICK, 1.0)
+    refused(house, "it sent more than 100 bytes before its hello was in")
 
 
 def test_an_endless_hello_of_somebody_proven_is_cut(house: House) -> None:

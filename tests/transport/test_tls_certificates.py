@@ -12,7 +12,17 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from typer.testing import CliRunner
 
 from gcdist.commands.secure import secure
-from gcdist.transport import Credentials, CredentialsError, LinkSettings, RefusedError, TlsDoor, TlsPlane
+from gcdist.transport import (
+    BaseLink,
+    Credentials,
+    CredentialsError,
+    Frame,
+    In,
+    LinkSettings,
+    RefusedError,
+    TlsDoor,
+    TlsPlane,
+)
 from gcdist.transport import tls_certificates as certificates
 from gcdist.transport.tls_certificates import authority_from_secret, issue, new_authority, read_certificate
 from tests.transport.conftest import WAIT, End, eventually
@@ -103,6 +113,26 @@ def test_a_revoked_worker_is_refused_at_its_next_call(keys: Path, master: Master
     master.takes(shown(keys, "worker2", "worker"))
 
 
+def test_a_link_that_is_up_stays_up_when_its_worker_is_revoked(keys: Path) -> None:
+    joined: list[BaseLink] = []
+    events = End()
+    door = TlsDoor(
+        "127.0.0.1", 0, shown(keys, "master", "master"), lambda link, *about: joined.append(link), events.events.put, QUICK
+    )  # fmt: skip
+    worker = End()
+    worker.link, _ = TlsPlane("127.0.0.1", door.port, shown(keys, "worker2", "worker")).join(
+        b"", worker.events.put, QUICK, WAIT
+    )
+    assert eventually(lambda: bool(joined))
+    run("revoke", str(keys), "worker2")
+    worker.link.post(Frame(3))
+    assert events.get(In).frame.kind == 3
+    worker.link.close("seen")
+    assert worker.link.join(WAIT)
+    assert joined[0].join(WAIT)
+    door.close()
+
+
 def test_expired_is_one_line_at_home(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("init", str(keys), "-n", "2", "--renew", "--days", "0.02")
     later = datetime.now(UTC) + timedelta(days=3)
@@ -115,6 +145,26 @@ def test_expired_is_one_line_at_home(keys: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("gcdist.transport.tls_credentials.datetime", Later)
     with pytest.raises(CredentialsError, match=r"^cluster\.certificate: .*worker1\.pem \(worker1\) expired on 20"):
         shown(keys, "worker1", "worker")
+
+
+def test_a_clock_that_is_behind_is_one_line(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = datetime.now(UTC) - timedelta(days=3)
+
+    class Earlier(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return earlier
+
+    monkeypatch.setattr("gcdist.transport.tls_credentials.datetime", Earlier)
+    with pytest.raises(
+        CredentialsError, match=r"^cluster\.certificate: .* is not valid before .* is the clock right\?$"
+    ):
+        shown(keys, "worker1", "worker")
+
+
+def test_a_guess_of_the_secret_takes_memory() -> None:
+    cost = certificates._SCRYPT
+    assert 128 * cost["n"] * cost["r"] == 32 << 20  # bytes, by scrypt's definition
 
 
 def test_expired_is_refused_by_the_other_end(keys: Path, master: Master) -> None:

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from gcdist.transport.tls_strangers import HANDSHAKES_A_SECOND, HANDSHAKES_AT_ONCE, MOST_STRANGERS, Callers, Stranger
+from gcdist.transport.tls_strangers import (
+    CALLS_A_SECOND,
+    CALLS_AT_ONCE,
+    HANDSHAKES_A_SECOND,
+    HANDSHAKES_AT_ONCE,
+    MOST_STRANGERS,
+    Callers,
+    Stranger,
+)
 
 
 @pytest.fixture
@@ -63,3 +71,9 @@ def test_time_is_over_for_each_alone(lines: list[socket.socket]) -> None:
     callers.remove(early)
     assert callers.overdue(5.5) == []
     assert callers.next_at(5.5) == 6.0
+
+
+def test_so_many_calls_are_accepted_a_second() -> None:
+    callers = Callers(0.0)
+    assert sum(callers.calls.take(0.0) for _ in range(5000)) == CALLS_AT_ONCE
+    assert sum(callers.calls.take(1.0) for _ in range(5000)) == CALLS_A_SECOND

@@ -35,6 +35,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "examples" / "digits.toml"
 STOPS = ("stop", "hang-up of the launcher", "hang-up of the group", "hang-up of the master")
 KINDS = ("worker killed", "worker paused", "master killed", *STOPS, "disk full")
 EXPECTED = {0, 129, 143}  # exit codes of a launcher that was asked to end
+BAD_INPUT = 2  # exit code of a launcher whose command cannot run at all
 Find = Callable[[int], dict[int, int]]  # processes below a launcher by rank
 PATIENCE = 120.0  # s without a new step, outside of a full disk: a hang
 
@@ -86,6 +87,7 @@ class Run:
             "cluster.workers": options.workers,
             "checkpoint.minutes": 0.25,
             "cluster.retry_first": 0.2,
+            "inject.mean": 0.1,  # the demo's list has a number for each of its eight workers
         }
         self.command = [
             sys.executable,
@@ -242,6 +244,8 @@ class Chaos:
     def _ended(self, process: subprocess.Popen[bytes]) -> None:
         code = process.returncode
         self.tally.codes[code] += 1
+        if code == BAD_INPUT:
+            raise SystemExit(f"the run does not start: {self.run.log.read_text().splitlines()[-1]}")
         if code not in EXPECTED:
             self.tally.wrong.append(f"exit code {code} after {self._why or 'nothing'}")
         if left := self.find(process.pid):

@@ -21,16 +21,16 @@ def test_the_whole_command(tmp_path: Path) -> None:
     """DDP, a waiting and a coded scheme; a second call makes nothing again."""
     out = tmp_path / "bench"
     command = [
-        *(sys.executable, "-m", "gcdist", "bench", "wallclock", "--schemes", "ddp,sync,joint-auto", "--delays", "dead"),
+        *(sys.executable, "-m", "gcdist", "bench", "wallclock", "--schemes", "ddp,sync,auto", "--delays", "dead"),
         *("--workers", "4", "--seeds", "1", "--target", "0.8", "--budget", "8", "--out", str(out), "--json"),
     ]
     first = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)
     rows = {row["scheme"]: row for row in found["entries"]}
-    assert [pair["scheme"] for pair in found["simulator"]] == ["sync", "joint-auto"]
+    assert [pair["scheme"] for pair in found["simulator"]] == ["sync", "auto"]
     assert rows["sync"]["reached"] == 1
-    assert rows["joint-auto"]["reached"] == 1
+    assert rows["auto"]["reached"] == 1
     assert rows["ddp"]["reached"] in (0, 1)  # before its rank is killed at step 10, or not at all
     times = {path: path.stat().st_mtime_ns for path in (out / "cells").rglob("seed*.json")}
     assert len(times) == 3
@@ -41,7 +41,7 @@ def test_the_whole_command(tmp_path: Path) -> None:
     report = [sys.executable, "-m", "gcdist", "bench", "report", str(out), "--page", str(page)]
     subprocess.run(report, check=True, timeout=100, capture_output=True)
     text = page.read_text()
-    assert "| `joint-auto` |" in text
+    assert "| `auto` |" in text
     assert "| delays | doctor | measured |\n|---|---|---|\n| dead | " in text
     for picture in ("digits_loss.png", "predictions.png"):
         assert (tmp_path / "img" / picture).stat().st_size > 10_000

@@ -216,7 +216,7 @@ class Spy:
 
     def _normalised(self, scale: float, plan: Plan, p_R: F64) -> None:
         """Weights a with ``E[k I_i a_i / sum I_l a_l Y_l | an arrival] = 1``: by summing over all sets of arrivals."""
-        Y_R = np.asarray(plan.A_RK.sum(axis=1))
+        Y_R = plan.row_masses()  # partitions of the task may differ in size
         rows = np.flatnonzero(plan.weighted_R() & (p_R < 1))
         decoder = self.session.code.open(plan, self.opened.terms)  # type: ignore[union-attr]
         a = np.array([decoder.arrive(int(row)).weight for row in rows], np.float64)

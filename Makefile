@@ -4,6 +4,8 @@ PYTHON = python3
 VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+# compiled before tests that start processes: their limits are for a run, not for a compiler
+KERNELS = from gcdist.exchange.kernel_cache import warm_kernels as warm; from gcdist.quantize import get_quantizer as get; [warm(get(name)) for name in ('rotated-dither', 'bucket')]
 PACKAGE = $(shell find gcdist -name __pycache__ -prune -o -print)  # folders too: they change when a file goes
 
 # scripts and processes import the installed gcdist, never the folder that they are started in
@@ -22,7 +24,8 @@ demo: $(VENV)/gcdist ## train the embedded task with 1 master and 8 workers, two
 
 JOBS ?= 2
 
-test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel, two side by side (ARGS="-k link" for some, JOBS=1: one)
+test: $(VENV)/dev $(VENV)/gcdist ## the tests, on the installed wheel, two side by side (ARGS="-k link" for some, JOBS=0: one)
+	$(BIN)/python -c "$(KERNELS)"
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -n $(JOBS) $(ARGS)
 
 test-slow: $(VENV)/dev $(VENV)/gcdist ## the tests that take minutes each

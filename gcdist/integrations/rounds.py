@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 import gcdist
 from gcdist import Cluster, ConfigError, RunHaltedError, Step, StepInfo
 
-_WITHOUT_END = 1 << 62  # steps: a trainer has its own idea of when to stop
+_WITHOUT_END = 10**9  # steps: the most that settings may say; the trainer ends the loop
 
 
 class _Nothing(Dataset[int]):

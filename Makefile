@@ -92,7 +92,7 @@ bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against Distributed
 bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)
 
-bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside equal, selected and greedy ones, two minutes
+bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside equal, selected and greedy ones
 	$(BIN)/python benchmarks/allocation.py $(ARGS)
 
 bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of workers (ARGS="--plot planner.png")

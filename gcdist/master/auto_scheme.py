@@ -13,9 +13,8 @@ from gcdist.master.scheme import Scheme
 from gcdist.straggler.chosen_deadline import ChosenDeadline
 from gcdist.types import Mask, Plan
 
-MOVED = (
-    1.25  # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
-)
+# choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
+MOVED = 1.25
 
 
 @dataclass(slots=True, eq=False)

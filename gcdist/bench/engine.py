@@ -209,8 +209,11 @@ def estimate(bench: Bench, choices: dict[tuple[str, str], Choice], cells: Sequen
     return total
 
 
-def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outcome]]:
-    """Tune, run the missing cells, return all outcomes; after SIGINT the next call continues with the folder."""
+def prepare(bench: Bench, out: Path, say: Say, cores: int) -> list[Cell]:
+    """Measure the machine and tune, as far as the folder does not have it; all runs in the order of `cells_of`.
+
+    Without the runs: only the measuring of the machine, some seconds, needs a machine that does nothing else.
+    """
     bench.check()
     blocked = why_not() if any(bench.cell(delays, "sync", 0).scenario.rate for delays in bench.delays) else None
     if blocked:
@@ -220,11 +223,18 @@ def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outco
     machine = machine_of(bench, out, say, context)
     choices = tune_all(bench, out, say, cores, context, machine)
     cells = cells_of(bench, choices)
-    there = {cell.place: found for cell in cells if (found := _made(out / "cells" / cell.place)) is not None}
-    missing = [cell for cell in cells if cell.place not in there]
+    missing = [cell for cell in cells if _made(out / "cells" / cell.place) is None]
     if missing:
         minutes = estimate(bench, choices, missing) / 60
         say(f"{len(missing)} of {len(cells)} runs are to be made, about {minutes:.0f} minutes")
+    return cells
+
+
+def run(bench: Bench, out: Path, say: Say, cores: int) -> list[tuple[Cell, Outcome]]:
+    """Tune, run the missing cells, return all outcomes; after SIGINT the next call continues with the folder."""
+    cells, context = prepare(bench, out, say, cores), forkserver()
+    there = {cell.place: found for cell in cells if (found := _made(out / "cells" / cell.place)) is not None}
+    missing = [cell for cell in cells if cell.place not in there]
     for number, cell in enumerate(missing, 1):
         there[cell.place] = cell, _run(context, cell, out / "cells" / cell.place)
         say(f"[{number}/{len(missing)}] {outcome_line(*there[cell.place])}")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gcdist.bench.engine import Bench, note_command, run, validated
+from gcdist.bench.engine import Bench, note_command, prepare, run, validated
 from gcdist.bench.machine import machines_in
 from gcdist.bench.pace import pace_lines
 from gcdist.bench.page import write_page
@@ -31,6 +31,7 @@ PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
 SAMPLES_HELP = (
     "Whether the samples of a step are tuned, where gradients are not exact; fewer make steps that wait shorter."
 )
+ONLY_TUNE_HELP = "Tune in the simulator and say what the runs will cost; the same command without it makes them."
 CORES_HELP = "Processes that simulate; without it one for each core."
 WIDTH = 120  # of tables that go to a file
 QUICK = "ddp,sync,ignore-rescaled,osgc,joint-auto,auto"
@@ -56,6 +57,7 @@ def wallclock(
     ),
     cores: Annotated[int | None, typer.Option(help=CORES_HELP)] = None,
     samples: Annotated[bool, typer.Option("--tune-samples/--fixed-samples", help=SAMPLES_HELP)] = True,
+    only_tune: Annotated[bool, typer.Option("--only-tune", help=ONLY_TUNE_HELP)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, nothing else.")] = False,
 ) -> None:
     """Time to a target loss, for every scheme under every delay model, with the same data, weights and delays.
@@ -77,8 +79,11 @@ def wallclock(
     )
     to = sys.stderr if as_json else sys.stdout
     asked.check()
-    note_command(out, shlex.join(["gcdist", *sys.argv[1:]]))
     using = cores or os.cpu_count() or 1
+    if only_tune:
+        prepare(asked, out, lambda line: print(line, file=to, flush=True), using)
+        return
+    note_command(out, shlex.join(["gcdist", *sys.argv[1:]]))
     results = run(asked, out, lambda line: print(line, file=to, flush=True), using)
     pairs = validated(out, using, anew=False)
     if as_json:

@@ -18,12 +18,16 @@ LIMIT = 120.0  # seconds
 
 
 def test_the_whole_command(tmp_path: Path) -> None:
-    """DDP, a waiting and a coded scheme; a second call makes nothing again."""
+    """DDP, a waiting and a coded scheme, tuned beforehand; a second call makes nothing again."""
     out = tmp_path / "bench"
     command = [
         *(sys.executable, "-m", "gcdist", "bench", "wallclock", "--schemes", "ddp,sync,auto", "--delays", "dead"),
         *("--workers", "4", "--seeds", "1", "--target", "0.8", "--budget", "8", "--out", str(out), "--json"),
     ]
+    tuned = subprocess.run([*command, "--only-tune"], capture_output=True, text=True, timeout=200, check=False)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "3 of 3 runs are to be made, about " in tuned.stderr
+    assert not (out / "cells").exists()
     first = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert first.returncode == 0, first.stderr
     found = json.loads(first.stdout)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,9 +20,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 torch.set_num_threads(1)  # tests share two cores with the processes they start
+
+# a machine that stands still for a second fails no property
+settings.register_profile(
+    "gcdist", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("gcdist")
 
 
 @dataclass
@@ -93,6 +101,7 @@ def free_port() -> int:
     raise AssertionError("PORTS never end")
 
 
+LASTING = frozenset({"gcdist-lock"})  # threads that live as long as their process
 Start = Callable[..., Cluster]
 PROCESS_ROOMS = frozenset({"transport", "launcher", "launch_files", "cluster"})
 PROCESSES = re.compile(r"import .*\bStart\b|^import (subprocess|multiprocessing)", re.MULTILINE)  # in a test file
@@ -126,6 +135,22 @@ def group_of_file(file: str) -> str | None:
 def group_of(nodeid: str) -> str:
     """The group of a test: its tests run in order, in one process of ``pytest -n``."""
     return group_of_file(nodeid.split("::")[0]) or nodeid
+
+
+def threads_of_ours() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("gcdist-")}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    """A thread that a test leaves behind is an error of this test, not of one that counts threads later."""
+    before = threads_of_ours()
+    yield
+    until = time.monotonic() + 30.0
+    while left := {thread for thread in threads_of_ours() - before if thread.name not in LASTING}:
+        if time.monotonic() > until:
+            pytest.fail(f"threads are left: {sorted(thread.name for thread in left)}")
+        time.sleep(0.01)
 
 
 @pytest.fixture

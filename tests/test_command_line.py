@@ -80,6 +80,7 @@ def test_bash_takes_the_script_that_is_printed(tmp_path: Path) -> None:
         pytest.skip("bash is not installed")
     shown = subprocess.run(
         [sys.executable, "-m", "gcdist", "--show-completion", "bash"],
+        env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},  # not by the shell around the tests
         capture_output=True,
         text=True,
         timeout=LIMIT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -309,12 +310,20 @@ class Cluster:
         if self.finished:
             return
         self.finished = True
-        self.checkpoints.save_what_is_new()
-        for line in self.accounts.data.notes():
-            self.driver.say("data", line)
-        self.driver.stop(reason)
-        if self._on_close is not None:
-            self._on_close()
+        with ExitStack() as always:  # whatever fails on the way, no thread and no port stays
+            always.callback(self.on_closed)
+            always.callback(self.folder.close)
+            try:
+                self.checkpoints.save_what_is_new()
+                for line in self.accounts.data.notes():
+                    self.driver.say("data", line)
+                self.driver.stop(reason)
+            finally:
+                if self._on_close is not None:
+                    self._on_close()
+            self._say_the_end(reason, finished)
+
+    def _say_the_end(self, reason: str, finished: bool) -> None:
         if finished:
             leave("end", "")
             self._sum_up()
@@ -326,8 +335,6 @@ class Cluster:
                 f"{reason.splitlines()[0] if reason else 'no reason'}, after {self.accounts.trained} steps; {line}",
             )
         self.folder.event("end", reason, finished=finished)
-        self.folder.close()
-        self.on_closed()
 
     def _write_config(self) -> None:
         """A script's ``config.toml`` says what its run really is."""

@@ -273,7 +273,7 @@ config = gcdist.Config(
     seed=3, out="runs", name="run",
     code={"scheme": "osgc", "partitions": 6},
     data={"prefetch": 2, "sampling": "epochs"},
-    cluster={"min_workers": 1, "beat": 0.2, "silent_after": 1.0, "lost_after": 2.0, "retry_first": 0.1},
+    cluster={"min_workers": 1, "beat": 0.2, "silent_after": 4.0, "lost_after": 10.0, "retry_first": 0.1},
     straggler={"deadline": 0.3, "warmup_steps": 2},
     inject={"model": "shifted-exponential", "shift": 0.05},
 )

@@ -57,7 +57,7 @@ bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, some hours
 cases: $(VENV)/dev $(VENV)/gcdist ## every failing input of ../shared/cases, and whether it ends as its README expects
 	$(BIN)/python tests/cases.py $(ARGS)
 
-test-cluster: $(VENV)/dev $(VENV)/gcdist ## seven hosts made of network namespaces (needs root, ip and tc)
+test-cluster: $(VENV)/dev $(VENV)/gcdist ## seven hosts made of network namespaces (needs root, ip, tc and nft)
 	GCDIST_TEST_INSTALLED=1 $(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 lint: $(VENV)/dev ## ruff: rules and format

@@ -92,6 +92,9 @@ bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against Distributed
 bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)
 
+bench-what-if: $(VENV)/dev $(VENV)/gcdist ## what-if against real runs with the changed settings, ten minutes (ARGS="--seeds 0 1")
+	$(BIN)/python benchmarks/what_if.py $(ARGS)
+
 bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside equal, selected and greedy ones
 	$(BIN)/python benchmarks/allocation.py $(ARGS)
 

@@ -13,7 +13,8 @@ from gcdist import Config, simulate
 from gcdist.config import ConfigError
 from gcdist.observe import WorkerRound
 from gcdist.report import read_run
-from gcdist.report.replay import _as_whole, replay
+from gcdist.report.recorded_times import as_whole
+from gcdist.report.replay import replay
 from gcdist.report.whatif import outcomes, usual_changes
 from gcdist.tasks import load_task
 from tests.report.made_runs import made_run
@@ -99,13 +100,13 @@ def test_a_run_with_cut_rows_is_replayed_with_its_own_settings(tmp_path: Path, d
 
 def test_a_cut_row_gets_the_time_of_a_whole_one_at_its_pace() -> None:
     cut = WorkerRound(1, 0, "counted", 0.0, 0.5, 0.4, 0.2, 0.1, 4, 100, 100, 2)  # 0.1 s computing, 0.05 s data each
-    measured, spread = _as_whole(cut, "measured"), _as_whole(cut, "spread")
+    measured, spread = as_whole(cut, "measured"), as_whole(cut, "spread")
     assert measured.whole
     assert measured.held == pytest.approx(0.7)
     assert measured.compute == pytest.approx(0.4)
     assert measured.link == pytest.approx(cut.link)
     assert spread.held == pytest.approx(0.64)  # 2.5 of 4 in 0.4 s
-    assert _as_whole(replace(cut, done=4), "measured").held == 0.4
+    assert as_whole(replace(cut, done=4), "measured").held == 0.4
 
 
 def test_what_cannot_be_replayed_is_one_line(tmp_path: Path) -> None:

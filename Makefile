@@ -14,7 +14,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-hosts bench-what-if bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -88,6 +88,9 @@ bench-links: $(VENV)/dev $(VENV)/gcdist ## throughput and round trip of a link a
 
 bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against DistributedDataParallel's, ten minutes (ARGS=--quick: two)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-hosts: $(VENV)/dev $(VENV)/gcdist ## time of a step of 11 million parameters on 4 hosts with 100 Mbit/s, against DDP's (root, ip and tc)
+	$(BIN)/python benchmarks/hosts.py $(ARGS)
 
 bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)

@@ -41,7 +41,7 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
     outcome = Outcome()
     try:
         model = _Parallel(task.model, gradient_as_bucket_view=True)
-        _hook(model, cell.what.hook)
+        add_hook(model, cell.what.hook)
         optimizer = torch.optim.SGD(model.parameters(), lr=cell.lr)
         batches = Batches(task, cell.even_share * cell.workers, cell.seed, config.data.sampling)
         mine = range(rank * cell.even_share, (rank + 1) * cell.even_share)
@@ -116,7 +116,8 @@ def _bf16(*args: Any) -> Any:
     return default_hooks.bf16_compress_hook(*args)
 
 
-def _hook(model: DistributedDataParallel, name: str) -> None:
+def add_hook(model: DistributedDataParallel, name: str) -> None:
+    """Compress what DDP sends: ``"bf16"``, ``"powersgd"``; another name: not at all."""
     if name == "bf16":
         model.register_comm_hook(None, _bf16)
     elif name == "powersgd":

@@ -38,7 +38,7 @@ def merged(updates: Sequence[BufferUpdate], shape: Shape) -> BufferUpdate:
     """
     if not updates:
         return no_update(shape)
-    if len(updates) == 1:
+    if len(updates) == 1 or not shape.buffers:
         return updates[0]
     shares_UB = np.array([update.shares_B for update in updates])
     total_B: F64 = shares_UB.sum(axis=0)

@@ -100,15 +100,25 @@ class PartitionGradients:
         k: number of partitions.
         seed: >= 0; of everything random.
         sampling: see `Batches`.
+        processor_time: seconds of this thread's processor so far; reading a clock costs as much as a small gradient.
 
     Raises:
         ValueError: the task cannot be cut into ``k`` partitions, or a bad seed.
     """
 
-    def __init__(self, task: Task, state: ModelState, k: int, seed: int, sampling: Sampling = "independent") -> None:
+    def __init__(
+        self,
+        task: Task,
+        state: ModelState,
+        k: int,
+        seed: int,
+        sampling: Sampling = "independent",
+        processor_time: Callable[[], float] = thread_time,
+    ) -> None:
         self.task = task
         self.state = state
         self.seed = seed
+        self._processor_time = processor_time
         self.batches = Batches(task, k, seed, sampling)
         self.source: BatchSource = self.batches  # a worker may put a loader in its place
         self.sizes_K = self.batches.sizes_K
@@ -122,7 +132,7 @@ class PartitionGradients:
         Raises:
             UserCodeError: the user's code raised, or the loss is not finite.
         """
-        state, began = self.state, thread_time()
+        state, began = self.state, self._processor_time()
         state.restore_buffers()
         try:
             with generators_kept(), device_generator_kept(state.device):
@@ -155,7 +165,7 @@ class PartitionGradients:
             samples=len(indices) if made.trained else 0,
             data_seconds=waited,
             compute_seconds=done - read,
-            cpu_seconds=thread_time() - began,
+            cpu_seconds=self._processor_time() - began,
             buffers=buffers,
             name_at=state.name_at,
             metrics=made.metrics,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from gcdist.protocol.messages import Assignment, Peer
@@ -16,6 +17,7 @@ HELD = 300  # events
 TEXT = 300  # characters of one text
 _LEFT_OUT = frozenset({"body", "decoder", "plan", "hello", "terms"})  # large, or no news; no reference to them is kept
 _NAMES: dict[type, tuple[str, ...]] = {}  # fields of each kind of event and instruction that are kept
+_VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {}  # reads them
 
 
 class LastEvents:
@@ -46,11 +48,19 @@ _Brief = tuple[type, tuple[Any, ...]]
 
 def _brief(value: object) -> _Brief:
     kind = type(value)
-    names = _NAMES.get(kind)
-    if names is None:
+    values = _VALUES.get(kind)
+    if values is None:
         assert is_dataclass(value)
         names = _NAMES[kind] = tuple(each.name for each in fields(value) if each.name not in _LEFT_OUT)
-    return kind, tuple(getattr(value, name) for name in names)
+        values = _VALUES[kind] = _reader(names)
+    return kind, values(value)
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    """The values of these fields as a tuple; `attrgetter` gives one only for two and more."""
+    if len(names) < 2:
+        return lambda value: tuple(getattr(value, name) for name in names)
+    return attrgetter(*names)
 
 
 def _shown(word: str, brief: _Brief) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gcdist.exchange.injected_faults import Orders
 from gcdist.exchange.setup import Setup
@@ -97,11 +97,12 @@ class Network:
         self.bytes_down = 0
         self._setup = setup
         self._events: deque[MasterEvent] = deque()
-        self._free: dict[tuple[int, bool], float] = {}
-        self._wires: dict[tuple[int, bool], deque[tuple[int, Callable[[], None]]]] = {}
+        self._wires: dict[tuple[int, bool], _Wire] = {}  # by slot, and whether it leads up
         self.workers: dict[int, WorkerProcess] = {}
         self._tickets = itertools.count(1)
         cluster = setup.config.cluster
+        self.latency = setup.config.simulate.latency
+        self._bandwidth = setup.config.simulate.bandwidth
         self.cores = Cores(clock, setup.config.simulate.cores)
         self.trouble = Outages(
             clock,
@@ -219,19 +220,13 @@ class Network:
         sent: Callable[[], None] | None = None,
     ) -> None:
         """Worker to master; ``sent`` is called when the last byte is in."""
-
-        def hand() -> None:
-            self._events.append(make(self.clock.now))
-            if sent is not None:
-                sent()
-
         self.bytes_up += nbytes
-        self._carry(worker, True, nbytes, hand)
+        self._wire(worker, True).carry(nbytes, make, sent)
 
     def down(self, worker: WorkerProcess, nbytes: int, make: Callable[[float], WorkerEvent]) -> None:
         """Master to worker."""
         self.bytes_down += nbytes
-        self._carry(worker, False, nbytes, lambda: worker.take(make))
+        self._wire(worker, False).carry(nbytes, make)
 
     def drop(self, worker: WorkerProcess, reason: str) -> None:
         """The link breaks: what is on its way is gone, both ends are told; the master once no cut is in the way."""
@@ -251,23 +246,59 @@ class Network:
 
     def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
         """How long a link is taken by so many bytes."""
-        return nbytes / ((self.trouble.rate(slot) if up else None) or self._setup.config.simulate.bandwidth)
+        return nbytes / ((self.trouble.rate(slot) if up else None) or self._bandwidth)
 
-    def _carry(self, worker: WorkerProcess, up: bool, nbytes: int, hand: Callable[[], None]) -> None:
-        """Hand something over after the link's time, in order, if the link still stands then; a cut holds it up."""
-        simulate, slot = self._setup.config.simulate, worker.slot
-        begin = max(self.clock.now, self._free.get((slot, up), 0.0))
-        self._free[slot, up] = begin + self._transfer_seconds(slot, up, nbytes)
-        wire = self._wires.setdefault((slot, up), deque())
-        wire.append((worker.inc, hand))
+    def _wire(self, worker: WorkerProcess, up: bool) -> _Wire:
+        found = self._wires.get((worker.slot, up))
+        if found is None:
+            found = self._wires[worker.slot, up] = _Wire(self, worker, up)
+        return found
 
-        def deliver() -> None:
-            until = max(self.trouble.healed_at(slot), self._asleep if up else 0.0)
-            if self.clock.now < until:
-                self.clock.at(until, deliver)
-                return
-            inc, hand = wire.popleft()
-            if worker.inc == inc:
-                hand()
+    def hand_up(self, event: MasterEvent) -> None:
+        """The master's next event, in order."""
+        self._events.append(event)
 
-        self.clock.at(self._free[slot, up] + simulate.latency, deliver)
+    def held_until(self, slot: int, up: bool) -> float:
+        """Before this time nothing is handed over: a cable is cut, or the master is stopped."""
+        healed = self.trouble.healed_at(slot)
+        return max(healed, self._asleep) if up else healed
+
+
+class _Wire:
+    """One direction of one link: hands over in order, after the link's time, what its link still stands for then."""
+
+    __slots__ = ("_free", "_latency", "_network", "_queue", "_up", "_worker")
+
+    def __init__(self, network: Network, worker: WorkerProcess, up: bool) -> None:
+        self._network, self._worker, self._up = network, worker, up
+        self._latency = network.latency
+        self._free = 0.0  # when all that was sent has left
+        self._queue: deque[tuple[int, Callable[[float], Any], Callable[[], None] | None]] = deque()
+
+    def __len__(self) -> int:
+        """What is on its way."""
+        return len(self._queue)
+
+    def carry(self, nbytes: int, make: Callable[[float], Any], sent: Callable[[], None] | None = None) -> None:
+        """Send ``nbytes``; ``make`` gives the other end's event, ``sent`` is called once it is there."""
+        network, clock = self._network, self._network.clock
+        begin = max(clock.now, self._free)
+        self._free = begin + network._transfer_seconds(self._worker.slot, self._up, nbytes)
+        self._queue.append((self._worker.inc, make, sent))
+        clock.at(self._free + self._latency, self._deliver)
+
+    def _deliver(self) -> None:
+        network, worker = self._network, self._worker
+        now, until = network.clock.now, network.held_until(worker.slot, self._up)
+        if now < until:
+            network.clock.at(until, self._deliver)
+            return
+        inc, make, sent = self._queue.popleft()
+        if worker.inc != inc:
+            return
+        if self._up:
+            network.hand_up(make(now))
+            if sent is not None:
+                sent()
+        else:
+            worker.take(make)

@@ -103,16 +103,18 @@ class Outages:
 
     def is_stopped(self, slot: int) -> bool:
         """Whether the process is stopped."""
-        return self._clock.now < self._state(slot).stopped
+        state = self._states.get(slot)
+        return state is not None and self._clock.now < state.stopped
 
     def healed_at(self, slot: int) -> float:
         """When the cable is whole: in the past, if it is."""
-        return self._state(slot).cut
+        state = self._states.get(slot)
+        return 0.0 if state is None else state.cut
 
     def rate(self, slot: int) -> float | None:
         """Bytes a second of what the worker sends; None: as the settings say."""
-        state = self._state(slot)
-        return state.rate if self._clock.now < state.slow else None
+        state = self._states.get(slot)
+        return state.rate if state is not None and self._clock.now < state.slow else None
 
     def _state(self, slot: int) -> _State:
         return self._states.setdefault(slot, _State())

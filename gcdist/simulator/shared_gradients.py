@@ -12,6 +12,7 @@ from gcdist.exchange.setup import Setup
 from gcdist.model.copying import copied
 from gcdist.model.device import pick_device
 from gcdist.model.gradients import PartitionGradients, PartitionResult
+from gcdist.model.many_gradients import BlockGradients
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
 from gcdist.protocol import Round
@@ -38,8 +39,10 @@ class SharedGradients:
         device = checked("compute", lambda: pick_device(config.compute.device))
         task = replace(setup.task, model=checked("task", lambda: copied(setup.task.model)).to(device))
         self._state = ModelState(task.model, True, config.quantizer.downlink, device)
-        self._gradients = PartitionGradients(task, self._state, len(setup.sizes_K), config.seed, config.data.sampling)
+        k, no_clock = len(setup.sizes_K), float  # seconds are those of the settings
+        self._gradients = PartitionGradients(task, self._state, k, config.seed, config.data.sampling, no_clock)
         self._seconds = config.simulate.compute_seconds
+        self._blocks = BlockGradients.of(self._gradients, self._seconds)
         self._coder = setup.coder
         self._versions: WeakValueDictionary[int, Version] = WeakValueDictionary()  # that some worker holds
         self._shapes: dict[tuple[int, ...] | None, Shape] = {}  # by the parameters in the vector
@@ -72,6 +75,8 @@ class SharedGradients:
                 self._state.load(values)
             self._loaded = sent.params
             self._cache = {k: v for k, v in self._cache.items() if k[0] >= sent.params - 1}
+            if self._blocks is not None:
+                self._blocks.forget(sent.params - 1)
 
     def version(self, held: Version | None, sent: Round, raw: U8) -> Version:
         """What a worker that holds ``held`` holds after a round: decoded once for all that come to this version.
@@ -93,14 +98,12 @@ class SharedGradients:
         found = self._cache.get(key)
         if found is None:
             self._load(sent, values)
-            made = self._gradients.compute(step, partition)
-            # virtual seconds too: a simulated run gives the same figures again
-            found = replace(
-                made,
-                data_seconds=0.0,
-                compute_seconds=self._seconds,
-                cpu_seconds=self._seconds,
-            )
+            if self._blocks is not None:
+                found = self._blocks.compute(sent.params, step, partition)
+            else:
+                made = self._gradients.compute(step, partition)
+                # virtual seconds too: a simulated run gives the same figures again
+                found = replace(made, data_seconds=0.0, compute_seconds=self._seconds, cpu_seconds=self._seconds)
             self._cache[key] = found
         return found
 

@@ -49,6 +49,19 @@ class _Work:
     wanted: bool = True
 
 
+class _Later:
+    """Something that a worker is to handle later, if its process still lives then."""
+
+    __slots__ = ("coming", "life", "make", "tag", "worker")
+
+    def __init__(self, worker: SimulatedWorker, make: Callable[[float], WorkerEvent], tag: object) -> None:
+        self.worker, self.life, self.make, self.tag = worker, worker.lives, make, tag
+        self.coming: Coming | None = None
+
+    def __call__(self) -> None:
+        self.worker._fire(self)
+
+
 class SimulatedWorker:
     """One worker's driver and its port into the network."""
 
@@ -123,14 +136,16 @@ class SimulatedWorker:
 
     def take(self, make: Callable[[float], WorkerEvent]) -> None:
         """Handle an event; once it goes on, if the process is stopped."""
+        if self._network.trouble.is_stopped(self.slot):
+            self._waiting.append(lambda: self._feed(make))
+        else:
+            self._feed(make)
 
-        def feed() -> None:
-            if not self.is_over():
-                self.driver.feed(make(self._clock.now))
-                if self.is_over():
-                    self._network.drop(self, "the worker ended")
-
-        self.when_running(feed)
+    def _feed(self, make: Callable[[float], WorkerEvent]) -> None:
+        if not self.is_over():
+            self.driver.feed(make(self._clock.now))
+            if self.is_over():
+                self._network.drop(self, "the worker ended")
 
     def is_over(self) -> bool:
         """Whether the process has ended by itself."""
@@ -157,19 +172,22 @@ class SimulatedWorker:
 
     def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
         """Deliver at that time, unless cancelled."""
-
-        def fire() -> None:
-            if tag is not None:
-                self._tagged[tag].remove(coming)
-                if not self._tagged[tag]:
-                    del self._tagged[tag]
-            if self.lives == life:
-                self.take(make)
-
-        life = self.lives
-        coming = self._clock.at(at, fire)
+        later = _Later(self, make, tag)
+        later.coming = self._clock.at(at, later)
         if tag is not None:
-            self._tagged.setdefault(tag, []).append(coming)
+            self._tagged.setdefault(tag, []).append(later.coming)
+
+    def _fire(self, later: _Later) -> None:
+        tag = later.tag
+        if tag is not None:
+            mine = self._tagged[tag]
+            if len(mine) == 1:
+                del self._tagged[tag]
+            else:
+                assert later.coming is not None
+                mine.remove(later.coming)
+        if self.lives == later.life:
+            self.take(later.make)
 
     def work(
         self,
@@ -187,8 +205,9 @@ class SimulatedWorker:
         """
         until, share = self._throttled
         seconds /= share if self._clock.now < until else 1.0
-        busy = computing and any(work.computing for work in self._jobs.values())
-        if not self._network.cores.shared or (seconds == least == 0.0 and not busy):
+        shared = self._network.cores.shared
+        busy = shared and computing and any(work.computing for work in self._jobs.values())
+        if not shared or (seconds == least == 0.0 and not busy):
             begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
             end = begin + max(seconds, least)
             if computing:
@@ -231,7 +250,8 @@ class SimulatedWorker:
         """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
-        self._queued = deque(queued for queued in self._queued if queued[0] != tag)
+        if self._queued:
+            self._queued = deque(queued for queued in self._queued if queued[0] != tag)
         for work in self._jobs.values():
             if work.tag == tag:
                 work.wanted = False

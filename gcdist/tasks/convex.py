@@ -158,6 +158,17 @@ class Quadratics:
         off_BD = model.get_parameter("x") - self.centres_ND[batch]
         return (self.curvatures_ND[batch] * off_BD.square()).sum() / (2 * len(batch))
 
+    def many_gradients(self, model: nn.Module, samples_PB: I64) -> tuple[F32, F32]:
+        """Losses (P,) of P batches of B samples, and gradients (P, d): the operations of `loss` and its backward pass."""
+        where = torch.from_numpy(samples_PB.reshape(-1))
+        count, size = samples_PB.shape
+        x = model.get_parameter("x").detach()
+        off_ND, curvatures_ND = x - self.centres_ND[where], self.curvatures_ND[where]
+        losses_P = (curvatures_ND * off_ND.square()).reshape(count, -1).sum(1) / (2 * size)
+        grads_ND = (torch.ones(()) / (2 * size) * curvatures_ND) * (2 * off_ND)
+        grads_PD = grads_ND.reshape(count, size, -1).sum(1) if size > 1 else grads_ND
+        return losses_P.numpy(), grads_PD.numpy()
+
 
 def identity(batch: Any) -> Any:
     """Collate: the data sets here give whole batches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
@@ -192,13 +192,17 @@ class WorkerDriver:
                 stamp_held(body.sidecar, self._port.now() - self._arrived)
                 self._port.send(head, body)
             case SendCredit(why="stale" | "failed" | "astray" | "cut"):
-                self._port.tell(replace(told, held=self._port.now() - self._arrived))
+                self._port.tell(SendCredit(told.step, told.why, self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
             case Load(round=sent, body=body):
                 self._row = _Row()
                 self._rows.begin(sent)
                 self._computing.submit(lambda: self._take_parameters(sent, body))
+            case Prefetch(step=step, partitions=partitions):
+                if self._coming is not None:
+                    coming = self._coming
+                    self._computing.submit(lambda: coming(step, partitions))
             case Take(round=sent, body=body):
                 self._computing.submit(lambda: self._pass_by(sent, body))
             case Commit(row=row, beta=beta):
@@ -217,10 +221,6 @@ class WorkerDriver:
                 self._port.later(at, self.tick, "wake")
             case Exit():
                 self.exit = told
-            case Prefetch(step=step, partitions=partitions):
-                if self._coming is not None:
-                    coming = self._coming
-                    self._computing.submit(lambda: coming(step, partitions))
 
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""

@@ -184,7 +184,7 @@ class Run:
         by_worker += [worker.rows._h for worker in network.workers.values()]
         assert max(map(len, by_worker)) <= n
         assert max(len(machine._failures), len(driver._failed)) <= k
-        assert max(len(network._free), len(network._wires)) <= 2 * n
+        assert len(network._wires) <= 2 * n
         under_way = sum(len(wire) for wire in network._wires.values())
         simulated_workers: list[Any] = list(network.workers.values())
         waiting = sum(len(w._waiting) + len(w._tagged) + len(w.driver._row.begun) for w in simulated_workers)

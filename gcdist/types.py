@@ -155,6 +155,9 @@ class Plan:
     covered_K: Mask  # False: nobody alive holds it; the estimate leaves it out and the run says so
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the start
     partial: bool = False  # a row may be cut: its message stands for the partitions that are done (math section 10)
+    # step of each row's shift h_row where plans choose who is shifted (R,), 0: its rows are sent as they are; None: the
+    # code's own rule for all rows
+    beta_R: F64 | None = None
     mass_K: F64 | None = None  # C_j: sizes of the partitions, mean 1; None: all 1
 
     def row_masses(self) -> F64:

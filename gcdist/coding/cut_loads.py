@@ -8,7 +8,7 @@ from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
 
-def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> F64:
+def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int, row_NL: F64 | float = 1.0) -> F64:
     """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
 
     ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions
@@ -23,13 +23,14 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int) -> 
         excess_NL: ``E[l^2/m - l | m >= 1]`` at the loads 1 to L, (N, L).
         spread: ``S^2/|g|^2``, how much partitions differ.
         k: number of partitions.
+        row_NL: what a shift leaves of ``|y|^2``, (N, L).
     """
     load_L = np.arange(1, excess_NL.shape[1] + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         absent_N = row_costs(p_N, omega_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
         row_L = (max(0.0, 1 - k * spread) + len(p_N) * k * spread) * (load_L / k) ** 2
-        cost_NL = absent_N[:, None] * row_L + spread * arrived_N[:, None] * excess_NL
+        cost_NL = absent_N[:, None] * row_L * row_NL + spread * arrived_N[:, None] * excess_NL
     usable_N = (p_N < 1) & np.isfinite(omega_N)
     cost_NL = np.where(usable_N[:, None], cost_NL, np.inf)
     return np.concatenate([np.zeros((len(p_N), 1)), cost_NL], axis=1)

@@ -15,7 +15,7 @@ from gcdist.model.buffer_updates import BufferUpdate
 from gcdist.types import F64, METRICS_MOST, U8, Mask, WorkTimes, check_metric_name
 
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
-_FIXED = struct.Struct("<IIIIIIIddddddddd")
+_FIXED = struct.Struct("<IIIIIIIddddddddddddd")
 _PART = struct.Struct("<dddd")  # a line of parts_P4
 _HELD = struct.Struct("<d")  # the last of them
 
@@ -44,6 +44,10 @@ class Sidecar:
     error: float = 0.0  # |Q(y - h) - (y - h)|^2
     parts_energy: float = 0.0  # sum over the partitions of |a_j g_j|^2
     sum_energy: float = 0.0  # |sum of a_j g_j|^2, before it is scaled to the whole row
+    change: float = -1.0  # S^2 of a_j (g_j - h_j), h_j the newest gradients before, over that of a_j g_j; -1: unknown
+    row_change: float = -1.0  # |y - sum a_j h_j|^2 over |y|^2
+    change_age: float = -1.0  # mean steps since the h_j were computed
+    memory: float = 0.0  # of partitions, where it is a choice: 0 there is no room, 1 there is, 2 the message uses it
     row_seconds: float = 0.0  # from the round's receipt until the row was complete or cut
     compute_seconds: float = 0.0
     data_seconds: float = 0.0
@@ -70,6 +74,10 @@ class Sidecar:
             self.error,
             self.parts_energy,
             self.sum_energy,
+            self.change,
+            self.row_change,
+            self.change_age,
+            self.memory,
             self.row_seconds,
             self.compute_seconds,
             self.data_seconds,
@@ -130,9 +138,11 @@ class Sidecar:
                 {name: value for name, value in zip(names, line, strict=True) if value == value}  # NaN: not given
                 for line in values_PM.tolist()
             )
-        energy, error, parts_energy, sum_energy, row, compute, data, cpu, held = numbers
-        times = (row, compute, data, cpu)
-        return Sidecar(parts_P4, energy, error, parts_energy, sum_energy, *times, update, used, found, held)
+        energy, error, parts_energy, sum_energy, change, row_change, age, memory, row, compute, data, cpu, held = (
+            numbers
+        )
+        energies = (energy, error, parts_energy, sum_energy, change, row_change, age, memory)
+        return Sidecar(parts_P4, *energies, row, compute, data, cpu, update, used, found, held)
 
     @property
     def times(self) -> WorkTimes:
@@ -144,6 +154,18 @@ class Sidecar:
         """``s^2``: an estimate of S_i^2, how much the row's terms a_j g_j differ (math section 10); nan below two."""
         m = len(self.parts_P4)
         return max(0.0, self.parts_energy - self.sum_energy / m) / (m - 1) if m > 1 else float("nan")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the message's terms are differences to a memory that was chosen."""
+        return self.memory == 2.0
+
+    @property
+    def plain_spread(self) -> float:
+        """``s^2`` of the terms a_j g_j also where differences were sent; nan: not known."""
+        if not self.remembers:
+            return self.spread
+        return self.spread / self.change if self.change > 0 else float("nan")
 
 
 def _names(raw: bytes, count: int) -> list[str]:

@@ -125,7 +125,7 @@ class Aggregator:
         """h_row leaves H; it is zero from now on."""
         h = self._h.pop(row, None)
         if h is not None and self._H is not None:
-            self._H -= h
+            self._H = self._H - h if self._h else None  # without the rest that rounding leaves
 
     def close(self, closing: Closing) -> F32 | None:
         """The estimate (d,) in float32, or None if nothing at all is known (no arrival and no shift)."""

@@ -15,6 +15,8 @@ from gcdist.types import Mask, Plan
 
 # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
 MOVED = 1.25
+FILL = 1.5  # where memories are to be filled, a step is cut after so many times what waiting for all takes
+CHANGED = 1.5  # ... and once they change so many times faster or more slowly
 
 
 @dataclass(slots=True, eq=False)
@@ -28,7 +30,10 @@ class AutoScheme(Scheme):
     choice: Choice | None = None
     choices: int = field(default=0, init=False)
     _spread: float = field(default=0.0, init=False)
+    _slowness: float = field(default=0.0, init=False)
     _live: bytes = field(default=b"", init=False)
+    _remembered: set[tuple[int, int]] = field(default_factory=set, init=False)  # (worker, partition) of the plan
+    _filling: bool = field(default=False, init=False)
 
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, after a choice if one is due."""
@@ -61,6 +66,9 @@ class AutoScheme(Scheme):
             return "what was measured since"
         if self._spread > 0 and not 1 / MOVED <= self.maker.spread / self._spread <= MOVED:
             return "gradients of partitions differ " + ("more" if self.maker.spread > self._spread else "less")
+        slow = self.maker.changes.slowness
+        if self._slowness > 0 and not 1 / CHANGED <= slow / self._slowness <= CHANGED:
+            return "gradients change " + ("faster" if slow > self._slowness else "more slowly")
         return None
 
     def _choose(self, live_N: Mask, holds: Holds, why: str) -> None:
@@ -76,7 +84,7 @@ class AutoScheme(Scheme):
                 self.outdated = True
             return
         self.choices += 1
-        self._spread = self.maker.spread
+        self._spread, self._slowness = self.maker.spread, self.maker.changes.slowness
         rule.adopt(found.deadline)
         if before is None or not found.same_as(before):
             self.outdated, self.choice = True, found
@@ -89,6 +97,7 @@ class AutoScheme(Scheme):
             "choice": None if self.choice is None else self.choice.state_dict(),
             "choices": self.choices,
             "spread": self._spread,
+            "slowness": self._slowness,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,12 +107,36 @@ class AutoScheme(Scheme):
         workers = self.maker.laws.workers if self.maker.laws is not None else 0
         if found is not None and len(found["load"]) == workers:
             self.choice, self.choices, self._spread = Choice.of(found), state["choices"], state["spread"]
+            self._slowness = state.get("slowness", 0.0)
 
     def _made(self, live_N: Mask, holds: Holds) -> Plan:
         """The present plan, or a new one where the choice, the members or the vector have changed."""
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
         if self.plan is None or self.outdated or grown:
             self._plan_anew(live_N, holds)
+            self._fill()
+        elif self._filling and self.choice is not None:
+            self._filling = False
+            self._deadline_of_rule(self.choice.deadline)
         self._age += 1
         assert self.plan is not None
         return self.plan
+
+    def _fill(self) -> None:
+        """A worker that is new to a partition remembers nothing of it: one step takes longer, so that it is computed."""
+        plan, choice = self.plan, self.choice
+        assert plan is not None
+        held: set[tuple[int, int]] = set()
+        if choice is not None and plan.beta_R is not None:
+            held = {
+                (int(plan.worker_R[row]), j) for row in np.flatnonzero(plan.beta_R) for j, _ in plan.parts(int(row))
+            }
+        self._filling = bool(held - self._remembered) and choice is not None
+        self._remembered = held
+        if choice is not None:
+            longer = FILL * choice.waiting.seconds if self._filling else 0.0
+            self._deadline_of_rule(max(choice.deadline, longer))
+
+    def _deadline_of_rule(self, deadline: float) -> None:
+        assert isinstance(self.rule, ChosenDeadline)
+        self.rule.adopt(deadline)

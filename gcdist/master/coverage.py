@@ -44,7 +44,8 @@ class Coverage:
             for message in result.counted:
                 done = {int(j) for j in message.sidecar.parts_P4[:, 0]}  # of a row that was cut: some of its partitions
                 parts = result.plan.parts(message.row)
-                counted_K[[j for j, coefficient in parts if coefficient != 0 and j in done]] = True
+                whole = message.sidecar.remembers  # what is remembered of the others counts
+                counted_K[[j for j, coefficient in parts if coefficient != 0 and (whole or j in done)]] = True
         seen = np.flatnonzero(counted_K)
         self._gap_K[seen] = np.maximum(self._gap_K[seen], self.steps - 1 - self._last_K[seen])
         self._last_K[seen] = self.steps

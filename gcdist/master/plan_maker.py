@@ -9,9 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy.sparse import csr_array
 
+from gcdist.coding.auto import Auto
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
+from gcdist.master.change_estimates import ChangeEstimates
 from gcdist.memory import size_text
 from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
@@ -28,6 +30,8 @@ Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that
 ALL: Holds = {}
 FORGET = 0.98  # factor, for each step, of the older errors in the calibration of the noise law
 SMALL = 0.25  # an estimate of |g|^2 below a quarter of the usual one is raised to it
+REMEMBER = 1.1  # a memory of partitions must promise 10% less time to begin ...
+PLAIN = 1.03  # ... and to go on, that rows without it are at most 3% faster
 FORGET_SPREAD = 0.9  # the same factor for S^2/|g|^2, which changes fast while a run is young
 
 
@@ -55,21 +59,33 @@ class Choice:
     prospect: Prospect
     waiting: Prospect  # of waiting for all, with the loads and bits that are best for it
     free: bool = True  # everybody can read everything: plans have just these loads
+    remember_N: Mask | None = None  # who sends differences to a memory of each partition; None: nobody
+    plain: Prospect | None = None  # where somebody does: of the best choice without it
 
     def same_as(self, other: Choice) -> bool:
         """Whether nothing would change."""
-        return (self.deadline, self.bits) == (other.deadline, other.bits) and np.array_equal(self.load_N, other.load_N)
+        mine, others = self.remembering, other.remembering
+        same = (self.deadline, self.bits, mine) == (other.deadline, other.bits, others)
+        return same and np.array_equal(self.load_N, other.load_N)
+
+    @property
+    def remembering(self) -> tuple[int, ...]:
+        """Numbers of the workers that remember partitions."""
+        return () if self.remember_N is None else tuple((np.flatnonzero(self.remember_N) + 1).tolist())
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         expected = [[each.seconds, each.stragglers, each.rounding] for each in (self.prospect, self.waiting)]
-        return {"deadline": self.deadline, "load": self.load_N.tolist(), "bits": self.bits, "expected": expected}
+        told = {"deadline": self.deadline, "load": self.load_N.tolist(), "bits": self.bits, "expected": expected}
+        return {**told, "remembering": list(self.remembering)}
 
     @staticmethod
     def of(state: Mapping[str, Any]) -> Choice:
         """What `state_dict` gave."""
         prospect, waiting = (Prospect(*each) for each in state["expected"])
-        return Choice(state["deadline"], np.array(state["load"], np.int64), state["bits"], prospect, waiting)
+        load_N, remembering = np.array(state["load"], np.int64), state.get("remembering")
+        remember_N = np.isin(np.arange(len(load_N)) + 1, remembering) if remembering else None
+        return Choice(state["deadline"], load_N, state["bits"], prospect, waiting, remember_N=remember_N)
 
     def line(self, before: Choice | None) -> str:
         """What it is, beside what was, for the log."""
@@ -80,12 +96,18 @@ class Choice:
         gain = self.prospect.gain_over(self.waiting)
         expected = f"{self.prospect.seconds:.3g} s a step and noise {self.prospect.noise:.2g} expected"
         than = f", {gain:.2f} times as fast as waiting for all" if np.isfinite(self.deadline) else ""
+        if self.plain is not None:
+            than += f" and {self.prospect.gain_over(self.plain):.2f} times as fast as without a memory"
         return f"{mine}{was}, {loads}: {expected}{than}"
 
     @property
     def _what(self) -> str:
         cut = f"rows are cut after {self.deadline:.3g} s" if np.isfinite(self.deadline) else "wait for all"
-        return f"{cut}, {self.bits} bits"
+        whose = self.remembering
+        if not whose:
+            return f"{cut}, {self.bits} bits"
+        ranks = "all workers" if len(whose) == len(self.load_N) else f"workers {', '.join(map(str, whose))}"
+        return f"{cut}, {self.bits} bits, a memory of each partition at {ranks}"
 
 
 class PlanMaker:
@@ -140,6 +162,8 @@ class PlanMaker:
         self._quantizer = quantizer
         self._law = segments_of(quantizer, shape().layout).noise()
         self._load_N: I64 | None = None  # loads that were chosen, for those who were here
+        self._remember_N: Mask | None = None  # who was chosen to remember partitions; None: nothing was chosen
+        self.changes = ChangeEstimates(len(bits_cap_N))
         self._error = self._expected = 0.0
         self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
         self._signal = self._weight = 0.0  # sums over steps of |g|^2, and of 1
@@ -158,12 +182,15 @@ class PlanMaker:
     def state_dict(self) -> dict[str, Any]:
         """The calibration of the noise law and the workers' times, for a checkpoint."""
         learned: dict[str, Any] = {name: getattr(self, f"_{name}") for name in self._LEARNED}
+        learned["changes"] = self.changes.state_dict()
         return learned if self.laws is None else {**learned, "laws": self.laws.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave; times of another number of workers begin anew."""
         for name in self._LEARNED:
             setattr(self, f"_{name}", state.get(name, 0.0))
+        if "changes" in state:
+            self.changes.load_state_dict(state["changes"])
         laws = state.get("laws")
         if self.laws is not None and laws is not None and len(laws["rows"]) == self.laws.workers:
             self.laws.load_state_dict(laws)
@@ -204,7 +231,8 @@ class PlanMaker:
             setattr(self, f"_{name}", forget * getattr(self, f"_{name}"))
         self._energy += energy
         self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
-        spreads = [sidecar.spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
+        spreads = [sidecar.plain_spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
+        spreads = [spread for spread in spreads if np.isfinite(spread)]
         if plan.partial and spreads:
             self._signal += signal
             self._weight += 1.0
@@ -217,6 +245,12 @@ class PlanMaker:
             if sidecar.energy > 0 and np.isfinite(omega):
                 self._error += sidecar.error / sidecar.energy
                 self._expected += omega
+
+    def left(self, plan: Plan) -> tuple[float, float]:
+        """What the plan's memory of partitions leaves of both noises of cut rows, on average; 1, 1 without."""
+        if plan.beta_R is None or not plan.beta_R.any():
+            return 1.0, 1.0
+        return self.changes.sent(np.isin(np.arange(len(self._bits_cap_N)), plan.worker_R[plan.beta_R > 0]))
 
     def omega_N(self, workers: int) -> F64:
         """Quantization noise of a message at the average bits, (N,)."""
@@ -253,13 +287,23 @@ class PlanMaker:
         omega_N = np.full(len(live_N), self.noise[bits])
         present, load_N = (np.inf, None) if before is None else (before.deadline, before.load_N)
         cut = choose_cut(laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N)
+        plain, remember_N = None, None
+        if isinstance(self.code, Auto) and self.code.may_remember:
+            now_N = None if before is None else before.remember_N
+            changes = self.changes.changes(now_N)
+            if (changes.able_N & live_N).any():
+                given = laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N
+                other = choose_cut(*given, changes)
+                if other.prospect.gain_over(cut.prospect) >= (REMEMBER if now_N is None else 1 / PLAIN):
+                    plain, remember_N, cut = cut.prospect, changes.able_N & live_N, other
+            self._remember_N = np.zeros(len(live_N), bool) if remember_N is None else remember_N
         if self._chooses_bits:
             link = float(laws.overhead_N()[live_N & laws.known_N].max())
             most = int(self._bits_cap_N[live_N].min())
             bits = choose_bits(cut.prospect, bits, self.noise, link, most, noise_most)
         self._bits, self._load_N = bits, cut.load_N
         free = bool((cap_N[live_N] == k).all())
-        return Choice(cut.deadline, cut.load_N, bits, cut.prospect, cut.waiting, free)
+        return Choice(cut.deadline, cut.load_N, bits, cut.prospect, cut.waiting, free, remember_N, plain)
 
     @property
     def _chooses_bits(self) -> bool:
@@ -276,8 +320,16 @@ class PlanMaker:
         problem = self._problem(live_N, holds)
         found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
         plan = _with_probes(found.plan, live_N, holds)
-        plan = replace(plan, trained=shape.trained, partial=self.laws is not None)
+        plan = replace(plan, trained=shape.trained, partial=self.laws is not None, beta_R=self._beta_R(plan))
         return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan)})
+
+    def _beta_R(self, plan: Plan) -> F64 | None:
+        """beta of the rows of who was chosen to remember partitions, ``1/(1+omega)``; of the others 0."""
+        if self._remember_N is None:
+            return None
+        remembers_R = self._remember_N[plan.worker_R] & plan.weighted_R()
+        omega_R = self.noise[plan.bits_RS].max(axis=1, initial=0.0)
+        return np.where(remembers_R, 1 / (1 + np.where(remembers_R, omega_R, 0.0)), 0.0)
 
     def _memory_notice(self, plan: Plan) -> dict[str, str]:
         """What a code that remembers gradients of partitions asks of the workers."""

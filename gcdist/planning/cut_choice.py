@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcdist.coding.cut_loads import cheapest_loads, cut_costs
+from gcdist.planning.changes import Changes
 from gcdist.planning.objective import Prospect
 from gcdist.straggler import WorkLaws
 from gcdist.straggler.cuts import SURE
@@ -15,6 +16,7 @@ from gcdist.types import F64, I64, Mask
 GRID = 32  # candidate deadlines
 _LIKELY = 0.98  # candidates end at this quantile of a worker's times at an even share
 _KEEP = 1.03  # present deadline and loads stay while their cost is at most 1.03 times the best
+LOADS_STAY = 1.15  # where partitions are remembered, loads stay while they cost at most 15% more: a moved one is new
 _SEEN = 8  # at most 8 rows of all workers stand in for a worker's own rows in its least p
 _LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it ...
 # ... with the user's batch, and with one as small as what is done by some cut (`_Rows.lateness`)
@@ -49,6 +51,7 @@ def choose_cut(
     between: float = 0.0,
     cap_N: F64 | None = None,
     present_load_N: I64 | None = None,
+    changes: Changes | None = None,
 ) -> CutChoice:
     """The deadline with the least `Prospect.cost`, and the loads at it.
 
@@ -66,21 +69,27 @@ def choose_cut(
         between: seconds between two steps that are not the workers'.
         cap_N: most partitions of each worker; None: any.
         present_load_N: loads now, which stay at the present deadline while they cost next to nothing; None: none.
+        changes: what a memory of each partition leaves of both noises; None: there is none.
     """
-    rows = _Rows.of(laws, live_N, k, present, cap_N)
+    rows = _Rows.of(laws, live_N, k, present, cap_N, changes)
     who, tau_G = rows.who, rows.tau_G
     found: list[tuple[Prospect, I64]] = []
     for g in range(len(tau_G)):
-        cost_NL = cut_costs(rows.p_NG[:, g], omega_N[who], rows.excess_NGL[:, g], spread, k)
+        cost_NL = rows.costs(g, omega_N[who], spread, k)
         try:
             load_n = cheapest_loads(cost_NL, k, rows.cap_n)
         except ValueError:
             found.append((Prospect(np.inf, np.inf), np.zeros(len(who), np.int64)))
             continue
-        found.append((rows.prospect(g, load_n, omega_N[who], spread, k, between), load_n))
+        best_loads = rows.prospect(g, load_n, omega_N[who], spread, k, between), load_n
+        if changes is not None and present_load_N is not None and rows.fits(present_load_N, k):
+            as_now = rows.prospect(g, present_load_N[who], omega_N[who], spread, k, between)
+            if as_now.cost <= LOADS_STAY * best_loads[0].cost:
+                best_loads = as_now, present_load_N[who]
+        found.append(best_loads)
     bound = found[-1][0].noise + noise_most  # above waiting for all: the last candidate
     waits = [(rows.prospect(-1, load_n, omega_N[who], spread, k, between), load_n) for load_n in rows.balanced(k)]
-    found[-1] = min([found[-1], *waits], key=lambda each: each[0].cost)
+    found[-1] = min([found[-1], *(waits if changes is None else ())], key=lambda each: each[0].cost)
     allowed = [g for g, (each, _) in enumerate(found) if each.noise <= bound or g == len(found) - 1]
     best = min(allowed, key=lambda g: found[g][0].cost)
     now = min(int(np.searchsorted(tau_G, present)), len(found) - 1)
@@ -111,9 +120,10 @@ class _Rows:
     tau_G: F64
     p_NG: F64  # P(nothing is sent), (n, G)
     excess_NGL: F64  # E[l^2/m - l | m >= 1], (n, G, L)
+    left_2NGL: tuple[F64, F64] | None  # factors of both noises where partitions are remembered
 
     @staticmethod
-    def of(laws: WorkLaws, live_N: Mask, k: int, present: float, cap_N: F64 | None) -> _Rows:
+    def of(laws: WorkLaws, live_N: Mask, k: int, present: float, cap_N: F64 | None, changes: Changes | None) -> _Rows:
         who = np.flatnonzero(live_N & laws.known_N)
         even = max(1, int(np.ceil(k / max(1, len(who)))))
         most = int(min(k, max(4 * even, even + 8)))
@@ -132,7 +142,19 @@ class _Rows:
             p_NG[n], excess_NGL[n] = laws.outcomes(int(i), load_L, np.maximum(0.0, tau_G - margin_n[n]))
             p_NG[n] = np.maximum(p_NG[n], 0.5 / (max(laws.count(int(i)), min(seen, _SEEN)) + 1))
             p_NG[n, np.isinf(tau_G)] = 0.0
-        return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL)
+        left = None
+        if changes is not None:
+            each = [changes.left(int(i), excess_NGL[n]) for n, i in enumerate(who)]
+            left = np.stack([spread for spread, _ in each]), np.stack([row for _, row in each])
+        return _Rows(who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL, left)
+
+    def costs(self, g: int, omega_n: F64, spread: float, k: int) -> F64:
+        """`cut_costs` (n, L+1) at a candidate deadline."""
+        excess_NL = self.excess_NGL[:, g]
+        if self.left_2NGL is None:
+            return cut_costs(self.p_NG[:, g], omega_n, excess_NL, spread, k)
+        left_NGL, row_NGL = self.left_2NGL
+        return cut_costs(self.p_NG[:, g], omega_n, excess_NL * left_NGL[:, g], spread, k, row_NGL[:, g])
 
     def fits(self, load_N: I64, k: int) -> bool:
         """Whether these loads (N,) are those of workers present, and within their caps."""
@@ -170,9 +192,8 @@ class _Rows:
     def prospect(self, g: int, load_n: I64, omega_n: F64, spread: float, k: int, between: float) -> Prospect:
         """Seconds and noise at a candidate deadline with these loads."""
         each = np.arange(len(load_n)), load_n
-        excess_NL = self.excess_NGL[:, g]
-        noise = float(cut_costs(self.p_NG[:, g], omega_n, excess_NL, spread, k)[each].sum())
-        exact = float(cut_costs(self.p_NG[:, g], np.zeros(len(load_n)), excess_NL, spread, k)[each].sum())
+        noise = float(self.costs(g, omega_n, spread, k)[each].sum())
+        exact = float(self.costs(g, np.zeros(len(load_n)), spread, k)[each].sum())
         return Prospect(self._seconds(load_n, float(self.tau_G[g])) + between, exact, noise - exact)
 
     def _seconds(self, load_n: I64, tau: float) -> float:

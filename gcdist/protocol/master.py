@@ -304,11 +304,13 @@ class MasterMachine:
                 tuple(tuple(int(b) for b in plan.bits_RS[r]) for r in rows),
                 plan.trained,
                 plan.partial,
+                plan.beta_R is not None and bool(plan.beta_R[rows].any()),
             )
             for worker, rows in rows_of.items()
         }
         for row in list(self._shifts):
             stays = row < plan.rows and parts[row] and int(plan.worker_R[row]) == self._shifts[row].holder.worker
+            stays = stays and (plan.beta_R is None or plan.beta_R[row] > 0)
             if not (same_vector and stays):
                 self._take_out(row)
 

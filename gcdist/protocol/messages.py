@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 9  # raised when a message changes; peers of another number are refused
+PROTOCOL = 10  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
@@ -150,6 +150,7 @@ class Assignment(NamedTuple):
     bits: tuple[tuple[int, ...], ...]  # per row: packed bits of its segments (one number: all alike); zero = probe
     trained: tuple[int, ...] | None = None  # parameters in the vector, by number; None: those of the Hello
     partial: bool = False  # partitions are taken in the order of `partition_order`, and a row may be cut
+    remember: bool = False  # messages are differences to a memory of each partition, if there is room for it
 
 
 class Round(NamedTuple):

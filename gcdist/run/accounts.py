@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gcdist.exchange.shift import segments_of
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.coverage import Coverage
@@ -54,6 +56,9 @@ class Accounts:
         maker, bits_RS = scheme.maker, result.plan.bits_RS
         messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
         maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))
+        load_R = np.diff(result.plan.A_RK.indptr)
+        for counted in result.counted:
+            maker.changes.observe(int(result.plan.worker_R[counted.row]), int(load_R[counted.row]), counted.sidecar)
         self.waiting.add(result)
         self.ledger.step_seconds += result.seconds
         self.count_saved(result.messages, result.payload_bytes)

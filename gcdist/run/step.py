@@ -72,6 +72,7 @@ def step_info(
     omega_by_bits: F64,
     size_K: F64,
     spread: float = 0.0,
+    left: tuple[float, float] = (1.0, 1.0),
 ) -> StepInfo:
     """The figures of a finished round.
 
@@ -82,6 +83,7 @@ def step_info(
         omega_by_bits: (33,) the noise law as calibrated.
         size_K: (K,) shares of the samples.
         spread: ``S^2/|g|^2`` of one partition, as measured.
+        left: what a memory of partitions leaves of both noises, see `noise_planned`.
     """
     lines = (line for counted in result.counted for line in counted.sidecar.parts_P4.tolist())
     parts = {int(j): (loss, share) for j, loss, share, _ in lines if j < len(size_K)}
@@ -102,7 +104,7 @@ def step_info(
         deadline=result.terms.deadline,
         why=result.why,
         plan_id=result.plan.plan_id,
-        noise_planned=noise_planned(result.plan, result.terms, omega_by_bits, size_K, spread),
+        noise_planned=noise_planned(result.plan, result.terms, omega_by_bits, size_K, spread, left),
         noise_observed=noise_observed(result, omega_by_bits),
         estimated=result.gradient is not None,
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,

@@ -6,11 +6,13 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from gcdist.coding.auto import Auto
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.config import Config
 from gcdist.memory import size_text
 from gcdist.protocol.order import Part
 from gcdist.types import F32
+from gcdist.worker.change_watch import ChangeWatch
 
 ROOM = 0.9  # of the free memory that may be taken
 
@@ -20,9 +22,12 @@ class PartitionMemory:
 
     Any h_j that was there before the step keeps the estimate unbiased: it may stay when a message is lost or late, when the
     link breaks, and when a partition comes back.
+
+    ``watch``: whether to remember is the master's choice, by what the watch sees; None: the code always remembers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: ChangeWatch | None = None) -> None:
+        self.watch = watch
         self._h: dict[int, F32] = {}
         self._term = np.zeros(0, np.float32)
 
@@ -51,6 +56,10 @@ class PartitionMemory:
         np.copyto(h, gradient)
         return self._term
 
+    def fits(self, partitions: Collection[int], d: int, free: int | None, times: int = 1) -> bool:
+        """Whether the vectors of ``times`` as many partitions fit; ``free``: bytes, None: not known."""
+        return free is None or 4 * d * (times * len(partitions) - len(self._h)) <= ROOM * free
+
     def check_room(self, partitions: Collection[int], d: int, free: int | None) -> None:
         """ValueError if the partitions' vectors do not fit; ``free``: bytes, None: not known."""
         need = 4 * d * len([j for j in partitions if j not in self._h])
@@ -62,14 +71,20 @@ class PartitionMemory:
             )
 
     def vectors(self) -> dict[int, F32]:
-        """Copies by partition, for a checkpoint."""
-        return {j: h.copy() for j, h in self._h.items()}
+        """Copies by partition j, for a checkpoint; what the watch has seen of it by -1 - j."""
+        seen = {} if self.watch is None else self.watch.vectors()
+        return {j: h.copy() for j, h in self._h.items()} | {-1 - j: values for j, values in seen.items()}
 
     def restore(self, vectors: dict[int, F32]) -> None:
         """Take what `vectors` gave."""
-        self._h = {j: np.array(h, np.float32) for j, h in vectors.items()}
+        self._h = {j: np.array(h, np.float32) for j, h in vectors.items() if j >= 0}
+        if self.watch is not None:
+            self.watch.restore({-1 - j: values for j, values in vectors.items() if j < 0})
 
 
 def memory_of(config: Config) -> PartitionMemory | None:
-    """A memory if the settings' code has one."""
-    return PartitionMemory() if config.code.scheme == PartialMemory.name else None
+    """A memory if the settings' code has one, or may choose one."""
+    if config.code.scheme == PartialMemory.name:
+        return PartitionMemory()
+    chooses = config.code.scheme == Auto.name and config.code.partial is not False
+    return PartitionMemory(ChangeWatch()) if chooses and config.straggler.deadline == "auto" else None

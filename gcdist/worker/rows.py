@@ -21,6 +21,7 @@ from gcdist.protocol.order import Part
 from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.grid import measure
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
+from gcdist.worker.change_watch import Change
 from gcdist.worker.partition_memory import PartitionMemory
 
 
@@ -119,6 +120,8 @@ class RowMaker:
         self._parts: dict[int, tuple[Part, ...]] = {}
         self._plan_id = -1
         self._fits = memory is None  # the plan's partitions can be remembered
+        self._remember = False  # the plan wants it
+        self._room = 0.0  # `Sidecar.memory` of the plan, once it is known
 
     def begin(self, sent: Round) -> None:
         """A new round: the bits of its plan; what was in the making is dropped."""
@@ -129,7 +132,11 @@ class RowMaker:
         if self._memory is not None and sent.plan_id != self._plan_id:
             self._plan_id, self._fits = sent.plan_id, False
             self._parts = dict(zip(sent.assignment.rows, sent.assignment.parts, strict=True))
-            self._memory.keep(self._partitions)
+            watch = self._memory.watch
+            self._remember = watch is None or sent.assignment.remember
+            self._memory.keep(self._partitions if self._remember else ())
+            if watch is not None:
+                watch.keep(self._partitions)
 
     def load(self, sent: Round, raw: U8) -> None:
         """Take a round's parameters into the model, where the user's code runs; ReplicaError: only whole ones help."""
@@ -147,12 +154,21 @@ class RowMaker:
         """The scaled gradient of one partition, where the user's code runs; raises UserCodeError."""
         result = self._gradients.compute(step, partition)
         if self._memory is not None and not self._fits:
+            self._see_room(self._memory, result.shape.layout.d)
+        if self._memory is not None and not self._fits:
             try:
                 self._memory.check_room(self._partitions, result.shape.layout.d, free_bytes())
             except ValueError as error:
                 raise UserCodeError(step, partition, np.zeros(0, np.int64), str(error), of_model=True) from None
             self._fits = True
         return result
+
+    def _see_room(self, memory: PartitionMemory, d: int) -> None:
+        """Where remembering is a choice it is dropped where there is no room; twice as much must be free to begin."""
+        if memory.watch is not None:
+            free, self._fits = free_bytes(), True
+            self._remember = self._remember and memory.fits(self._partitions, d, free)
+            self._room = 2.0 if self._remember else float(memory.fits(self._partitions, d, free, times=2))
 
     @property
     def _partitions(self) -> set[int]:
@@ -171,9 +187,14 @@ class RowMaker:
             self._row = _Row(recycler.take(4 * self._layout.d).view(np.float32))
             self._row_id = step, row
             if self._memory is not None:
-                self._row.base = self._memory.total(self._parts[row], self._layout.d)
+                if self._memory.watch is not None:
+                    self._memory.watch.begin()
+                if self._remember:
+                    self._row.base = self._memory.total(self._parts[row], self._layout.d)
         made = self._row
-        if self._memory is None:
+        if self._memory is not None and self._memory.watch is not None:
+            self._memory.watch.add(step, coefficient, result)
+        if self._memory is None or made.base is None:
             energy = _add_scaled(result, coefficient, first, made.y)
         else:
             energy = _add_term(self._memory.exchange(result.partition, result.gradient), coefficient, first, made.y)
@@ -220,12 +241,16 @@ class RowMaker:
                 raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
             if m > 1 and plain:
                 sum_energy = done.energy * (m / parts) ** 2  # what was encoded is the sum, scaled
+        watch = None if self._memory is None else self._memory.watch
+        change = Change() if watch is None else watch.change(step, self._parts[row])
         sidecar = Sidecar(
             np.array(made.parts, np.float64).reshape(-1, 4),
             done.energy,
             done.error,
             made.parts_energy,
             sum_energy,
+            *change,
+            2.0 if watch is not None and made.base is not None else self._room,
             seconds,
             made.compute_seconds,
             made.data_seconds,

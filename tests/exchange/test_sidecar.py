@@ -19,7 +19,9 @@ def sidecar(metrics: tuple[dict[str, float], ...] = ({"acc": 0.5, "top 5": 1.0},
         np.array([0.0, 0.25]), np.array([-np.inf, np.nan], np.float32), np.array([1, 2, 3], np.uint8)
     )
     parts = np.array([[3.0, 0.5, 0.25, 0.1], [7.0, 0.0, 0.0, 0.3]])
-    return Sidecar(parts, 1.0, 0.5, 5.0, 6.0, 0.4, 0.1, 0.2, 0.3, buffers, np.array([True, False]), metrics)
+    return Sidecar(
+        parts, 1.0, 0.5, 5.0, 6.0, 0.3, 0.2, 1.5, 1.0, 0.4, 0.1, 0.2, 0.3, buffers, np.array([True, False]), metrics
+    )
 
 
 def test_everything_comes_back() -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy.sparse import csr_array
 
 import gcdist
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.coverage import Coverage
 from gcdist.observe import Progress, StepRecord, print_summary
 from gcdist.tasks import digits
@@ -26,9 +27,7 @@ SIZES = np.array([0.4, 0.3, 0.2, 0.1])
 
 def step(*rows: int) -> Any:
     counted = [
-        SimpleNamespace(
-            row=row, sidecar=SimpleNamespace(parts_P4=np.array([[j, 0.5, 0.1, 0.0] for j, _ in PLAN.parts(row)]))
-        )
+        SimpleNamespace(row=row, sidecar=Sidecar(np.array([[j, 0.5, 0.1, 0.0] for j, _ in PLAN.parts(row)])))
         for row in rows
     ]
     return SimpleNamespace(counted=counted, gradient=np.zeros(1) if rows else None, plan=PLAN)

@@ -116,6 +116,19 @@ def test_open_announces_to_the_busy_and_sends_against_credit() -> None:
     ]
 
 
+def test_a_plan_without_a_shift_takes_it_out_and_says_who_remembers() -> None:
+    machine = master(A, B)
+    machine.handle(opening(0, replace(make_plan(0, TWO), beta_R=np.array([0.5, 0.5])), beta=0.5))
+    for peer, row in ((A, 0), (B, 1)):
+        machine.handle(arrived(1.25, peer, 0, row))
+        machine.handle(Credit(1.3, peer, 0, "sent"))
+    out = machine.handle(opening(1, replace(make_plan(1, TWO), beta_R=np.array([0.0, 0.5])), at=2.0, beta=0.5))
+    assert only(out, TakeOut) == [TakeOut(0)]
+    sent = {told.peer: told.round for told in only(out, SendRound)}
+    assert (sent[A].shift, sent[B].shift) == ((0,), (1,))
+    assert [round.assignment.remember for round in (sent[A], sent[B]) if round.assignment] == [False, True]
+
+
 def test_arrivals_count_until_the_step_is_complete() -> None:
     machine = master(A, B)
     machine.handle(opening(3, make_plan(0, TWO)))

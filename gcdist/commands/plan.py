@@ -18,6 +18,7 @@ from gcdist.names import unknown
 from gcdist.observe import PLAN_VERSION
 from gcdist.planning.decoding import best_decoding
 from gcdist.planning.figures import Planned, SchemeFigures, compare, plan_figures
+from gcdist.planning.law_choice import AutoFigures, foreseen, line_of
 from gcdist.quantize import get_quantizer, noise_table
 from gcdist.straggler import load_delays
 from gcdist.types import F64, Problem
@@ -85,6 +86,9 @@ def plan(
             load_most,
             StragglerConfig().noise_most,
         )
+        auto = None
+        if delays is not None:
+            auto = foreseen(load_delays(delays)[0], problem.n, problem.k, zeta2, StragglerConfig().noise_most)
         if out is not None:
             _write(out, planned)
     except ValueError as error:
@@ -92,9 +96,10 @@ def plan(
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     if as_json:
-        print(json.dumps(planned.figures, indent=2, allow_nan=False))
+        figures = {**planned.figures} if auto is None else {**planned.figures, "auto": auto}
+        print(json.dumps(figures, indent=2, allow_nan=False))
     else:
-        _show_plan(planned, problem, which, zeta2)
+        _show_plan(planned, problem, which, zeta2, auto)
 
 
 def _options(scheme: str, allocation: str, solver: str, allow_negative: bool) -> dict[str, object]:
@@ -204,7 +209,7 @@ def _write(path: Path, planned: Planned) -> None:
     path.write_text(json.dumps(written, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> None:
+def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float, auto: AutoFigures | None) -> None:
     figures, report = planned.figures, planned.report
     print(f"{figures['scheme']}: {which}")
     Console().print(workers_table(report))
@@ -227,6 +232,8 @@ def _show_plan(planned: Planned, problem: Problem, which: str, zeta2: float) -> 
         choice = best_decoding(planned.plan, problem, zeta2)
         print(f"best decoding: {choice.best} ({choice.why})")
         print(f"step size: at most 1/(L + {2 / F:.3g} l)" if F else "step size: that of exact gradients")
+    if auto is not None:
+        print(line_of(auto))
 
 
 def _show_schemes(lines: list[SchemeFigures], which: str, zeta2: float) -> None:

@@ -21,7 +21,7 @@ from gcdist.protocol.order import Part
 from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.grid import measure
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
-from gcdist.worker.change_watch import Change
+from gcdist.worker.change_watch import Change, ChangeWatch
 from gcdist.worker.partition_memory import PartitionMemory
 
 
@@ -163,6 +163,11 @@ class RowMaker:
             self._fits = True
         return result
 
+    def _watch_of(self, step: int) -> ChangeWatch | None:
+        """The watch, in steps that it looks at."""
+        watch = None if self._memory is None else self._memory.watch
+        return watch if watch is not None and (self._remember or watch.looks(step)) else None
+
     def _see_room(self, memory: PartitionMemory, d: int) -> None:
         """Where remembering is a choice it is dropped where there is no room; twice as much must be free to begin."""
         if memory.watch is not None:
@@ -192,8 +197,8 @@ class RowMaker:
                 if self._remember:
                     self._row.base = self._memory.total(self._parts[row], self._layout.d)
         made = self._row
-        if self._memory is not None and self._memory.watch is not None:
-            self._memory.watch.add(step, coefficient, result)
+        if (watch := self._watch_of(step)) is not None:
+            watch.add(step, coefficient, result)
         if self._memory is None or made.base is None:
             energy = _add_scaled(result, coefficient, first, made.y)
         else:
@@ -241,7 +246,7 @@ class RowMaker:
                 raise ValueError(f"the coded gradient is not finite in {name_of(fault.index)}") from None
             if m > 1 and plain:
                 sum_energy = done.energy * (m / parts) ** 2  # what was encoded is the sum, scaled
-        watch = None if self._memory is None else self._memory.watch
+        watch = self._watch_of(step)
         change = Change() if watch is None else watch.change(step, self._parts[row])
         sidecar = Sidecar(
             np.array(made.parts, np.float64).reshape(-1, 4),
@@ -250,7 +255,7 @@ class RowMaker:
             made.parts_energy,
             sum_energy,
             *change,
-            2.0 if watch is not None and made.base is not None else self._room,
+            self._room,
             seconds,
             made.compute_seconds,
             made.data_seconds,

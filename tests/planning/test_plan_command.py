@@ -200,3 +200,22 @@ def test_mistakes_are_one_line_and_exit_2(
     assert out == ""
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_delays_have_the_choice_of_the_automatic_scheme_by_its_own_objective(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    law = tmp_path / "law.toml"
+    law.write_text(
+        'workers = 4\nmodel = "shifted-exponential"\nshift = 0.01\nmean = [0.002, 0.01, 0.02, 0.1]\nscale_with_load = true\n'
+    )
+    words = ("--delays", str(law), "--deadline", "0.1", "--partitions", "32", "--bits-total", "16", *LAW)
+    code, text, _ = run(capsys, *words, "--json")
+    auto = json.loads(text)["auto"]
+    assert code == 0
+    assert sum(auto["loads"]) == 32
+    assert auto["loads"][0] > auto["loads"][3]
+    assert auto["deadline"] is not None
+    assert auto["cost"] == pytest.approx(auto["seconds"] * (1 + auto["noise"]))
+    assert auto["cost"] < auto["waiting"]
+    assert "auto: rows are cut after" in run(capsys, *words)[1]

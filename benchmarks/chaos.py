@@ -1,7 +1,7 @@
 """The demo with workers killed at random times: steps a second and accuracy against the same run without kills.
 
-    python benchmarks/chaos.py [--steps 300] [--mean 5] [--workers 8] [--seed 0] [--out chaos.json]
-    python benchmarks/chaos.py --soak --steps 4500      # half an hour; one run with kills, memory and descriptors watched
+    python benchmarks/chaos.py [--steps 300] [--mean 5] [--workers 8] [--transport tls] [--seed 0] [--out chaos.json]
+    python benchmarks/chaos.py --soak --steps 1500      # ten minutes; one run with kills, memory and descriptors watched
 
 `gcdist launch local` starts every process and starts dead workers again. Kills are SIGKILL from outside, at the times of a
 Poisson process, of a worker drawn among those that live. A hang is a step that outlasts its deadline by a second.
@@ -74,6 +74,7 @@ def run(name: str, folder: Path, options: argparse.Namespace, mean: float) -> di
         "cluster.workers": options.workers,
         "summary.sync_check_steps": 0,
         "cluster.retry_first": 0.2,
+        "cluster.transport": json.dumps(options.transport),
     }
     command = [sys.executable, "-m", "gcdist", "launch", "local", "-n", str(options.workers), "--"]
     command += [sys.executable, "-m", "gcdist", "train", str(CONFIG)]
@@ -82,8 +83,11 @@ def run(name: str, folder: Path, options: argparse.Namespace, mean: float) -> di
     kills: list[tuple[float, int]] = []
     sizes: list[dict[str, float]] = []
     metrics = folder / name / "metrics.jsonl"
+    env = {**os.environ, "GCDIST_SECRET": os.urandom(32).hex()}
     with (folder / f"{name}.log").open("wb") as log:
-        launcher = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        launcher = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=env
+        )
         began: float | None = None
         due = looked = 0.0
         seen: dict[int, int] = {}
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--mean", type=float, default=5.0, help="seconds between kills, on average")
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--transport", choices=("gloo", "tls"), default="gloo", help="plane of the links")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--soak", action="store_true", help="only the run with kills")
     parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
@@ -164,7 +169,7 @@ def main() -> None:
         print(f"steps a second with kills: {kills['steps_per_second'] / calm['steps_per_second']:.3f} of the calm run")
     if options.out:
         machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
-        arguments = {"steps": options.steps, "mean": options.mean, "workers": options.workers, "seed": options.seed}
+        arguments = {name: value for name, value in vars(options).items() if name not in ("soak", "out")}
         options.out.write_text(json.dumps({"machine": machine, **arguments, "runs": results}, indent=1) + "\n")
 
 

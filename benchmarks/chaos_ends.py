@@ -1,6 +1,7 @@
 """The demo under every kind of end: killed, paused, stopped and hung up on, its disk full at times; and what that costs.
 
-    python benchmarks/chaos_ends.py [--minutes 10] [--mean 15] [--workers 4] [--seed 0] [--out ends.json] [--log lines.txt]
+    python benchmarks/chaos_ends.py [--minutes 10] [--mean 15] [--workers 4] [--transport tls] [--seed 0]
+        [--out ends.json] [--log lines.txt]
 
 `gcdist launch local --restart-master` starts the run; whenever it has ended, the same command goes on with it. Faults come
 at the times of a Poisson process, each of a kind drawn at random; a full disk needs root (a file system of its own). At the
@@ -14,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import runpy
 import shutil
 import signal
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from gcdist.run.checkpoint import good_checkpoints
 
@@ -87,6 +90,7 @@ class Run:
             "cluster.workers": options.workers,
             "checkpoint.minutes": 0.25,
             "cluster.retry_first": 0.2,
+            "cluster.transport": json.dumps(options.transport),
             "inject.mean": 0.1,  # the demo's list has a number for each of its eight workers
         }
         self.command = [
@@ -102,13 +106,14 @@ class Run:
         ]
         self.command += ["--", sys.executable, "-m", "gcdist", "train", str(CONFIG), "--resume", str(self.folder)]
         self.command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        self.env = {**os.environ, "GCDIST_SECRET": os.urandom(32).hex()}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start the launcher, in a group of its own."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=self.env
             )
         return self.process
 
@@ -280,6 +285,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--mean", type=float, default=15.0, help="seconds between faults, on average")
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--transport", choices=("gloo", "tls"), default="gloo", help="plane of the links")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
     parser.add_argument("--out", type=Path, help="write the figures to this JSON file")
     parser.add_argument("--log", type=Path, help="copy the lines of all processes to this file")
@@ -313,7 +319,8 @@ def ends(options: argparse.Namespace, find: Find) -> dict[str, Any]:
         print(f"{kind:>26} {tally.faults[kind]:>4}  {told}")
     print("wrong: " + ("; ".join(tally.wrong) or "nothing"))
     return {
-        "minutes": options.minutes,
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},
+        **{name: value for name, value in vars(options).items() if name not in ("out", "log")},
         "steps": steps,
         "disk": place is not None,
         "faults": dict(tally.faults),

@@ -15,12 +15,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from gcdist.config import ConfigError, load_config
-from gcdist.doctor import Finding, address, links, machine, network, software, verdict, worth
-from gcdist.doctor.connect import connect
+from gcdist.config import ClusterConfig, ConfigError, load_config
+from gcdist.doctor import Finding, address, links, machine, network, software, tls_port, verdict, worth
+from gcdist.doctor.connect import SilentError, connect
 from gcdist.doctor.probe import probe as probe_run
 from gcdist.doctor.serve import serve as answer
 from gcdist.doctor.wire import WireError
+from gcdist.exchange.planes import credentials
 from gcdist.transport import is_loopback
 
 PORT = 29500  # torchrun's default, where the run's store will be
@@ -51,7 +52,12 @@ def doctor(
         typer.Option(metavar="CSV", help="The same from a table: a row a step, a column a worker, seconds."),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE.toml", help="Also check what protects this run's links.")
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.toml",
+            help="Also check what protects this run's links; over TLS, its one port.",
+        ),
     ] = None,
     trace_unit: Annotated[float, typer.Option(help="Seconds of one unit of the table.")] = 1.0,
     probe: Annotated[
@@ -70,6 +76,8 @@ def doctor(
     Example: on the master's machine gcdist doctor --serve node0, on each other one gcdist doctor --connect node0
 
     Example: gcdist doctor --config my.toml
+
+    Example: gcdist doctor --config my.toml --connect node0, of a run over TLS: its one port, both proofs, clocks
 
     Example: gcdist doctor --run runs/first
 
@@ -91,11 +99,14 @@ def doctor(
     if asked and place is None:
         findings = _worth(run, trace, trace_unit, probe, workers, about)
     else:
+        cluster = None if settings is None else load_config(settings).cluster
         findings = _here(place, serve_at is not None)
-        if settings is not None:
-            findings += links.judge_links(load_config(settings).cluster)
+        if cluster is not None:
+            findings += links.judge_links(cluster)
+            if cluster.transport == "tls":
+                findings += _exposed(cluster, place, serve_at is not None)
         if connect_to is not None and place is not None:
-            findings += _way(*place, about)
+            findings += _way(*place, cluster, about)
         if asked:
             findings += _worth(run, trace, trace_unit, probe, workers, about)
     result = verdict(findings)
@@ -153,14 +164,36 @@ def _this_machine(host: str) -> bool:
         return False
 
 
-def _way(host: str, port: int, about: dict[str, Any]) -> list[Finding]:
+def _rank() -> int:
+    """The worker that this machine will have: RANK, else 1."""
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and int(rank) > 0 else 1
+
+
+def _exposed(cluster: ClusterConfig, place: tuple[str, int] | None, serves: bool) -> list[Finding]:
+    """What the master over TLS will leave open, where this machine is to be the master's and the place is known."""
+    if serves and place is not None:
+        return [tls_port.exposed(place[0], cluster.port or place[1])]
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if place is None and host and os.environ.get("RANK", "0") == "0" and (cluster.port or port.isdecimal()):
+        return [tls_port.exposed(host, cluster.port or int(port))]
+    return []
+
+
+def _way(host: str, port: int, cluster: ClusterConfig | None, about: dict[str, Any]) -> list[Finding]:
     """The network to the other end."""
+    tls = cluster if cluster is not None and cluster.transport == "tls" else None
     try:
-        seen = connect(host, port, _secret())
+        seen = connect(host, port, _secret(), one_port=tls is not None)
+    except SilentError as error:
+        if tls is None:
+            return [network.unreachable(host, port, str(error))]
+        return [tls_port.ask_master(host, port, credentials(tls, _rank()))]
     except WireError as error:
         return [network.unreachable(host, port, str(error))]
     about["measured"] = asdict(seen)
-    return network.judge(seen, software.versions(), socket.gethostname())
+    found = network.judge(seen, software.versions(), socket.gethostname(), one_port=tls is not None)
+    return found if tls is None else [*found, tls_port.reached(host, port), *tls_port.judge_clock(tls, seen.skew)]
 
 
 def _worth(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import select
 import socket
 import time
 from dataclasses import dataclass
@@ -37,21 +38,27 @@ class Measured:
     down: float
     blocked_there: str | None  # the reason why a port chosen by the kernel there is not reached from here
     blocked_here: str | None  # the same for a port here, from there
-    pair: Paired | str | None  # over gloo, or the reason of its failure; None: not tried, because ports are blocked
+    pair: Paired | str | None  # over gloo, or the reason of its failure; None: not tried (blocked ports, one port)
     same_secret: bool = True
 
 
-def connect(host: str, port: int, secret: str | None) -> Measured:
-    """Measure; WireError if the other end cannot be reached."""
+class SilentError(WireError):
+    """Somebody listens and says nothing: no doctor, perhaps a master over TLS."""
+
+
+def connect(host: str, port: int, secret: str | None, one_port: bool = False) -> Measured:
+    """Measure; WireError if the other end cannot be reached. ``one_port``: not the ports of gloo's links, nor gloo."""
     try:
         connection = socket.create_connection((host, port), timeout=SECONDS)
     except OSError as error:
         raise WireError(why(error)) from None
     with Wire(connection, SECONDS) as wire:
-        return _measure(wire, secret)
+        if not select.select([connection], [], [], SECONDS)[0]:
+            raise SilentError(f"somebody listens and says nothing for {SECONDS:g} s: is it gcdist doctor --serve?")
+        return _measure(wire, secret, one_port)
 
 
-def _measure(wire: Wire, secret: str | None) -> Measured:
+def _measure(wire: Wire, secret: str | None, one_port: bool) -> Measured:
     first = wire.hear()
     mine = secrets.token_bytes(NONCE_BYTES)
     try:
@@ -62,8 +69,8 @@ def _measure(wire: Wire, secret: str | None) -> Measured:
         round_trip, skew = _clock(wire)
         up = _rate(wire, "up")
         down = _rate(wire, "down")
-        there, here = _reached_there(wire), _reached_here(wire)
-        pair = _pair(wire, min(up, down)) if there is None and here is None else None
+        there, here = (None, None) if one_port else (_reached_there(wire), _reached_here(wire))
+        pair = _pair(wire, min(up, down)) if not one_port and there is None and here is None else None
         if not isinstance(pair, str):
             wire.say(do="end")
         low, high = (int(number) for number in hello["ports"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gcdist.config import ClusterConfig, ConfigError
 from gcdist.doctor.finding import Finding
 from gcdist.transport import Credentials, CredentialsError
-from gcdist.transport.tls_certificates import common_name, read_certificate
+from gcdist.transport.tls_certificates import Certificate, common_name, read_certificate
 
 CHECK = "links"
 SOON = timedelta(days=14)  # a certificate that ends sooner gives a finding: a run and its repeats may take as long
@@ -79,6 +80,15 @@ def _certificates(certificate: Path, key: Path, authority: Path, master: str, no
             yield Finding(CHECK, "warn", "; ".join(made.warnings), f"chmod 600 {its_key}")
         else:
             yield Finding(CHECK, "ok", f"{who} is valid for {left.days} days")
+
+
+def certificates_here(certificate: Path) -> list[tuple[Path, Certificate]]:
+    """The certificates of members on this machine that can be read."""
+    found = []
+    for name in sorted(_names_here(certificate)):
+        with suppress(OSError, ValueError):
+            found.append((path := _of(certificate, name), read_certificate(path.read_bytes())))
+    return found
 
 
 def _names_here(certificate: Path) -> set[str]:

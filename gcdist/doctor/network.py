@@ -16,15 +16,15 @@ SKEW = 1.0  # seconds between two clocks: warn above
 PARAMETERS = 1_000_000  # coordinates of the model in the example
 
 
-def judge(seen: Measured, mine: Mapping[str, str], own_name: str) -> list[Finding]:
-    """All findings on the way to the other end; ``mine``: this end's versions."""
+def judge(seen: Measured, mine: Mapping[str, str], own_name: str, one_port: bool = False) -> list[Finding]:
+    """All findings on the way to the other end; ``mine``: this end's versions; ``one_port``: the run has no gloo links."""
     return [
         judge_both(mine, seen.versions),
         _secret(seen.same_secret),
         both_names(seen.my_name, seen.my_address, f"this machine's name, {own_name},", "there"),
         both_names(seen.name_here, seen.address, f"the master's name, {seen.name},", "here"),
         clock(seen.skew, seen.round_trip),
-        *ports(seen, port_range()),
+        *([] if one_port else ports(seen, port_range())),
         round_trip(seen.round_trip),
         bandwidth(seen.up, seen.down),
         *([] if seen.pair is None else [pair(seen.pair, seen.up, seen.down)]),

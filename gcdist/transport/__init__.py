@@ -18,7 +18,7 @@ from gcdist.transport.plane import Door, GlooPlane, Plane, TlsPlane
 from gcdist.transport.store import JoinError, StoreSource, master_place, open_store
 from gcdist.transport.tls_credentials import Credentials, CredentialsError
 from gcdist.transport.tls_door import TlsDoor
-from gcdist.transport.tls_join import tls_join
+from gcdist.transport.tls_join import prove, tls_join
 from gcdist.transport.tls_link import TlsLink
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "listening_address",
     "master_place",
     "open_store",
+    "prove",
     "route_to",
     "tls_join",
 ]

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.distributed
 
+from gcdist.transport.gloo_port import Gate, with_gate
 from gcdist.types import U8
 
 dist: Any = torch.distributed  # its type stubs lack the names used here
@@ -32,7 +33,7 @@ _SEVER_TAG = 3
 INTERFACE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915  # Linux: get interface address
 
-_devices: dict[str, Any] = {}
+_devices: dict[str, tuple[Any, Gate | None]] = {}
 _devices_lock = threading.Lock()
 
 
@@ -99,19 +100,20 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
-def _options(address: str, timeout: timedelta) -> Any:
-    """Options of a pair without threads of its own, on one device shared by all pairs of this process.
+def _options(address: str, timeout: timedelta) -> tuple[Any, AbstractContextManager[None]]:
+    """Options of a pair without threads of its own, on one device shared by all pairs of this process, and its open port.
 
     Semi-private names of torch; without them the pair works, too, but costs three threads and five descriptors.
     """
     with _devices_lock:
         if address not in _devices:
-            _devices[address] = dist.ProcessGroupGloo.create_device(hostname=address)
+            _devices[address] = with_gate(address, lambda: dist.ProcessGroupGloo.create_device(hostname=address))
+        device, gate = _devices[address]
         options = dist.ProcessGroupGloo._Options()
-        options._devices = [_devices[address]]
+        options._devices = [device]
     options._threads = 0
     options._timeout = timeout
-    return options
+    return options, nullcontext() if gate is None else gate.opened()
 
 
 def as_tensor(array: U8) -> torch.Tensor:
@@ -164,7 +166,9 @@ class Channel:
         prefix = dist.PrefixStore(key, store)
         try:
             try:
-                self._group = dist.ProcessGroupGloo(prefix, rank, 2, _options(address, limit))
+                options, port = _options(address, limit)
+                with port:  # each end opens it before the other one can know the address
+                    self._group = dist.ProcessGroupGloo(prefix, rank, 2, options)
             except (AttributeError, TypeError):
                 self._group = dist.ProcessGroupGloo(prefix, rank, 2, limit)
         except RuntimeError as error:

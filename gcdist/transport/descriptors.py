@@ -1,6 +1,6 @@
 """File descriptors of this process: the limit is raised, and a line warns before they run out.
 
-gloo keeps every connection to its port, and aborts the process when the limit is reached.
+gloo keeps every connection that its port takes, and aborts the process when the limit is reached.
 """
 
 from __future__ import annotations
@@ -45,6 +45,6 @@ class DescriptorGauge:
         while self._next <= share:
             self._next += (1.0 - self._next) / 2 if self._next < 1.0 else 1.0
         return (
-            f"{count} of {self._limit} descriptors are in use; connections to gloo's port are never let go, and at the "
+            f"{count} of {self._limit} descriptors are in use; gloo never lets a stranger's connection go, and at the "
             "limit gloo ends this process: close the port to strangers (docs/security.md)"
         )

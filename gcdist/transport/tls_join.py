@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -30,6 +31,7 @@ from gcdist.transport.tls_link import TlsLink, Wire, prepare
 from gcdist.types import U8
 
 KNOCK_SECONDS = 0.1  # between two calls while nobody listens yet
+ALERT_SECONDS = 2.0  # a master's refusal comes within a round trip and a turn of its door
 
 
 def tls_join(
@@ -68,6 +70,35 @@ def tls_join(
     link = TlsLink(wire, emit, settings, name=f"master-{ticket}", allocate=allocate)
     link.start()
     return link, ticket
+
+
+def prove(host: str, port: int, credentials: Credentials, seconds: float) -> None:
+    """Let both ends prove themselves, and hang up: the master counts a caller that said nothing.
+
+    In one line: JoinError if no master answers within ``seconds``, RefusedError if either end's certificate is refused.
+    """
+    connection = _call(host, port, seconds, seconds)
+    try:
+        wire = _shaken(connection, credentials, host, port, seconds)
+        _await_alert(wire, connection, credentials)
+    except OSError as error:
+        raise JoinError(f"no master at {host}:{port}: {error.strerror or one_line(error)}") from None
+    except ChannelError as error:
+        raise JoinError(f"no master at {host}:{port}: {error}") from None
+    finally:
+        connection.close()
+
+
+def _await_alert(wire: Wire, connection: socket.socket, credentials: Credentials) -> None:
+    """In TLS 1.3 a refusal comes after the handshake has ended here; silence is none."""
+    if not select.select([connection], [], [], ALERT_SECONDS)[0]:
+        return
+    try:
+        wire.receive(memoryview(bytearray(1)))
+    except ChannelError as error:
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise RefusedError(f"refused by the master: {credentials.explain(error.__cause__)}") from None
+        raise
 
 
 def _call(host: str, port: int, seconds: float, timeout: float) -> socket.socket:

@@ -57,23 +57,23 @@ class Wire:
 
     def receive(self, into: memoryview) -> None:
         """Fill ``into``; ChannelError if the connection ends before."""
-        while len(into):
-            try:
-                with self._lock:
-                    count = self._read_into(into)
-            except ssl.SSLWantReadError:
-                self._pull()
-                continue
-            except ssl.SSLError as error:
-                raise ChannelError(_broken(error)) from error
-            if not count:
-                raise ChannelError("the other end closed it")
-            into = into[count:]
+        while len(into := self._decrypt(into)):
+            self._pull()
 
-    def _read_into(self, into: memoryview) -> int:
-        count: object = self._tls.read(len(into), into)  # the type stubs know the form alone that returns bytes
-        assert isinstance(count, int)
-        return count
+    def _decrypt(self, into: memoryview) -> memoryview:
+        """Fill ``into`` from the bytes that are here; returns the part that is still empty."""
+        read: Callable[[int, memoryview], int] = self._tls.read  # type: ignore[assignment]  # stubs: it returns bytes
+        try:
+            with self._lock:  # once for all records that are here
+                while len(into):
+                    if not (count := read(len(into), into)):  # at most a record of 16 KiB
+                        raise ChannelError("the other end closed it")
+                    into = into[count:]
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            raise ChannelError(_broken(error)) from error
+        return into
 
     def _pull(self) -> None:
         try:

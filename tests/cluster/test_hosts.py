@@ -50,13 +50,15 @@ def steps_done(run: Path) -> int:
     return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
 
 
-def test_a_slow_uplink_a_cut_cable_and_a_lost_host_do_not_stop_the_run(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(CONFIG)
+@pytest.mark.parametrize("transport", ["gloo", "tls"])
+def test_a_slow_uplink_a_cut_cable_and_a_lost_host_do_not_stop_the_run(transport: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(f'{CONFIG}transport = "{transport}"\n')
+    secret = {"GCDIST_SECRET": "the secret of this test alone"}
     run = tmp_path / "runs" / "run"
     with Hosts(WORKERS + 1, tmp_path) as hosts:
         hosts.uplink(SLOW, "10mbit")
         for rank in range(WORKERS + 1):
-            hosts.start(rank, ["-m", "gcdist", "train", "config.toml"], WORKERS + 1)
+            hosts.start(rank, ["-m", "gcdist", "train", "config.toml"], WORKERS + 1, secret)
         hosts.wait_until(lambda: steps_done(run) >= 20, "step 20", 120.0)
         hosts.cut(CUT)
         time.sleep(6.0)  # the fault itself, not a wait for something

@@ -35,14 +35,21 @@ every = 10
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "scheme"),
-    [(signal.SIGTERM, 143, "memory"), pytest.param(signal.SIGINT, 130, "joint", marks=pytest.mark.slow)],
+    ("number", "code", "scheme", "transport"),
+    [
+        (signal.SIGTERM, 143, "memory", "gloo"),
+        pytest.param(signal.SIGINT, 130, "joint", "gloo", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "joint", "tls", marks=pytest.mark.slow),
+    ],
 )
-def test_a_stopped_run_goes_on(tmp_path: Path, start: Start, number: int, code: int, scheme: str) -> None:
+def test_a_stopped_run_goes_on(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch, number: int, code: int, scheme: str, transport: str
+) -> None:
+    monkeypatch.setenv("GCDIST_SECRET", "the secret of this test alone")
     path = tmp_path / "config.toml"
     path.write_text(CONFIG.format(scheme=scheme))
     run = tmp_path / "runs" / "run"
-    command = ["-m", "gcdist", "train", str(path), "--resume", str(run)]
+    command = ["-m", "gcdist", "train", str(path), "--resume", str(run), "--set", f'cluster.transport="{transport}"']
     cluster = start(command, ranks=4)
     cluster.wait_for("step 6/", 0, LIMIT)
     os.kill(cluster.processes[0].pid, number)

@@ -1,4 +1,4 @@
-"""Real processes over gloo links: the main job, a slow worker, signals, refusals. Limits are generous; no test times."""
+"""Real processes: the main job, a slow worker, signals, refusals. Limits are generous; no test times."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.conftest import Start
 
 HERE = Path(__file__).parent
 LIMIT = 120.0  # seconds for everybody to be done, on a machine that is busy with something else
+both_planes = pytest.mark.parametrize("transport", ["gloo", "tls"])
 CONFIG = """
 steps = 12
 out = "runs"
@@ -41,6 +42,12 @@ def write_config(folder: Path, scheme: str = "osgc", deadline: str = "0.2", chec
     path = folder / "config.toml"
     path.write_text(CONFIG.format(scheme=scheme, deadline=deadline, checks=checks))
     return path
+
+
+def over(transport: str, config: Path, steps: int) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a run over that plane."""
+    settings = ["--set", f"steps={steps}", "--set", f'cluster.transport="{transport}"']
+    return ["-m", "gcdist", "train", str(config), *settings], {"GCDIST_SECRET": "the secret of this test alone"}
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -87,17 +94,27 @@ def test_a_slow_worker_skips_ahead_and_nobody_waits_for_it(how: str, tmp_path: P
     assert max(b - a for a, b in pairwise(slow)) >= 4
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_at_the_master_ends_everybody(tmp_path: Path, start: Start, number: int, code: int) -> None:
-    cluster = start(["-m", "gcdist", "train", str(write_config(tmp_path)), "--set", "steps=100000"], ranks=4)
+@pytest.mark.parametrize(
+    ("number", "code", "transport"),
+    [(signal.SIGTERM, 143, "gloo"), (signal.SIGINT, 130, "gloo"), (signal.SIGTERM, 143, "tls")],
+)
+def test_a_signal_at_the_master_ends_everybody(
+    tmp_path: Path, start: Start, number: int, code: int, transport: str
+) -> None:
+    arguments, env = over(transport, write_config(tmp_path), 100_000)
+    cluster = start(arguments, ranks=4, env=env)
     cluster.wait_for("step 1/", 0, LIMIT)
     os.kill(cluster.processes[0].pid, number)
     assert cluster.wait(30.0) == [code, 0, 0, 0]
     assert "Traceback" not in cluster.output(0)
 
 
-def test_a_worker_that_is_asked_to_go_goes_and_the_others_train_on(tmp_path: Path, start: Start) -> None:
-    cluster = start(["-m", "gcdist", "train", str(write_config(tmp_path)), "--set", "steps=60"], ranks=4)
+@both_planes
+def test_a_worker_that_is_asked_to_go_goes_and_the_others_train_on(
+    transport: str, tmp_path: Path, start: Start
+) -> None:
+    arguments, env = over(transport, write_config(tmp_path), 60)
+    cluster = start(arguments, ranks=4, env=env)
     cluster.wait_for("step 1/", 0, LIMIT)
     os.kill(cluster.processes[2].pid, signal.SIGTERM)
     assert cluster.wait(LIMIT) == [0, 0, 0, 0]
@@ -106,8 +123,10 @@ def test_a_worker_that_is_asked_to_go_goes_and_the_others_train_on(tmp_path: Pat
     assert metrics[-1]["live"] == 2
 
 
-def test_a_killed_worker_does_not_stop_the_run(tmp_path: Path, start: Start) -> None:
-    cluster = start(["-m", "gcdist", "train", str(write_config(tmp_path)), "--set", "steps=60"], ranks=4)
+@both_planes
+def test_a_killed_worker_does_not_stop_the_run(transport: str, tmp_path: Path, start: Start) -> None:
+    arguments, env = over(transport, write_config(tmp_path), 60)
+    cluster = start(arguments, ranks=4, env=env)
     cluster.wait_for("step 1/", 0, LIMIT)
     os.kill(cluster.processes[1].pid, signal.SIGKILL)
     assert cluster.wait(LIMIT) == [0, -signal.SIGKILL, 0, 0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -231,11 +232,16 @@ def run(argv: list[str]) -> None:
     assert ended.value.code == 0
 
 
-def test_a_simulated_run_and_its_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "coco.toml"
-    path.write_text(dump_config(settings(tmp_path)))
-    run(["simulate", str(path), "--json"])
+def test_a_simulated_run_and_its_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    near = os.path.relpath(REAL, tmp_path)  # a path that another folder reads otherwise
+    Path("coco.toml").write_text(dump_config(settings(tmp_path, out="runs", options={"root": near})))
+    run(["simulate", "coco.toml", "--json"])
     summary = json.loads(capsys.readouterr().out)
+    (tmp_path / "another" / "folder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "another" / "folder")
     assert summary["metrics"].keys() == {"test_loss", "test_ap", "test_ap50"}
     folder = tmp_path / "runs" / "run"
     assert len((folder / "evaluations.jsonl").read_text().splitlines()) == 2

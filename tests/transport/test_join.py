@@ -233,7 +233,7 @@ def test_descriptors_that_run_out_are_told(source: StoreSource, monkeypatch: pyt
     door = plane.open(lambda *about: None, lambda event: None, QUICK, on_notice=told.append)
     assert eventually(lambda: bool(told))
     door.close()
-    assert "descriptors are in use; connections to gloo's port are never let go" in told[0]
+    assert "descriptors are in use; gloo never lets a stranger's connection go" in told[0]
 
 
 def test_a_master_that_others_reach_warns_of_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

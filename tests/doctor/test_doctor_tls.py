@@ -17,6 +17,7 @@ from gcdist.doctor import connect as connecting
 from gcdist.doctor import tls_port
 from gcdist.doctor.serve import serve
 from gcdist.transport import Credentials, LinkSettings, TlsDoor
+from gcdist.transport.tls_certificates import Role
 
 SECRET = "a secret of more than sixteen letters"
 WAIT = 30.0
@@ -69,9 +70,10 @@ def test_a_revoked_worker_hears_it_from_the_master(tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as end:
             main(["secure", *words])
         assert end.value.code == 0
+    roles: dict[str, Role] = {"master": "master", "worker1": "worker"}
     ends = {
         role: Credentials.from_files(keys / f"{name}.pem", keys / f"{name}.key", keys / "authority.pem", role)
-        for name, role in (("master", "master"), ("worker1", "worker"))
+        for name, role in roles.items()
     }
     made = Master(ends["master"])
     found = tls_port.ask_master("127.0.0.1", made.port, ends["worker"])

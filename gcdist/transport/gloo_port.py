@@ -21,17 +21,22 @@ _PROGRAM = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))  # struct sock_
 
 
 class Gate:
-    """The port of a listening socket: open inside `opened`, else shut. Any thread may open it."""
+    """The port of a listening socket: open inside `opened`, else shut, as long as this process lives. Any thread may open it."""
 
     def __init__(self, listener: socket.socket) -> None:
-        self._listener = listener
+        self.port = int(listener.getsockname()[1])
+        self._descriptor = os.dup(listener.fileno())
         self._lock = threading.Lock()
         self._inside = 0
-        self._shut()
+        self._set(_ATTACH, _PROGRAM)
 
-    def _shut(self) -> None:
-        with suppress(OSError):  # a kernel without filters: as open as gloo leaves it
-            self._listener.setsockopt(socket.SOL_SOCKET, _ATTACH, _PROGRAM)
+    def _set(self, option: int, value: bytes | int) -> None:
+        one = socket.socket(fileno=self._descriptor)
+        try:
+            with suppress(OSError):  # a kernel without filters: as open as gloo leaves it
+                one.setsockopt(socket.SOL_SOCKET, option, value)
+        finally:
+            one.detach()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -39,15 +44,14 @@ class Gate:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                with suppress(OSError):
-                    self._listener.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+                self._set(_DETACH, 0)
         try:
             yield
         finally:
             with self._lock:
                 self._inside -= 1
                 if self._inside == 0:
-                    self._shut()
+                    self._set(_ATTACH, _PROGRAM)
 
 
 def listening_here(address: str) -> dict[int, socket.socket]:
@@ -76,7 +80,7 @@ def with_gate(address: str, make: Callable[[], Any]) -> tuple[Any, Gate | None]:
     made = make()
     after = listening_here(address)
     new = [after[inode] for inode in after if inode not in before]
+    gate = Gate(new[0]) if len(new) == 1 else None
     for one in (*before.values(), *after.values()):
-        if len(new) != 1 or one is not new[0]:
-            one.close()
-    return made, Gate(new[0]) if len(new) == 1 else None
+        one.close()
+    return made, gate

@@ -64,7 +64,7 @@ def test_a_stranger_at_gloo_s_port_costs_no_descriptor(house: House) -> None:
     master, worker = house.pair()
     _, gate = _devices["127.0.0.1"]
     assert gate is not None
-    port = gate._listener.getsockname()[1]
+    port = gate.port
     before = descriptors()
     assert not comes_in(port)
     strangers = [socket.socket() for _ in range(50)]

@@ -21,7 +21,7 @@ _PROGRAM = struct.pack("HP", 1, ctypes.addressof(_TAKE_NOTHING))  # struct sock_
 
 
 class Gate:
-    """The port of a listening socket: open inside `opened`, else shut, as long as this process lives. Any thread may open it."""
+    """The port of a listening socket: open inside `opened`, else shut, until this process ends. Any thread may open it."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.port = int(listener.getsockname()[1])

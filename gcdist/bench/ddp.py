@@ -55,9 +55,9 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
         step = 0
         while not over.item():
             started = time.perf_counter()
-            _strike_if_told(config, rank, step)
+            strike_if_told(config, rank, step)
             optimizer.zero_grad()
-            loss = task.loss(model, fetch(task, _samples(batches, mine, step), []))
+            loss = task.loss(model, fetch(task, samples_of(batches, mine, step), []))
             until = started + delays.seconds(rank, step, float(len(mine)), cell.seed)
             time.sleep(max(0.0, until - time.perf_counter()))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -95,12 +95,13 @@ class _Parallel(DistributedDataParallel):
         return found
 
 
-def _samples(batches: Batches, mine: range, step: int) -> list[int]:
-    """The result of this rank's partitions in this step."""
+def samples_of(batches: Batches, mine: range, step: int) -> list[int]:
+    """Numbers of the samples of these partitions in this step."""
     return [int(i) for j in mine for i in batches.samples(step, j)]
 
 
-def _strike_if_told(config: Config, rank: int, step: int) -> None:
+def strike_if_told(config: Config, rank: int, step: int) -> None:
+    """The fault that the settings name for this rank and step, if any."""
     for fault in config.faults:
         if fault.worker != rank + 1 or fault.step != step:
             continue

@@ -17,11 +17,12 @@ from gcdist.bench.loop import simulated
 from gcdist.bench.machine import Machine, machines_in, measure
 from gcdist.bench.network import ThinLinks, why_not
 from gcdist.bench.pace import pace_line
+from gcdist.bench.peers import check_installed
 from gcdist.bench.problems import get_problem
 from gcdist.bench.processes import Pool, end_with_benchmark, forkserver, run_cell
 from gcdist.bench.scenarios import make_scenario
 from gcdist.bench.tables import load_results
-from gcdist.bench.tuning import Choice, tune
+from gcdist.bench.tuning import Choice, tune, tune_timeout
 from gcdist.bench.validate import Pair, compare, pair_rows, read_pairs
 from gcdist.config import ConfigError
 
@@ -47,7 +48,7 @@ class Bench:
     def check(self) -> None:
         """ConfigError in one line for unknown names and numbers out of range."""
         for name in self.schemes:
-            get_scheme(name)
+            check_installed(get_scheme(name).engine, name)
         for name in self.delays:
             make_scenario(name, self.workers, get_problem(self.problem).share, self.pace)
         if len({self.scenario(name) for name in self.delays}) < len(self.delays):
@@ -162,6 +163,28 @@ def tune_all(
     return choices
 
 
+def tune_peers(bench: Bench, out: Path, say: Say, context: Pool, choices: dict[tuple[str, str], Choice]) -> None:
+    """Add the timeouts of other projects, chosen by real runs; step size and samples are those of ``like``."""
+    for delays in bench.delays:
+        for name in [name for name in bench.schemes if get_scheme(name).patience]:
+            path = _choice_path(bench, out, delays, name)
+            if path.exists():
+                choices[delays, name] = Choice.read(json.loads(path.read_text(encoding="utf-8")))
+                continue
+            cell, like = bench.cell(delays, name, TUNING_SEEDS[0]), choices[delays, get_scheme(name).like]
+            say(
+                f"tuning the timeout of {name}, {bench.scenario(delays)}, by {len(get_scheme(name).patience)} real runs"
+            )
+            place = path.with_suffix(".runs")
+            choices[delays, name] = tune_timeout(
+                cell,
+                like,
+                lambda trial, place=place: _run(context, trial, place / f"{trial.deadline}-{trial.share}.json"),  # type: ignore[misc]
+            )
+            write_json(path, choices[delays, name].as_dict())
+            say(choice_line(bench.scenario(delays), name, choices[delays, name]))
+
+
 def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
     """A choice, and its grid."""
     lrs = sorted({lr for lr, _, _, _ in choice.tried})
@@ -176,7 +199,8 @@ def choice_line(scenario: str, scheme: str, choice: Choice) -> str:
     if choice.share is not None:
         deadline += f", {choice.share} partitions a worker"
     comes = f"{choice.cost:.1f} s" if choice.reached else "target not reached"
-    return f"{scenario}, {scheme}: lr {choice.lr:g}, deadline {deadline}, {comes} in the simulator ({grid})"
+    what, by = ("timeout", "real runs") if get_scheme(scheme).patience else ("deadline", "the simulator")
+    return f"{scenario}, {scheme}: lr {choice.lr:g}, {what} {deadline}, {comes} in {by} ({grid})"
 
 
 def _tuned(bench: Bench, delays: str, scheme: str, machine: Machine) -> Choice:
@@ -194,8 +218,8 @@ def cells_of(bench: Bench, choices: dict[tuple[str, str], Choice]) -> list[Cell]
     cells = []
     for seed, delays, name in bench.order():
         scheme = get_scheme(name)
-        choice = choices[delays, scheme.like or name]
-        deadline = scheme.deadline if scheme.tunes == "step" else choice.deadline
+        choice = choices[delays, name if scheme.patience else scheme.like or name]
+        deadline = scheme.deadline if scheme.tunes == "step" and not scheme.patience else choice.deadline
         cells.append(bench.cell(delays, name, seed).with_choice(choice.lr, deadline, choice.share))
     return cells
 
@@ -204,7 +228,7 @@ def estimate(bench: Bench, choices: dict[tuple[str, str], Choice], cells: Sequen
     """Seconds of these cells, predicted by the simulator."""
     total = 0.0
     for cell in cells:
-        choice = choices[cell.delays, cell.what.like or cell.scheme]
+        choice = choices.get((cell.delays, cell.scheme)) or choices[cell.delays, cell.what.like]
         total += START_SECONDS + min(choice.cost, bench.budget)
     return total
 
@@ -222,6 +246,7 @@ def prepare(bench: Bench, out: Path, say: Say, cores: int) -> list[Cell]:
     context = forkserver()
     machine = machine_of(bench, out, say, context)
     choices = tune_all(bench, out, say, cores, context, machine)
+    tune_peers(bench, out, say, context, choices)
     cells = cells_of(bench, choices)
     missing = [cell for cell in cells if _made(out / "cells" / cell.place) is None]
     if missing:

@@ -5,6 +5,7 @@ Each rank is a process with links over the loopback or through namespaces; only 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from gcdist.bench.cells import Cell, Outcome, read_outcome, write_outcome
 from gcdist.bench.ddp import ddp_rank
 from gcdist.bench.loop import train
 from gcdist.bench.network import INTERFACE, ThinLinks
+from gcdist.bench.peers import ENGINES, peer_rank
 from gcdist.bench.problems import get_problem
 
 STARTING = 90.0  # seconds for processes to find each other, beyond the budget
@@ -51,6 +53,8 @@ def end_with_benchmark() -> None:
 
     def follow() -> None:
         wait([parent.sentinel])
+        if os.getpgid(0) == os.getpid():
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=follow, name="gcdist-bench-parent", daemon=True).start()
@@ -62,19 +66,19 @@ def run_cell(context: Pool, cell: Cell, path: Path, links: ThinLinks | None = No
     Args:
         links: hosts of their own for the ranks; None: the loopback.
     """
-    world = cell.workers + (cell.what.engine == "gcdist")
+    world = cell.workers + (cell.what.engine != "ddp")  # a master, or a place where peers meet
     log = path.with_suffix(".log")
     path.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    address = ADDRESS if links is None else links.address(0)
+    addresses = [ADDRESS if links is None else links.address(rank) for rank in range(world)]
     with socket.socket() as reserved:  # bound and not listening: the system gives the port to no other process
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.bind((ADDRESS, 0))
         port = reserved.getsockname()[1]
         ranks = [
             context.Process(  # type: ignore[attr-defined]
-                target=_rank, args=(rank, world, address, port, links and links.name(rank), cell, path, log)
+                target=_rank, args=(rank, port, links and links.name(rank), addresses, cell, path, log)
             )
             for rank in range(world)
         ]
@@ -109,10 +113,12 @@ def _end(ranks: Sequence[BaseProcess]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # of a rank that leads a group of processes
         process.close()
 
 
-def _rank(rank: int, world: int, address: str, port: int, space: str | None, cell: Cell, path: Path, log: Path) -> None:
+def _rank(rank: int, port: int, space: str | None, addresses: Sequence[str], cell: Cell, path: Path, log: Path) -> None:
     end_with_benchmark()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the benchmark takes Ctrl-C and ends its ranks
     with open(log, "ab", buffering=0) as file:
@@ -121,10 +127,17 @@ def _rank(rank: int, world: int, address: str, port: int, space: str | None, cel
     if space:
         _enter(space)
         os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE  # else gloo takes the address of this machine's name: the loopback
-    os.environ |= {"MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": addresses[0], "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(len(addresses))}
     try:
-        ddp = cell.what.engine == "ddp"
-        outcome = ddp_rank(rank, cell) if ddp else _gcdist_rank(rank, cell, path.with_suffix(".run"))
+        engine = cell.what.engine
+        if engine == "ddp":
+            outcome = ddp_rank(rank, cell)
+        elif engine == "gcdist":
+            outcome = _gcdist_rank(rank, cell, path.with_suffix(".run"))
+        else:
+            os.setpgid(0, 0)  # so that all that the other project starts ends with it
+            outcome = peer_rank(rank, cell, addresses[rank])
         if outcome is not None:
             write_outcome(path, cell, outcome)
     except Exception:
@@ -132,7 +145,9 @@ def _rank(rank: int, world: int, address: str, port: int, space: str | None, cel
         raise
     finally:
         sys.stderr.flush()
-    if ddp:
+    if engine in ENGINES:
+        os.killpg(0, signal.SIGKILL)  # with the processes that the other project has started
+    elif engine == "ddp":
         os._exit(0)  # a group with a dead peer cannot be taken down in order
 
 

@@ -1,4 +1,4 @@
-"""The compared schemes: gcdist's, with the settings of their papers, and PyTorch's DistributedDataParallel.
+"""The compared schemes: gcdist's, with the settings of their papers, PyTorch's DistributedDataParallel, torchft, hivemind.
 
 A new scheme joins by one line: ``register(BenchScheme("mine", "about", code={"scheme": "mine"}))``.
 """
@@ -22,7 +22,8 @@ class BenchScheme:
 
     ``tunes``: "deadline" (step size and deadline are tuned), "step" (the scheme waits, or finds its deadline itself).
     ``start``: the start of the search for a deadline, over the usual start. ``like``: the gcdist scheme whose tuned
-    step size and samples a DDP variant takes, because the simulator has no DDP.
+    step size and samples a scheme of another engine takes, because the simulator has none. ``patience``: another project's
+    timeouts in seconds, tried by real runs; the last is the one of its documentation.
     """
 
     name: str
@@ -32,14 +33,15 @@ class BenchScheme:
     tunes: Literal["deadline", "step"] = "deadline"
     deadline: Literal["wait", "auto"] = "wait"  # if it is not tuned
     start: float = 1.0
-    engine: Literal["gcdist", "ddp"] = "gcdist"
+    engine: Literal["gcdist", "ddp", "torchft", "hivemind"] = "gcdist"
     hook: Literal["", "bf16", "powersgd"] = ""
     like: str = ""
+    patience: tuple[float, ...] = ()  # s: timeouts of another project that its tuning tries; the last is its own
 
     @property
     def kind(self) -> Literal["waits", "coded", "biased"]:
         """Whether it waits until it is exact, or is unbiased without some workers, or neither."""
-        if self.engine == "ddp":
+        if self.engine != "gcdist":
             return "waits"
         return "waits" if self._code.waits else "coded" if self._code.unbiased else "biased"
 
@@ -77,6 +79,12 @@ def _fill() -> None:
     register(BenchScheme("ddp", "PyTorch DistributedDataParallel", **ddp))
     register(BenchScheme("ddp-bf16", "DDP with the bf16 hook", hook="bf16", **ddp))
     register(BenchScheme("ddp-powersgd", "DDP with the PowerSGD hook, rank 1", hook="powersgd", **ddp))
+    # torchft: the heartbeat's limit, 5 s by default; hivemind: matchmaking, "3-5 s for small local runs"
+    peer: dict[str, Any] = {"tunes": "step", "like": "sync"}
+    register(
+        BenchScheme("torchft", "torchft's DDP: a quorum every step", engine="torchft", patience=(1.0, 2.0, 5.0), **peer)
+    )
+    register(BenchScheme("hivemind", "hivemind's Optimizer", engine="hivemind", patience=(0.3, 0.6, 1.2, 3.0), **peer))
     _gcdist("sync", "wait for all", tunes="step")
     _gcdist("sync-4bit", "wait for all, 4 bits", "sync", tunes="step", quantizer=FOUR_BITS)
     _gcdist("ignore", "sum of the arrived")

@@ -113,6 +113,32 @@ def tune(
     return Choice(best.lr, best.deadline, best.share, cost(best), cost(best) <= cell.budget, tried)
 
 
+def tune_timeout(cell: Cell, like: Choice, run: Callable[[Cell], Outcome]) -> Choice:
+    """The best timeout of another project's scheme, one real run each, then the most samples that ``like`` has tried.
+
+    Args:
+        cell: with a seed that is not the benchmark's; its step size, deadline and share are replaced.
+        like: the choice of the scheme whose step size and samples it takes.
+        run: a real run.
+    """
+    tried: list[tuple[float, Deadline, int | None, float]] = []
+
+    def attempt(lr: float, seconds: float, share: int | None) -> None:
+        least = min((found[3] for found in tried), default=math.inf)
+        trial = replace(cell, budget=min(cell.budget, RACE * least))
+        tried.append((lr, seconds, share, cost_of([run(trial.with_choice(lr, seconds, share))], trial)))
+
+    for seconds in cell.what.patience:
+        attempt(like.lr, seconds, like.share)
+    best = min(tried, key=lambda found: found[3])
+    largest = max((share for *_, share, _ in like.tried if share is not None), default=None)
+    if largest is not None and like.share is not None and largest > like.share and isinstance(best[1], float):
+        lr = min((t for t in like.tried if t[2] == largest), key=lambda found: found[3])[0]
+        attempt(lr, best[1], largest)
+    lr, deadline, share, cost = min(tried, key=lambda found: found[3])
+    return Choice(lr, deadline, share, cost, cost <= cell.budget, tried)
+
+
 def _cost(cell: Cell, point: _Point, seeds: Sequence[int], run: Callable[[Cell], Outcome], least: float) -> float:
     """The cost of one point; a run stops at ``RACE`` times ``least``, that of the best before, without more seeds."""
     tried = replace(cell, budget=min(cell.budget, RACE * least))

@@ -16,6 +16,7 @@ from gcdist.bench.engine import Bench, note_command, prepare, run, validated
 from gcdist.bench.machine import machines_in
 from gcdist.bench.pace import pace_lines
 from gcdist.bench.page import write_page
+from gcdist.bench.peers import installed
 from gcdist.bench.problems import PROBLEMS
 from gcdist.bench.scenarios import BUILT_IN, FORMS
 from gcdist.bench.schemes import SCHEMES
@@ -25,7 +26,7 @@ from gcdist.config import ConfigError
 from gcdist.observe import plain
 
 bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-SCHEMES_HELP = f'Names with commas between, or "all"; of {", ".join(SCHEMES)}.'
+SCHEMES_HELP = f'Names with commas between, or "all" that are installed; of {", ".join(SCHEMES)}.'
 DELAYS_HELP = f"Names with commas between; of {', '.join(BUILT_IN)}, {FORMS}."
 PROBLEM_HELP = f"What is trained; of {', '.join(PROBLEMS)}."
 SAMPLES_HELP = (
@@ -68,7 +69,7 @@ def wallclock(
     """
     asked = Bench(
         problem=problem,
-        schemes=tuple(SCHEMES) if schemes == "all" else _names(schemes, "schemes"),
+        schemes=tuple(installed(SCHEMES)) if schemes == "all" else _names(schemes, "schemes"),
         delays=_names(delays, "delays"),
         workers=workers,
         seeds=seeds,

@@ -246,7 +246,7 @@ def test_mistakes_are_one_line(change: dict[str, object], line: str) -> None:
 def test_kinds_of_schemes_are_those_of_their_codes() -> None:
     kinds = {name: scheme.kind for name, scheme in SCHEMES.items()}
     assert {name for name in kinds if kinds[name] == "waits"} == {
-        *("ddp", "ddp-bf16", "ddp-powersgd", "sync", "sync-4bit", "frc", "cyclic"),
+        *("ddp", "ddp-bf16", "ddp-powersgd", "torchft", "hivemind", "sync", "sync-4bit", "frc", "cyclic"),
     }
     assert {"osgc", "joint-auto", "shifted", "sgc", "partial"} < {name for name in kinds if kinds[name] == "coded"}
     assert {"ignore", "memory", "erasurehead"} < {name for name in kinds if kinds[name] == "biased"}

@@ -14,7 +14,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-hosts bench-what-if bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-hosts bench-what-if bench-papers bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,8 +36,10 @@ TRACES ?= ../shared/data/traces
 bench-quick: $(VENV)/dev $(VENV)/gcdist ## wall clock of DDP, waiting for all and coding, in under five minutes
 	$(BIN)/gcdist bench wallclock --schemes ddp,sync,auto --delays none,exponential --seeds 2 --fixed-samples --out runs/bench-quick $(ARGS)
 
+# torchft and hivemind where they are installed (pip install '.[peers]' into .venv; make bench-full PEERS= leaves them out)
+PEERS = $(shell $(BIN)/python -c 'from importlib.util import find_spec as f; print(*(n + "," for n in ("torchft", "hivemind") if f(n)), sep="")' 2>/dev/null)
 # of the benchmark in full: who meets every kind of delays, partitions that differ, thin links (root, ip and tc), more workers
-FEW = ddp,sync,ignore-rescaled,memory,frc,erasurehead,osgc,partial,joint-auto,auto,shifted-auto
+FEW = ddp,$(PEERS)sync,ignore-rescaled,memory,frc,erasurehead,osgc,partial,joint-auto,auto,shifted-auto
 DIFFER = ddp,sync,ignore,memory,frc,erasurehead,partial-memory,auto,shifted-auto
 SQUARES = ddp,sync,memory,frc,partial-memory,auto,shifted-auto
 THIN = ddp,ddp-bf16,ddp-powersgd,sync,sync-4bit,auto
@@ -45,7 +47,7 @@ SIZES = ddp,sync,ignore-rescaled,auto
 RECORDED = trace:$(TRACES)/alibaba-pai-2020-job1.csv,pareto,trace:$(TRACES)/alibaba-pai-2020-job4.csv
 WALLCLOCK = $(BIN)/gcdist bench wallclock
 
-bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, some hours (tuning takes most of them); goes on where it stopped
+bench-full: $(VENV)/dev $(VENV)/gcdist ## benchmarks/RESULTS.md anew, some hours (tuning takes most of them); goes on where it stopped; each command says its cost before its runs
 	$(WALLCLOCK) --schemes $(FEW) --delays spells,dead,$(RECORDED) --out runs/w8 $(ARGS)
 	$(WALLCLOCK) --schemes $(THIN) --delays network --out runs/w8 $(ARGS)
 	$(WALLCLOCK) --schemes all --delays none,exponential --out runs/w8 $(ARGS)
@@ -97,6 +99,10 @@ bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo
 
 bench-what-if: $(VENV)/dev $(VENV)/gcdist ## what-if against real runs with the changed settings, ten minutes (ARGS="--seeds 0 1")
 	$(BIN)/python benchmarks/what_if.py $(ARGS)
+
+bench-papers: $(VENV)/dev $(VENV)/gcdist ## the papers' comparison at the papers' quantizer, virtual clock; goes on where it stopped
+	mkdir -p runs
+	$(BIN)/python benchmarks/papers.py --json runs/papers.json --plot runs/papers.png $(ARGS)
 
 bench-allocation: $(VENV)/dev $(VENV)/gcdist ## noise of allocated bits beside equal, selected and greedy ones
 	$(BIN)/python benchmarks/allocation.py $(ARGS)

@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+from gcdist.bench.first_screen import first_screen
 from gcdist.bench.forecast import forecast, forecast_text
 from gcdist.bench.machine import machines_in
 from gcdist.bench.pace import pace_lines
@@ -57,7 +58,8 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     """
     loaded = sorted((load_results(folder) for folder in folders), key=len, reverse=True)
     main = loaded[0]
-    lines = _head(main, commands_of(folders), [line for folder in folders for line in pace_lines(folder)])
+    lines = ["# Wall clock under stragglers", "", *first_screen(main, page, pictures), "## How it was measured", ""]
+    lines += _head(main, commands_of(folders), [line for folder in folders for line in pace_lines(folder)])
     for problem in dict.fromkeys(cell.problem for cell, _ in main):
         of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
         lines += _problem(problem, of_problem, page, pictures)
@@ -100,8 +102,6 @@ def _head(results: Results, commands: Sequence[str], paces: Sequence[str]) -> li
     first = cells[0]
     seeds = sorted({cell.seed for cell in cells})
     return [
-        "# Wall clock under stragglers",
-        "",
         ABOUT,
         "",
         f"- machine: {_machine()}",

@@ -66,7 +66,7 @@ def loss_against_time(results: Results, problem: str, path: Path, shown: Sequenc
     )
     figure.suptitle(f"{problem}: least loss so far against wall clock, median over seeds; the grey line is the target")
     figure.tight_layout(rect=(0, 0.1 / rows, 1, 1))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _median_curve(runs: Sequence[Outcome]) -> tuple[F64, F64]:
@@ -100,7 +100,7 @@ def time_to_target(results: Results, problem: str, path: Path) -> None:
         axis.invert_yaxis() if axis is axes.flat[0] else None
     figure.suptitle(f"{problem}: time to target, median and range over seeds")
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _bars(axis: Any, found: Sequence[Entry | None]) -> None:
@@ -141,7 +141,7 @@ def predictions(pairs: Sequence[Pair], path: Path) -> None:
         side.set_minor_formatter(plt.NullFormatter())
     axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Path, of: str = "sync") -> None:
@@ -165,10 +165,16 @@ def speed_up_by_workers(results: Results, problem: str, scenario: str, path: Pat
     axis.set_xticks(sizes)
     axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def figure_of(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of so many inches, and its axis."""
+    return _pyplot().subplots(figsize=(width, height), layout="constrained")  # type: ignore[no-any-return]
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the PNG and forget the figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     _pyplot().close(figure)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 CONFIG = Path(__file__).resolve().parents[1] / "examples" / "digits.toml"
+WORKERS = 8  # of the demo
 GRACE = 1.0  # s over the deadline that a step may take on a busy machine
 
 
@@ -76,6 +77,8 @@ def run(name: str, folder: Path, options: argparse.Namespace, mean: float) -> di
         "cluster.retry_first": 0.2,
         "cluster.transport": json.dumps(options.transport),
     }
+    if options.workers != WORKERS:
+        settings["inject.mean"] = 0.1  # the demo's list has a number for each of its workers
     command = [sys.executable, "-m", "gcdist", "launch", "local", "-n", str(options.workers), "--"]
     command += [sys.executable, "-m", "gcdist", "train", str(CONFIG)]
     command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -112,6 +115,8 @@ def run(name: str, folder: Path, options: argparse.Namespace, mean: float) -> di
                 seen = {**seen, **{r: p for r, p in ranks_below(launcher.pid).items() if r == 0}}
                 with contextlib.suppress(OSError, KeyError):
                     sizes.append({"seconds": now - began, **size_of(seen[0])})
+    if not metrics.exists():
+        raise SystemExit(f"the run has not begun: {(folder / f'{name}.log').read_text().splitlines()[-1]}")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     summary = json.loads((folder / name / "summary.json").read_text()) if launcher.returncode == 0 else {}
     late = [m["step"] for m in lines if m["step_seconds"] > (m["deadline"] or 60.0) + GRACE]
@@ -143,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--mean", type=float, default=5.0, help="seconds between kills, on average")
-    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--transport", choices=("gloo", "tls"), default="gloo", help="plane of the links")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--soak", action="store_true", help="only the run with kills")

@@ -52,6 +52,7 @@ class Tally:
     codes: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     longest_pause: float = 0.0  # s between two steps
+    in_step: bool = False  # whether the last stop met a life that had done a step
 
 
 @contextlib.contextmanager
@@ -205,7 +206,7 @@ class Chaos:
                 self._due = now + self._rng.exponential(self._mean)
                 self._strike(process, str(self._rng.choice(self._kinds)))
         self._free()
-        self._why = "the last stop"
+        self._why, self.tally.in_step = "the last stop", not self._waits
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(PATIENCE)
@@ -273,7 +274,7 @@ def check(run: Run, tally: Tally) -> None:
     damaged: list[str] = []
     checkpoints = list(good_checkpoints(run.folder / "checkpoints", damaged.append))
     tally.wrong += damaged
-    if not checkpoints or checkpoints[0].step != len(steps):
+    if tally.in_step and (not checkpoints or checkpoints[0].step != len(steps)):
         tally.wrong.append(f"the last stop left no checkpoint of all {len(steps)} steps")
     for kind in STOPS:
         if any(tally.lost.get(kind, [])):

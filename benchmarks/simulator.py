@@ -1,10 +1,12 @@
 """What the simulator costs: seconds and memory of a step by number of workers, beside the gradients alone.
 
-    python benchmarks/simulator.py [--workers 100,1000,10000] [--steps 5] [--json FILE]
+    python benchmarks/simulator.py [--workers 100,1000,10000] [--steps 5] [--packed] [--json FILE]
 
 A quadratic model of 100 parameters, one partition a worker, `joint` at 4 bits, shifted exponential delays, a fixed deadline.
 The limit is what the same gradients take in a plain loop: those of the workers that make the deadline, as the others are
-not computed. Each number of workers is measured in a process of its own, so that memory is its own.
+not computed. ``--packed`` also measures the full way (`simulate.pack_messages`): messages packed, each gradient alone.
+Seconds are those of this process's processor, so that other work on the machine counts little. Each number of workers is
+measured in a process of its own, so that memory is its own.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from gcdist.tasks import load_task
 DIM = 100
 
 
-def measured(workers: int, steps: int) -> dict[str, Any]:
+def measured(workers: int, steps: int, packed: bool) -> dict[str, Any]:
     """One row of the table."""
     torch.set_num_threads(1)
     options = {"samples": workers, "blocks": workers, "dim": DIM}
@@ -44,6 +46,7 @@ def measured(workers: int, steps: int) -> dict[str, Any]:
         inject={"model": "shifted-exponential", "shift": 0.1, "mean": 0.05},
         cluster={"workers": workers},
         checkpoint={"keep": 0},
+        simulate={"pack_messages": packed},
     )
     taken, computed = [], 0
     with (
@@ -52,44 +55,55 @@ def measured(workers: int, steps: int) -> dict[str, Any]:
     ):
         optimizer = torch.optim.SGD(task.model.parameters(), 0.1)
         for step in cluster.steps(steps):
-            began = time.perf_counter()
+            began = time.process_time()
             info = step.backward()
             optimizer.step()
-            taken.append(time.perf_counter() - began)
+            taken.append(time.process_time() - began)
             computed += len(info.arrived)
     gradients = min(workers, round(computed / steps))
     return {
         "workers": workers,
         "first step": taken[0],
         "seconds a step": statistics.median(taken[1:]),
-        "plain gradients": plain(task, gradients),
+        "plain gradients": min(plain(task, gradients) for _ in range(2)),
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
     }
 
 
 def plain(task: Any, count: int) -> float:
     """Seconds of so many gradients, one after another."""
-    began = time.perf_counter()
+    began = time.process_time()
     for i in range(count):
         task.model.zero_grad()
         task.loss(task.model, task.batch([task.dataset[i]])).sum().backward()
-    return time.perf_counter() - began
+    return time.process_time() - began
+
+
+def alone(workers: int, steps: int, packed: bool) -> dict[str, Any]:
+    """`measured` in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measured, workers, steps, packed).result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", default="100,1000,10000", help="with commas")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--packed", action="store_true", help="also the full way")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
     rows = []
-    print(f"{'workers':>8} {'first step':>11} {'s a step':>9} {'plain gradients':>16} {'MB':>6}")
+    print(
+        f"{'workers':>8} {'first step':>11} {'s a step':>9} {'plain gradients':>16} {'MB':>6} {'packed s a step':>16}"
+    )
     for workers in map(int, options.workers.split(",")):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            row = pool.submit(measured, workers, options.steps).result()
+        row = alone(workers, options.steps, packed=False)
+        if options.packed:
+            row["packed seconds a step"] = alone(workers, options.steps, packed=True)["seconds a step"]
         rows.append(row)
+        full = row.get("packed seconds a step", float("nan"))
         print(f"{row['workers']:>8} {row['first step']:>11.2f} {row['seconds a step']:>9.3f} "
-              f"{row['plain gradients']:>16.3f} {row['megabytes']:>6.0f}", flush=True)  # fmt: skip
+              f"{row['plain gradients']:>16.3f} {row['megabytes']:>6.0f} {full:>16.3f}", flush=True)  # fmt: skip
     if options.json:
         machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
         options.json.write_text(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gcdist.exchange.sidecar import Sidecar
+from gcdist.exchange.sidecar import Carried, Sidecar
 from gcdist.types import U8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """The body of one row's message as it travels: packed payload and its sidecar."""
+    """The body of one row's message as it travels: packed payload and its sidecar.
+
+    A sidecar that is not packed never left the process, so that its parts need no check.
+    """
 
     payload: U8
-    sidecar: U8
+    sidecar: Carried
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field
 from itertools import chain
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,18 @@ class Sidecar:
     metrics_P: tuple[dict[str, float], ...] = ()
     held_seconds: float = 0.0  # from the round's arrival at the worker to this message: `stamp_held` writes it
 
+    def __len__(self) -> int:
+        """Bytes of `pack`, where there are no metrics."""
+        update = self.buffers
+        numbers = 4 * len(self.parts_P4) + len(update.shares_B)
+        return _FIXED.size + 8 * numbers + 4 * len(update.floats) + len(update.ints) + len(self.used)
+
+    def check(self) -> None:
+        """ValueError if `unpack` would refuse it for a number that is not finite."""
+        work = self.row_seconds + self.compute_seconds + self.data_seconds + self.cpu_seconds + self.held_seconds
+        if not isfinite(self.energy + self.error + self.parts_energy + self.sum_energy + work):
+            raise ValueError("sidecar: a number is not finite")
+
     def pack(self) -> U8:
         """As bytes, (n,) uint8."""
         names = sorted({name for metrics in self.metrics_P for name in metrics})  # none: the usual case
@@ -96,12 +108,14 @@ class Sidecar:
         return np.frombuffer(bytearray(raw), np.uint8)
 
     @staticmethod
-    def unpack(raw: U8) -> Sidecar:
-        """The reverse of ``pack``.
+    def unpack(raw: Carried) -> Sidecar:
+        """The reverse of ``pack``; one that is not packed stays as it is.
 
         Raises:
             ValueError: the length does not fit its own counts, a number is not finite, or a metric has no good name.
         """
+        if isinstance(raw, Sidecar):
+            return raw
         if len(raw) < _FIXED.size:
             raise ValueError(f"sidecar: {len(raw)} bytes, must be {_FIXED.size} or more")
         parts, buffers, floats, ints, masks, metrics, text, *numbers = _FIXED.unpack(raw[: _FIXED.size].tobytes())
@@ -183,13 +197,22 @@ def _names(raw: bytes, count: int) -> list[str]:
     return names
 
 
-def stamp_held(raw: U8, seconds: float) -> None:
-    """Write ``held_seconds`` into a packed sidecar, in place: it is known only when the message leaves."""
+Carried: TypeAlias = U8 | Sidecar
+"""A sidecar on its way: packed, or as it is between the two ends of a simulated link."""
+
+
+def stamp_held(raw: Carried, seconds: float) -> None:
+    """Write ``held_seconds`` into a sidecar, in place: it is known only when the message leaves."""
+    if isinstance(raw, Sidecar):
+        object.__setattr__(raw, "held_seconds", seconds)
+        return
     _HELD.pack_into(raw.data, _FIXED.size - _HELD.size, seconds)
 
 
-def times_of(raw: U8) -> tuple[float, float, float]:
-    """(compute_seconds, data_seconds, held_seconds) of a packed sidecar, without its arrays; zeros if it is none."""
+def times_of(raw: Carried) -> tuple[float, float, float]:
+    """(compute_seconds, data_seconds, held_seconds) of a sidecar, without its arrays; zeros if it is none."""
+    if isinstance(raw, Sidecar):
+        return raw.compute_seconds, raw.data_seconds, raw.held_seconds
     if len(raw) < _FIXED.size:
         return 0.0, 0.0, 0.0
     compute, data, _, held = _FIXED.unpack_from(raw.data)[-4:]
@@ -197,11 +220,13 @@ def times_of(raw: U8) -> tuple[float, float, float]:
     return (compute, data, held) if good else (0.0, 0.0, 0.0)
 
 
-def ends_of(raw: U8) -> tuple[tuple[tuple[int, float], ...], float]:
-    """((partition, seconds), ...) and ``row_seconds`` of a packed sidecar; (), 0.0 if they are not good: anybody sent it.
+def ends_of(raw: Carried) -> tuple[tuple[tuple[int, float], ...], float]:
+    """((partition, seconds), ...) and ``row_seconds`` of a sidecar; (), 0.0 if they are not good: anybody sent it.
 
     The seconds are those from the round's receipt until the partition was done.
     """
+    if isinstance(raw, Sidecar):
+        return tuple([(int(line[0]), line[3]) for line in raw.parts_P4.tolist()]), raw.row_seconds
     parts = parts_of(raw)
     if len(raw) < _FIXED.size + _PART.size * parts:
         return (), 0.0
@@ -213,6 +238,8 @@ def ends_of(raw: U8) -> tuple[tuple[tuple[int, float], ...], float]:
     return tuple((int(number), seconds) for number, seconds in ends), row
 
 
-def parts_of(raw: U8) -> int:
-    """How many partitions a packed sidecar tells of, without its arrays; 0 if it is none."""
+def parts_of(raw: Carried) -> int:
+    """How many partitions a sidecar tells of, without its arrays; 0 if it is none."""
+    if isinstance(raw, Sidecar):
+        return len(raw.parts_P4)
     return int(_FIXED.unpack_from(raw.data)[0]) if len(raw) >= _FIXED.size else 0

@@ -90,6 +90,10 @@ class Aggregator:
         if head.nbytes != len(body.payload) or need != len(body.payload):
             raise ValueError(f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}")
         try:
+            if isinstance(body.sidecar, Sidecar):
+                sidecar = body.sidecar
+                sidecar.check()
+                return CheckedMessage(body.payload, sidecar, bits)
             sidecar = Sidecar.unpack(body.sidecar)
             segments_of(self._quantizer, shape.layout).check(body.payload, row_bits(bits))
         except ValueError as error:

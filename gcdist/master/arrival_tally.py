@@ -93,8 +93,9 @@ class ArrivalTally:
 
 def shares_done(result: RoundResult) -> dict[int, float]:
     """Share of its partitions that each worker, by index, had done in time; 1 where rows are not cut."""
-    load_R, found = np.diff(result.plan.A_RK.indptr), dict[int, list[float]]()
+    load_R, worker_R = np.diff(result.plan.A_RK.indptr).tolist(), result.plan.worker_R.tolist()
+    found = dict[int, list[float]]()
     for counted in result.counted:
-        share = len(counted.sidecar.parts_P4) / max(1, int(load_R[counted.row]))
-        found.setdefault(int(result.plan.worker_R[counted.row]), []).append(min(1.0, share))
+        share = len(counted.sidecar.parts_P4) / max(1, load_R[counted.row])
+        found.setdefault(worker_R[counted.row], []).append(min(1.0, share))
     return {worker: sum(shares) / len(shares) for worker, shares in found.items()}

@@ -429,7 +429,8 @@ class MasterDriver:
             body = self.aggregator.checked(head, event.body, bits_S, shape, [j for j, _ in parts])
         except ValueError as error:
             return replace(event, fault=str(error))
-        return replace(event, body=body, work=body.sidecar.times if plan.partial else None)
+        work = body.sidecar.times if plan.partial else None
+        return Arrived(event.at, event.peer, head, body, event.fault, work)
 
     def _row_of(self, plan: Plan, row: int) -> tuple[tuple[int, ...], tuple[Part, ...]]:
         """Bits of a row's segments, and its partitions: asked for with each message, made once a plan."""

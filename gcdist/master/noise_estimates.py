@@ -64,17 +64,19 @@ def signal_and_energy(result: RoundResult, omega_by_bits: F64) -> tuple[float, f
     noise = energy = 0.0
     spreads = [counted.sidecar.spread for counted in result.counted if len(counted.sidecar.parts_P4) > 1]
     usual = float(np.mean(spreads)) if spreads else 0.0
-    load_R = np.diff(result.plan.A_RK.indptr)
-    for counted in result.counted:
-        p = float(result.terms.p_R[counted.row])
+    rows = np.array([counted.row for counted in result.counted], np.int64)
+    p_C = result.terms.p_R[rows]
+    cost_C = row_costs(p_C, omega_by_bits[result.plan.bits_RS[rows, 0]])  # all segments of a row have the same bits
+    load_C = np.diff(result.plan.A_RK.indptr)[rows]
+    figures = zip(result.counted, p_C.tolist(), cost_C.tolist(), load_C.tolist(), strict=True)
+    for counted, p, cost, load in figures:
         if p >= 1:
             continue
-        omega = float(omega_by_bits[result.plan.bits_RS[counted.row, 0]])  # of all segments of a row
         missing = 0.0
-        load, done = int(load_R[counted.row]), len(counted.sidecar.parts_P4)
+        done = len(counted.sidecar.parts_P4)
         if result.plan.partial and 0 < done < load:
             spread = counted.sidecar.spread
             missing = (load * load / done - load) * (usual if math.isnan(spread) else spread)
-        noise += (float(row_costs(np.array(p), omega)) * counted.sidecar.energy + missing) / (1 - p)
+        noise += (cost * counted.sidecar.energy + missing) / (1 - p)
         energy += max(0.0, counted.sidecar.energy - missing) / (1 - p)
     return result.energy - noise, energy

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from gcdist.protocol.messages import CreditWhy, Fault, Head, Hello, Round
 
 _HEAD = struct.Struct("<qqqqqq")
+HEAD_NBYTES = _HEAD.size
 _CREDIT = struct.Struct("<qBd")
 _STEP = struct.Struct("<q")
 _WELCOME = struct.Struct("<qq")

@@ -17,4 +17,6 @@ def partition_order(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> 
     >>> partition_order(0, 7, 2, ((4, 1.0), (5, 1.0), (6, 0.5)))
     ((4, 1.0), (6, 0.5), (5, 1.0))
     """
+    if len(parts) < 2:
+        return parts
     return tuple(sorted(parts, key=lambda part: (hashed(seed, _ORDER, step, row, part[0]), part[0])))

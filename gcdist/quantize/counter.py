@@ -6,6 +6,8 @@ are a two-multiplication mix of its place in the block, with half of the block's
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from gcdist.quantize.jit import inlined
@@ -43,6 +45,7 @@ def stream(key: Key, purpose: int = 0, *, shared: bool = False) -> np.uint64:
     return np.uint64(z)
 
 
+@lru_cache(64)
 def prefix(seed: int, step: int, purpose: int = 0) -> np.uint64:
     """The common part of `stream` for all segments and rows of a step; `stream_of` completes it in a kernel."""
     z = _mix(seed & _MASK)

@@ -39,6 +39,7 @@ from gcdist.protocol.worker_io import (
 from gcdist.simulator.clock import Clock
 from gcdist.simulator.cores import Cores
 from gcdist.simulator.outages import Outages
+from gcdist.simulator.port import SharedPort
 from gcdist.types import U8, RunHaltedError
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.rows import RowMaker
@@ -97,12 +98,15 @@ class Network:
         self.bytes_down = 0
         self._setup = setup
         self._events: deque[MasterEvent] = deque()
+        self._sizes: dict[Round, int] = {}  # bytes of the rounds of the newest step
+        self._sized_step = -1
         self._wires: dict[tuple[int, bool], _Wire] = {}  # by slot, and whether it leads up
         self.workers: dict[int, WorkerProcess] = {}
         self._tickets = itertools.count(1)
         cluster = setup.config.cluster
-        self.latency = setup.config.simulate.latency
-        self._bandwidth = setup.config.simulate.bandwidth
+        simulate = setup.config.simulate
+        self.latency, self._bandwidth = simulate.latency, simulate.bandwidth
+        self.port = SharedPort(simulate.master_bandwidth, simulate.master_message_seconds, simulate.master_byte_seconds)
         self.cores = Cores(clock, setup.config.simulate.cores)
         self.trouble = Outages(
             clock,
@@ -162,7 +166,19 @@ class Network:
         worker = self.workers[peer.worker]
         if worker.inc != peer.inc:
             return  # its link is gone, and the master will hear of it
-        self.down(worker, SMALL + len(pack_round(sent)) + len(state), lambda at: RoundIn(at, sent, state))
+        self.down(worker, SMALL + self._round_nbytes(sent) + len(state), lambda at: RoundIn(at, sent, state))
+
+    def _round_nbytes(self, sent: Round) -> int:
+        """Bytes of a round without its parameters: asked for once where many workers get the same."""
+        if sent.assignment is not None:
+            return len(pack_round(sent))
+        if sent.step != self._sized_step:
+            self._sized_step = sent.step
+            self._sizes.clear()
+        found = self._sizes.get(sent)
+        if found is None:
+            found = self._sizes[sent] = len(pack_round(sent))
+        return found
 
     def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
         """Make a fault happen at a worker, or at the master (None)."""
@@ -273,7 +289,7 @@ class _Wire:
         self._network, self._worker, self._up = network, worker, up
         self._latency = network.latency
         self._free = 0.0  # when all that was sent has left
-        self._queue: deque[tuple[int, Callable[[float], Any], Callable[[], None] | None]] = deque()
+        self._queue: deque[tuple[int, int, float, Callable[[float], Any], Callable[[], None] | None]] = deque()
 
     def __len__(self) -> int:
         """What is on its way."""
@@ -282,9 +298,14 @@ class _Wire:
     def carry(self, nbytes: int, make: Callable[[float], Any], sent: Callable[[], None] | None = None) -> None:
         """Send ``nbytes``; ``make`` gives the other end's event, ``sent`` is called once it is there."""
         network, clock = self._network, self._network.clock
-        begin = max(clock.now, self._free)
-        self._free = begin + network._transfer_seconds(self._worker.slot, self._up, nbytes)
-        self._queue.append((self._worker.inc, make, sent))
+        begin, port = max(clock.now, self._free), network.port
+        left = begin
+        if port.limits and not self._up:
+            first, left = port.sent(clock.now, nbytes)
+            begin = max(begin, first)
+        travel = network._transfer_seconds(self._worker.slot, self._up, nbytes)
+        self._free = max(left, begin + travel)
+        self._queue.append((self._worker.inc, nbytes, travel, make, sent))
         clock.at(self._free + self._latency, self._deliver)
 
     def _deliver(self) -> None:
@@ -293,12 +314,19 @@ class _Wire:
         if now < until:
             network.clock.at(until, self._deliver)
             return
-        inc, make, sent = self._queue.popleft()
+        inc, nbytes, travel, make, sent = self._queue.popleft()
         if worker.inc != inc:
             return
-        if self._up:
-            network.hand_up(make(now))
+        if not self._up:
+            worker.take(make)
+        elif network.port.limits:
+            at = network.port.taken_in(now, nbytes, travel, sent is not None)
+            network.clock.at(at, lambda: self._hand_up(inc, make, sent))
+        else:
+            self._hand_up(inc, make, sent)
+
+    def _hand_up(self, inc: int, make: Callable[[float], Any], sent: Callable[[], None] | None) -> None:
+        if self._worker.inc == inc:
+            self._network.hand_up(make(self._network.clock.now))
             if sent is not None:
                 sent()
-        else:
-            worker.take(make)

@@ -42,7 +42,8 @@ class SharedGradients:
         k, no_clock = len(setup.sizes_K), float  # seconds are those of the settings
         self._gradients = PartitionGradients(task, self._state, k, config.seed, config.data.sampling, no_clock)
         self._seconds = config.simulate.compute_seconds
-        self._blocks = BlockGradients.of(self._gradients, self._seconds)
+        alone = config.simulate.pack_messages
+        self._blocks = None if alone else BlockGradients.of(self._gradients, self._seconds)
         self._coder = setup.coder
         self._versions: WeakValueDictionary[int, Version] = WeakValueDictionary()  # that some worker holds
         self._shapes: dict[tuple[int, ...] | None, Shape] = {}  # by the parameters in the vector

@@ -13,7 +13,7 @@ from gcdist.exchange.injected_faults import Orders
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
 from gcdist.protocol import Peer, WorkerMachine
-from gcdist.protocol.codec import Kind, pack_head
+from gcdist.protocol.codec import HEAD_NBYTES, Kind
 from gcdist.protocol.master_io import (
     Arrived,
     Credit,
@@ -97,7 +97,8 @@ class SimulatedWorker:
         self._throttled = (0.0, 1.0)
         self._waiting.clear()
         self.orders = Orders(setup.delays)
-        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared), memory_of(config))
+        packed = config.simulate.pack_messages or bool(config.faults)
+        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared), memory_of(config), packed)
         self.driver = WorkerDriver(
             WorkerMachine(config.cluster.retry_first, config.cluster.retry_most, seed=config.seed),
             self.rows,
@@ -281,7 +282,7 @@ class SimulatedWorker:
                 return
             wrong = out.digest is not None and out.digest != digest(out.body.payload)
             made = partial(Arrived, peer=peer, head=out.head, body=out.body, fault="wrong digest" if wrong else None)
-            size = SMALL + len(pack_head(head)) + out.body.nbytes
+            size = SMALL + HEAD_NBYTES + out.body.nbytes
             self._network.up(self, size, made, None if left else sent)
 
     def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:

@@ -11,6 +11,7 @@ from gcdist.exchange.injected_faults import Orders, described, strike_process, t
 from gcdist.exchange.link_frames import bytes_of, link_settings, short_text, text_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.protocol.codec import (
     CodecError,
     Kind,
@@ -80,7 +81,9 @@ class WorkerLinks:
         """Post a message; SentRow comes when its last byte is taken."""
         leaving = self.orders.outgoing(head, body)
         for left, out in zip(range(len(leaving) - 1, -1, -1), leaving, strict=True):
-            frame = Frame(out.kind, pack_head(out.head), out.body.sidecar, out.body.payload, out.digest)
+            sidecar = out.body.sidecar
+            assert not isinstance(sidecar, Sidecar)  # packed, as nobody asked for less
+            frame = Frame(out.kind, pack_head(out.head), sidecar, out.body.payload, out.digest)
             self._post(frame, None if left else (head.step, head.row))
 
     def tell(self, instruction: SendCredit | SendFailed | SendLeaving) -> None:

@@ -100,16 +100,23 @@ class RowMaker:
     """All rows of one worker.
 
     Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted; one of
-    each partition with a ``memory`` of them. Partitions are added as their backward passes left them.
+    each partition with a ``memory`` of them. Partitions are added as their backward passes left them. Without ``packed``
+    sidecars stay as they are, for a master in the same process.
     """
 
     def __init__(
-        self, quantizer: Quantizer, seed: int, gradients: Gradients, memory: PartitionMemory | None = None
+        self,
+        quantizer: Quantizer,
+        seed: int,
+        gradients: Gradients,
+        memory: PartitionMemory | None = None,
+        packed: bool = True,
     ) -> None:
         self._shape = Shape(Layout.flat(0))  # until the first round
         self._quantizer = quantizer
         self._seed = seed
         self._gradients = gradients
+        self._packed = packed
         self._row: _Row | None = None
         self._row_id: tuple[int, int] | None = None
         self._h: dict[int, F32] = {}
@@ -266,7 +273,7 @@ class RowMaker:
         )
         self._pending[row] = _Pending(payload, bits_S, step, self._layout)
         self._row = self._row_id = None
-        return Message(payload, sidecar.pack())
+        return Message(payload, sidecar.pack() if self._packed or any(made.metrics) else sidecar)
 
     def commit(self, row: int, beta: float) -> None:
         """The master took the pending message: ``h_row += beta*m``, with the same bits as there."""

@@ -14,7 +14,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-planes bench-hosts bench-what-if bench-papers bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-partitions bench-planes bench-hosts bench-what-if bench-papers bench-allocation bench-planner bench-chaos bench-simulator bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -93,6 +93,9 @@ bench-overhead: $(VENV)/dev $(VENV)/gcdist ## time of a step against Distributed
 
 bench-hosts: $(VENV)/dev $(VENV)/gcdist ## time of a step of 11 million parameters on 4 hosts with 100 Mbit/s, against DDP's (root, ip and tc)
 	$(BIN)/python benchmarks/hosts.py $(ARGS)
+
+bench-partitions: $(VENV)/dev $(VENV)/gcdist ## processor time of one more partition in a row
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/partitions.py $(ARGS)
 
 bench-planes: $(VENV)/dev $(VENV)/gcdist ## time of a step over TLS against gloo (ARGS="--sizes 1e6 --blocks 5")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/planes.py $(ARGS)

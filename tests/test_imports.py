@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": set(),
     "launcher": set(),
     "doctor": BASE | {"config", "planning", "transport"},
-    "model": {"tasks"},
+    "model": {"tasks", "quantize"},
     "exchange": ENDS - {"planning"},
     "master": ENDS | {"exchange"},
     "worker": (ENDS - {"planning"}) | {"exchange"},

@@ -11,7 +11,9 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-from gcdist.model.randomness import COMPARE, DATA, SAMPLING, seed_generators, sequence
+from gcdist.model.draws import MOST_DRAWN, MOST_SAMPLES, draw
+from gcdist.model.randomness import COMPARE, DATA, SAMPLING, Drawer, seed_generators, sequence
+from gcdist.model.seed_words import seed_words
 from gcdist.model.user_traceback import users_traceback
 from gcdist.tasks import Task
 from gcdist.types import F64, I64
@@ -97,6 +99,7 @@ class Batches:
         self.sampling = sampling
         self._parts = task.partitions(k)
         self._orders: dict[int, dict[int, I64]] = {}
+        self._drawer = Drawer()
         counts = np.array([len(part) for part in self._parts], np.float64)
         self.sizes_K: F64 = counts / counts.sum()
 
@@ -135,6 +138,8 @@ class Batches:
         if len(part) <= size:
             return part
         if self.sampling == "independent":
+            if size <= MOST_DRAWN and len(part) <= MOST_SAMPLES:
+                return part[draw(seed_words(self.seed, SAMPLING, step, j, 2), len(part), size)]
             return part[self._rng(step, j).choice(len(part), size, replace=False, shuffle=False)]
         epoch, first = divmod(step * size, len(part))
         head = self._order(epoch, j)[first : first + size]
@@ -165,4 +170,4 @@ class Batches:
 
     def _rng(self, number: int, j: int) -> np.random.Generator:
         """Of one step's draw, or of one epoch's order: a run uses one of them."""
-        return np.random.Generator(np.random.Philox(sequence(self.seed, SAMPLING, number, j)))
+        return self._drawer.begin(self.seed, SAMPLING, number, j)

@@ -36,7 +36,7 @@ def merged(updates: Sequence[BufferUpdate], shape: Shape) -> BufferUpdate:
     Where all have the same bits these stay, not-a-number and infinity too. All begin a step with equal buffers, so that
     counters and pointers that go round in a circle come out as every worker has them.
     """
-    if not updates:
+    if not updates or not shape.buffers:
         return no_update(shape)
     if len(updates) == 1 or not shape.buffers:
         return updates[0]

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from gcdist.model.buffer_updates import BufferUpdate
 from gcdist.types import F32, U8, Mask
 
+_NONE = BufferUpdate(np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.uint8))  # of a model without buffers
+
 
 class ModelChangedError(ValueError):
     """The forward pass changed the model in a way that no other process can follow. One line, equal for every batch."""
@@ -108,9 +110,10 @@ class Buffers:
         Raises:
             ModelChangedError: as `read`.
         """
-        floats, ints = self.read()
         if not self._tensors:
-            return BufferUpdate(np.zeros(0), floats, ints)
+            self._look()
+            return _NONE
+        floats, ints = self.read()
         changed = floats.view(np.uint32) != self.floats.view(np.uint32)
         ends = np.cumsum(self.float_sizes, dtype=np.int64).tolist()
         some = [bool(changed[end - size : end].any()) for end, size in zip(ends, self.float_sizes, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ from gcdist.model.batches import Batches, BatchSource, ReadError, Sampling, stor
 from gcdist.model.buffer_updates import BufferUpdate
 from gcdist.model.buffers import ModelChangedError
 from gcdist.model.device import CPU, device_generator_kept, moved, seed_device
-from gcdist.model.randomness import COMPUTE, generators_kept, seed_generators
+from gcdist.model.randomness import COMPUTE, generators_are_kept, generators_kept, seed_generators
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
 from gcdist.tasks import Task
 from gcdist.types import F32, I64, Mask
+
+_NOTHING = nullcontext()
 
 
 class UserCodeError(Exception):
@@ -122,6 +125,7 @@ class PartitionGradients:
         self.batches = Batches(task, k, seed, sampling)
         self.source: BatchSource = self.batches  # a worker may put a loader in its place
         self.sizes_K = self.batches.sizes_K
+        self._all_used: Mask = np.ones(0, np.bool_)
         self._scales = self.sizes_K.astype(np.float32)
 
     def compute(self, step: int, j: int) -> PartitionResult:
@@ -135,13 +139,11 @@ class PartitionGradients:
         state, began = self.state, self._processor_time()
         state.restore_buffers()
         try:
-            with generators_kept(), device_generator_kept(state.device):
-                indices, batch, waited = self.source.batch(step, j)
-                read = perf_counter()
-                seed_generators(self.seed, COMPUTE, step, j)
-                seed_device(state.device, self.seed, COMPUTE, step, j)
-                made = self._backward(batch if state.device == CPU else moved(batch, state.device), step)
-                done = perf_counter()
+            if state.device == CPU and generators_are_kept():
+                indices, waited, made, compute_seconds = self._computed(step, j)
+            else:
+                with generators_kept(), device_generator_kept(state.device):
+                    indices, waited, made, compute_seconds = self._computed(step, j)
             grads = self._collect()
             buffers = state.buffer_update(float(self.sizes_K[j]))
         except ReadError as error:
@@ -159,17 +161,37 @@ class PartitionGradients:
             grads=grads,
             sizes=state.sizes,
             scale=self._scales[j],
-            used=np.array([grad is not None for grad in grads], np.bool_),
+            used=self._used_by(grads),
             share=float(self.sizes_K[j]),
             indices=indices,
             samples=len(indices) if made.trained else 0,
             data_seconds=waited,
-            compute_seconds=done - read,
+            compute_seconds=compute_seconds,
             cpu_seconds=self._processor_time() - began,
             buffers=buffers,
             name_at=state.name_at,
             metrics=made.metrics,
         )
+
+    def _computed(self, step: int, j: int) -> tuple[I64, float, _Made, float]:
+        """The batch's samples, the seconds waited for it, what forward and backward gave, and their seconds."""
+        state = self.state
+        indices, batch, waited = self.source.batch(step, j)
+        read = perf_counter()
+        seed_generators(self.seed, COMPUTE, step, j)
+        if state.device != CPU:
+            seed_device(state.device, self.seed, COMPUTE, step, j)
+            batch = moved(batch, state.device)
+        made = self._backward(batch, step)
+        return indices, waited, made, perf_counter() - read
+
+    def _used_by(self, grads: tuple[F32 | None, ...]) -> Mask:
+        """Which parameters have a gradient; where all have one, the same object for all partitions."""
+        if any(grad is None for grad in grads):
+            return np.array([grad is not None for grad in grads], np.bool_)
+        if len(self._all_used) != len(grads):
+            self._all_used = np.ones(len(grads), np.bool_)
+        return self._all_used
 
     def _backward(self, batch: Any, step: int) -> _Made:
         model = self.state.model
@@ -177,11 +199,11 @@ class PartitionGradients:
             model.train()
         for p in self.state.parameters:
             p.grad = None
-        with torch.enable_grad():
+        with _NOTHING if torch.is_grad_enabled() else torch.enable_grad():
             made = self.task.losses(model, batch, step)
             if made.loss is None:
                 return _Made(0.0, made.metrics, trained=False)
-            value = float(made.loss.detach())
+            value = float(made.loss.item())
             if not math.isfinite(value):
                 raise _NotFiniteError(f"the loss is {value}")
             if not made.loss.requires_grad:
@@ -201,6 +223,9 @@ class PartitionGradients:
             grad, p.grad = p.grad, None
             if grad is None:
                 found.append(None)
+                continue
+            if grad.dtype is torch.float32 and grad.layout is torch.strided and grad.is_cpu and grad.is_contiguous():
+                found.append((grad.detach() if grad.requires_grad else grad).numpy().ravel())
                 continue
             dense = grad.detach() if grad.layout is torch.strided else grad.to_dense().detach()
             # product in float32 whatever it is: a product in bfloat16 would be rounded to it

@@ -32,6 +32,8 @@ def read_loss(value: Any) -> BatchLoss:
     Raises:
         ValueError: any other result, named in the text; or a dict with ambiguous parts.
     """
+    if isinstance(value, Tensor):
+        return BatchLoss(_check("loss_fn", value), {})
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Mapping):
         loss, metrics = read_loss(value[0])
         return BatchLoss(loss, _metrics({**metrics, **value[1]}))

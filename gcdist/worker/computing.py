@@ -1,14 +1,17 @@
-"""Where a worker's user code runs: the main thread, while the protocol has a thread of its own."""
+"""Where a worker's user code runs: its jobs, one after the other."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from math import inf
-from queue import SimpleQueue
 from typing import Protocol, TypeAlias
 
-Job: TypeAlias = Callable[[], None]
+from gcdist.protocol.worker_io import WorkerEvent
+
+Make: TypeAlias = Callable[[float], WorkerEvent]  # of the time
+Job: TypeAlias = Callable[[], Make | None]  # its answer is delivered behind what was received by its end
 
 
 class Computing(Protocol):
@@ -24,42 +27,42 @@ class Computing(Protocol):
 
 
 class InlineComputing:
-    """Runs each job at once, in the thread that gives it: the simulator's."""
+    """Runs each job at once, in the thread that gives it: the simulator's; ``deliver`` takes the answers."""
+
+    def __init__(self, deliver: Callable[[Make], None]) -> None:
+        self._deliver = deliver
 
     def submit(self, job: Job) -> None:
         """Run it now."""
-        job()
+        if (answer := job()) is not None:
+            self._deliver(answer)
 
     def hold(self, seconds: float) -> None:
         """Nothing: simulated work takes its time by `Pace`."""
 
 
-class ThreadComputing:
-    """Runs jobs in the thread that calls `run`.
+class QueuedComputing:
+    """Keeps jobs for the thread that calls `next`: see `gcdist.worker.turns`."""
 
-    That is the process's main thread: users' libraries may insist on it, and signal handlers run there. The protocol's
-    thread goes on meanwhile, so that a cut, a newer step or a heart-beat never waits for a partition.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._jobs: deque[Job] = deque()
+        self._call = call  # says to that thread that there is a job
         self._over = threading.Event()
 
     def submit(self, job: Job) -> None:
         """Queue it; called by any thread."""
-        self._jobs.put(job)
+        self._jobs.append(job)
+        self._call()
+
+    def next(self) -> Job | None:
+        """The oldest job, taken from the queue; None: there is none."""
+        return self._jobs.popleft() if self._jobs else None
 
     def hold(self, seconds: float) -> None:
         """Sleep so long, or until `end`."""
         if seconds > 0:
             self._over.wait(None if seconds == inf else seconds)
 
-    def run(self) -> None:
-        """Run jobs until `end` has been called and those before it are done."""
-        while (job := self._jobs.get()) is not None:
-            job()
-
     def end(self) -> None:
-        """Let `run` return."""
+        """Let `hold` return."""
         self._over.set()
-        self._jobs.put(None)

@@ -42,7 +42,7 @@ from gcdist.protocol.worker_io import (
     Zero,
 )
 from gcdist.types import U8, DelayModel
-from gcdist.worker.computing import Computing, InlineComputing
+from gcdist.worker.computing import Computing, InlineComputing, Make
 from gcdist.worker.rows import RowMaker
 
 
@@ -146,7 +146,7 @@ class WorkerDriver:
         self._pace = pace or Pace()
         self._name_of = name_of
         self._coming = coming
-        self._computing = computing or InlineComputing()
+        self._computing = computing or InlineComputing(lambda make: port.later(port.now(), make))
         self._scale_with_load = scale_with_load
         self._inside = inside
         self._last = last
@@ -231,13 +231,14 @@ class WorkerDriver:
         if self._pace.work is not None:
             self._pace.work(0.0, lambda at: Aborted(at, step), None, 0.0, True, 0.0)
         else:
-            self._computing.submit(lambda: self._port.later(self._port.now(), lambda at: Aborted(at, step)))
+            self._computing.submit(lambda: lambda at: Aborted(at, step))
 
-    def _take_parameters(self, sent: Round, body: U8) -> None:
+    def _take_parameters(self, sent: Round, body: U8) -> Make | None:
         try:
             self._rows.load(sent, body)
         except ReplicaError:
-            self._port.later(self._port.now(), lambda at: Astray(at, sent.step))
+            return lambda at: Astray(at, sent.step)
+        return None
 
     def _pass_by(self, sent: Round, body: U8) -> None:
         """Take the parameters of a round that nothing will be computed of."""
@@ -267,18 +268,24 @@ class WorkerDriver:
             )
             return
 
-        def job() -> None:
+        def job() -> Make | None:
             if not self._waits_for(told.step, told.partition):
-                return  # it was dropped while an older partition was under way
+                return None  # it was dropped while an older partition was under way
             begun = self._port.now()
             try:
                 result = self._rows.compute(told.step, told.partition)
             except (UserCodeError, ValueError) as error:
-                self._failed(told.step, told.partition, error)
-            else:
+                return self._failure(told.step, told.partition, error)
+            if least:
                 self._computing.hold(least - (self._port.now() - begun))
-                when = max(floor, self._port.now())
-                self._port.later(when, lambda at: PartDone(at, told.step, told.partition, result), told.step)
+
+            def done(at: float) -> WorkerEvent:
+                return PartDone(at, told.step, told.partition, result)
+
+            if floor > self._port.now():
+                self._port.later(floor, done, told.step)
+                return None
+            return done
 
         self._computing.submit(job)
 
@@ -346,7 +353,7 @@ class WorkerDriver:
         try:
             body = self._rows.encode(step, row, parts, taken, self._name_of)
         except ValueError as error:
-            self._failed(step, CODED_SUM, error)
+            self._port.later(self._port.now(), self._failure(step, CODED_SUM, error))
             return
         self._after(self._pace.encode_seconds, lambda at: _encoded(at, step, row, body), step, floor, False)
 
@@ -362,9 +369,9 @@ class WorkerDriver:
         except (UserCodeError, ValueError) as error:
             return UserError(at, step, _place(error, partition), self._text(error))
 
-    def _failed(self, step: int, partition: int, error: Exception) -> None:
+    def _failure(self, step: int, partition: int, error: Exception) -> Make:
         text, place = self._text(error), _place(error, partition)
-        self._port.later(self._port.now(), lambda at: UserError(at, step, place, text))
+        return lambda at: UserError(at, step, place, text)
 
     def _text(self, error: Exception) -> str:
         text = str(error) if isinstance(error, UserCodeError) else "".join(traceback.format_exception_only(error))

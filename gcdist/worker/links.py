@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from gcdist.exchange.inbox import Inbox
+from gcdist.exchange.inbox import SharedInbox
 from gcdist.exchange.injected_faults import Orders, described, strike_process, throttle_process
 from gcdist.exchange.link_frames import bytes_of, link_settings, short_text, text_of
 from gcdist.exchange.message import Message
@@ -49,7 +49,7 @@ class WorkerLinks:
     """A worker's port: one link at a time."""
 
     def __init__(self, setup: Setup, plane: Plane, name: str, worker: int) -> None:
-        self.inbox: Inbox[WorkerEvent] = Inbox(Tick)
+        self.inbox: SharedInbox[WorkerEvent] = SharedInbox(Tick)
         self.slot = -1
         self.ever_linked = False
         self._plane = plane

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
-from collections.abc import Callable
 
 import torch
 
@@ -14,20 +12,23 @@ from gcdist.exchange.beat_file import beat_file
 from gcdist.exchange.replica import Body, Replica
 from gcdist.exchange.setup import Setup
 from gcdist.exchange.signals import on_signals
+from gcdist.memory import objects_set_aside
 from gcdist.model.gradients import PartitionResult
 from gcdist.model.loader import Loader
+from gcdist.model.randomness import generators_kept
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.last_events import LastEvents
 from gcdist.protocol.messages import Round
-from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm
+from gcdist.protocol.worker_io import Exit, Linked, LinkLost, Sigterm, WorkerEvent
 from gcdist.transport import Plane
 from gcdist.types import U8
-from gcdist.worker.computing import ThreadComputing
+from gcdist.worker.computing import QueuedComputing
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.links import WorkerLinks
 from gcdist.worker.log import RECORD_BYTES, WorkerLog, heard
 from gcdist.worker.partition_memory import memory_of
 from gcdist.worker.rows import RowMaker
+from gcdist.worker.turns import Turns
 
 EVENTS_TOLD = 150  # last ones of a worker that ends in trouble: less than its log takes in a minute
 
@@ -50,7 +51,7 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
     gradients = OwnGradients(setup)
     port.last_words = gradients.summary
     rows = RowMaker(setup.quantizer, setup.config.seed, gradients, memory_of(setup.config))
-    computing = ThreadComputing()
+    computing = QueuedComputing(port.inbox.call)
     driver = WorkerDriver(
         WorkerMachine(cluster.retry_first, cluster.retry_most, seed=setup.config.seed),
         rows,
@@ -65,14 +66,13 @@ def serve(setup: Setup, plane: Plane, rank: int) -> Exit:
         inside=setup.config.inject.computing,
         last=(last := LastEvents(EVENTS_TOLD)),
     )
-    protocol = ProtocolThread(driver, port, cluster.join_timeout, cluster.rejoin_timeout, computing.end)
+    patience = Patience(driver, port, cluster.join_timeout, cluster.rejoin_timeout)
+    turns = Turns(driver, port.inbox, computing, patience.look)
     port.connect(0.0)
     try:
-        with heard(port.log):
-            protocol.start()
-            computing.run()
+        with heard(port.log), generators_kept(), objects_set_aside():
             try:
-                ended = protocol.result()
+                ended = turns.run()
             except Exception as error:
                 _tell(port.log, last, f"{type(error).__name__}: {error}")
                 raise
@@ -98,66 +98,35 @@ def _tell(log: WorkerLog, last: LastEvents, why: str) -> None:
     log.add(text)
 
 
-class ProtocolThread(threading.Thread):
-    """Feeds the driver with events until it ends, while the main thread computes.
+class Patience:
+    """How long a worker looks for a master; tells its log of links.
 
     Args:
-        driver: serves the rounds.
-        port: gives the events.
-        join_timeout: seconds to look for a master, at first ...
+        driver: is told the slot of each link.
+        port: makes the links.
+        join_timeout: seconds at first ...
         rejoin_timeout: ... and once there has been one.
-        ended: called when it is over.
     """
 
-    def __init__(
-        self,
-        driver: WorkerDriver,
-        port: WorkerLinks,
-        join_timeout: float,
-        rejoin_timeout: float,
-        ended: Callable[[], None],
-    ) -> None:
-        super().__init__(name="gcdist-protocol", daemon=True)
+    def __init__(self, driver: WorkerDriver, port: WorkerLinks, join_timeout: float, rejoin_timeout: float) -> None:
         self._driver = driver
         self._port = port
-        self._patience = join_timeout
+        self._seconds = join_timeout
         self._rejoin_timeout = rejoin_timeout
-        self._ended = ended
-        self._result: Exit | None = None
-        self._error: BaseException | None = None
+        self._give_up = port.now() + join_timeout
 
-    def run(self) -> None:
-        """Serve until released."""
-        try:
-            self._result = self._serve()
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._ended()
-
-    def result(self) -> Exit:
-        """How it ended; raises what ended it otherwise."""
-        self.join()
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def _serve(self) -> Exit:
-        driver, port = self._driver, self._port
-        give_up = port.now() + self._patience
-        while driver.exit is None:
-            event = port.inbox.get()
-            if isinstance(event, Linked):
-                driver.worker, give_up, self._patience = port.slot, float("inf"), self._rejoin_timeout
-                port.log.add(f"joined as worker {port.slot + 1}, life {event.inc}, process {os.getpid()}")
-            elif isinstance(event, LinkLost) and port.now() >= give_up:
+    def look(self, event: WorkerEvent) -> Exit | None:
+        """Look at an event before the driver does; an Exit if patience is over."""
+        port = self._port
+        if isinstance(event, Linked):
+            self._driver.worker, self._give_up, self._seconds = port.slot, float("inf"), self._rejoin_timeout
+            port.log.add(f"joined as worker {port.slot + 1}, life {event.inc}, process {os.getpid()}")
+        elif isinstance(event, LinkLost):
+            if port.now() >= self._give_up:
                 return Exit(1, event.reason)
-            elif isinstance(event, LinkLost):
-                give_up = min(give_up, port.now() + self._patience)
-                port.log.say(f"{event.reason}; trying again")
-            driver.feed(event)
-        return driver.exit
+            self._give_up = min(self._give_up, port.now() + self._seconds)
+            port.log.say(f"{event.reason}; trying again")
+        return None
 
 
 class OwnGradients:

@@ -58,7 +58,10 @@ class _Row:
 
     def merge(self, result: PartitionResult, shape: Shape) -> None:
         """Take in one partition. A batch with nothing to train on has a loss without a share."""
-        self.used = result.used | self.used if self.used is not None else result.used
+        if self.used is None:
+            self.used = result.used
+        elif result.used is not self.used:
+            self.used = result.used | self.used
         self.buffers = merged([result.buffers] if self.buffers is None else [self.buffers, result.buffers], shape)
         self.metrics.append(dict(result.metrics))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from gcdist.exchange.inbox import Inbox
+from gcdist.exchange.inbox import Inbox, SharedInbox
 
 Note = tuple[str, float]
 
@@ -120,3 +120,93 @@ def test_a_waiting_reader_is_woken() -> None:
     inbox.put(note("event"))
     reader.join(30.0)
     assert [name for name, _ in got] == ["event"]
+
+
+def shared() -> tuple[SharedInbox[Note], Clock]:
+    clock = Clock()
+    return SharedInbox(note("tick"), clock), clock
+
+
+def test_poll_gives_what_is_ready_and_never_waits() -> None:
+    inbox, clock = made()
+    assert inbox.poll() is None
+    inbox.later(12.0, note("timer"))
+    inbox.put(note("event"))
+    assert [inbox.poll(), inbox.poll()] == [("event", 10.0), None]
+    clock.now = 12.0
+    assert inbox.poll() == ("timer", 12.0)
+
+
+def test_the_first_thread_is_woken_by_an_event_and_by_a_call() -> None:
+    inbox, _ = shared()
+    seen: list[Note | None] = []
+
+    def first() -> None:
+        for _ in range(2):
+            inbox.attend()
+            seen.append(inbox.poll())
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inbox.put(note("event"))
+    while not seen:
+        pass
+    inbox.call()
+    thread.join(60.0)
+    assert seen == [("event", 10.0), None]
+
+
+def test_a_call_before_the_wait_is_not_lost() -> None:
+    inbox, _ = shared()
+    inbox.call()
+    inbox.attend()  # would wait for ever
+
+
+def test_the_second_thread_takes_events_only_while_the_first_is_away() -> None:
+    inbox, clock = shared()
+    seen: list[Note | None] = []
+
+    def second() -> None:
+        while inbox.stand_in():
+            seen.append(inbox.poll())
+
+    inbox.back()
+    inbox.put(note("for the first"))
+    thread = threading.Thread(target=second)
+    thread.start()
+    assert inbox.poll() == ("for the first", 10.0)
+    inbox.put(note("was not handled"))
+    inbox.leave()
+    while not seen:
+        pass
+    clock.now = 11.0
+    inbox.put(note("while it is away"))
+    while len(seen) < 2:
+        pass
+    inbox.back()
+    inbox.over()
+    thread.join(60.0)
+    assert seen == [("was not handled", 10.0), ("while it is away", 11.0)]
+
+
+def test_a_timer_set_before_the_first_thread_left_is_the_seconds() -> None:
+    inbox: SharedInbox[Note] = SharedInbox(note("tick"))
+    seen: list[Note | None] = []
+
+    def second() -> None:
+        while inbox.stand_in():
+            seen.append(inbox.poll())
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    inbox.back()
+    due = inbox.now() + 0.01
+    inbox.later(due, note("cut"))
+    inbox.leave()
+    while not seen:
+        pass
+    inbox.over()
+    thread.join(60.0)
+    [cut] = seen
+    assert cut is not None
+    assert cut[1] >= due

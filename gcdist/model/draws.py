@@ -67,7 +67,7 @@ def _draw(key: U64, population: int, out: I64) -> None:
         found = np.int64(value)
         for k in range(i):
             if out[k] == found:
-                found = j
+                found = np.int64(j)
                 break
         out[i] = found
 

@@ -74,8 +74,7 @@ def seed_words(seed: int, purpose: int, step: int, j: int, count: int) -> U64:
     True
     """
     if max(seed, purpose, step, j) >= _MOST or min(seed, purpose, step, j) < 0:
-        found: U64 = np.random.SeedSequence((seed, purpose, step, j)).generate_state(count, np.uint64)
-        return found
+        return np.random.SeedSequence((seed, purpose, step, j)).generate_state(count, np.uint64).astype(np.uint64)
     out = np.empty(count, np.uint64)
     _fill(seed, purpose, step, j, out)
     return out

@@ -52,7 +52,7 @@ def test_a_generator_begins_anew_whatever_was_drawn_before() -> None:
 
 def test_generators_are_kept_once() -> None:
     np.random.seed(5)  # noqa: NPY002
-    before = np.random.get_state()[1].tolist()  # type: ignore[index,union-attr] # noqa: NPY002
+    before = np.random.get_state()[1].tolist()  # type: ignore[index] # noqa: NPY002
     with generators_kept():
         assert generators_are_kept()
         with generators_kept():
@@ -61,4 +61,4 @@ def test_generators_are_kept_once() -> None:
         np.random.seed(1)  # noqa: NPY002
         assert inner == float(np.random.rand())  # the inner one gave nothing back # noqa: NPY002
     assert not generators_are_kept()
-    assert np.random.get_state()[1].tolist() == before  # type: ignore[index,union-attr] # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index] # noqa: NPY002

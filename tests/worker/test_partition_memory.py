@@ -73,8 +73,8 @@ def maker(g_KD: F32, parts: tuple[tuple[int, float], ...], plan: int = 0) -> Row
     return made
 
 
-def begin(made: RowMaker, parts: tuple[tuple[int, float], ...], plan: int = 0, step: int = 0) -> None:
-    assignment = Assignment((3,), (parts,), ((32,),), None, True)
+def begin(made: RowMaker, parts: tuple[tuple[int, float], ...], plan: int = 0, step: int = 0, bits: int = 32) -> None:
+    assignment = Assignment((3,), (parts,), ((bits,),), None, True)
     made.begin(Round(step, plan, 0, None, (0,), (0.0,), assignment, 1.0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcdist.model.draws import MOST_DRAWN, MOST_SAMPLES, draw
@@ -15,6 +15,7 @@ NUMBER = st.integers(0, 2**32 - 1)
 SMALL = st.integers(0, 1000)
 
 
+@settings(deadline=None)  # the first call compiles
 @given(st.integers(0, 2**70), st.integers(0, 3), NUMBER, st.integers(0, 2**33), st.integers(1, 5))
 def test_words_are_those_of_numpys_seed_sequence(seed: int, purpose: int, step: int, j: int, count: int) -> None:
     words = np.random.SeedSequence((seed, purpose, step, j)).generate_state(count, np.uint64)
@@ -26,6 +27,7 @@ def test_a_negative_number_is_refused_as_by_numpy() -> None:
         seed_words(-1, 0, 0, 0, 1)
 
 
+@settings(deadline=None)
 @given(SMALL, NUMBER, SMALL, st.integers(1, MOST_SAMPLES), st.integers(0, MOST_DRAWN))
 def test_samples_are_those_of_numpys_choice(seed: int, step: int, j: int, population: int, size: int) -> None:
     size = min(size, population)

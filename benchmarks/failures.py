@@ -1,0 +1,331 @@
+"""What a failure costs: one worker killed and started again, one stopped for 20 s, with gcdist, DDP under torchrun, torchft
+and hivemind.
+
+4 workers train the digits by real processes; every step of a worker takes at least half a second, so that the machine is
+idle most of the time. Each method's own supervisor starts the killed worker again (torchft, hivemind: this script, at once).
+DDP's script writes a checkpoint every 10 steps, as torchrun's restarts need one. Of each failure:
+
+- pause: the longest time between two steps of those who are left, from the failure on, less the usual one
+- lost: steps that were made before the failure and had to be made again
+- whole: seconds from the failure to the first step with all workers (a stopped worker: from its going on)
+
+python benchmarks/failures.py [--methods gcdist ddp] [--out benchmarks/results/failures.json]    # pip install gcdist[peers]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gcdist
+from gcdist.bench.peers import peer_module
+from gcdist.tasks import digits
+
+METHODS = ("gcdist", "ddp", "torchft", "hivemind")
+WORKERS = 4
+VICTIM = 2  # worker, from 1; its rank is one less where ranks are the workers
+PACE = 0.5  # seconds of a step at least
+SAMPLES = 16
+LR = 0.1
+SAVE_EVERY = 10  # steps between checkpoints of DDP's script
+STOPPED = 20.0  # seconds
+CALM, AFTER = 15.0, 40.0  # seconds before a failure, and behind it
+STARTING = 300.0
+PATIENCE = {"torchft": 3.0, "hivemind": 2.0}  # their timeouts, several steps long
+
+
+class Diary:
+    """A process's steps in a file: time (of all processes of the machine), step, workers counted."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.joinpath(f"{name}.pid").write_text(str(os.getpid()))
+        self._file = folder.joinpath(f"{name}.steps").open("a", buffering=1)
+
+    def note(self, step: int, counted: int) -> None:
+        self._file.write(f"{time.monotonic()} {step} {counted}\n")
+
+
+def batches(rank: int) -> Iterator[Any]:
+    """The rank's share of the data, again and again."""
+    data = digits.build(model="mlp").dataset
+    at = 0
+    while True:
+        rows = [data[(rank + WORKERS * (at + i)) % len(data)] for i in range(SAMPLES)]
+        yield torch.utils.data.default_collate(rows)
+        at += SAMPLES
+
+
+# --- the methods: what each process does ---
+
+
+def run_gcdist(folder: Path, options: argparse.Namespace) -> None:
+    rank = int(os.environ["RANK"])
+    diary = Diary(folder, f"worker{rank}" if rank else "master")
+    task = digits.build(SAMPLES, "mlp")
+
+    def slow_loss(model: nn.Module, batch: Any) -> Tensor:
+        time.sleep(PACE / 2)  # two partitions a worker
+        loss: Tensor = task.loss(model, batch)
+        return loss
+
+    config = {"out": str(folder), "name": "run", "checkpoint": {"keep": 0}, "code": {"partitions": 2 * WORKERS}}
+    made = gcdist.Task(task.model, task.dataset, slow_loss, batch_size=SAMPLES // 2)
+    with gcdist.connect(made, config, show=False, on_worker="return") as cluster:
+        if rank:
+            return
+        optimizer = torch.optim.SGD(task.model.parameters(), lr=LR)
+        for step in cluster.steps(100_000):
+            info = step.backward()
+            optimizer.step()
+            diary.note(info.step, len(info.arrived))
+
+
+def run_ddp(folder: Path, options: argparse.Namespace) -> None:
+    rank = int(os.environ["RANK"])
+    diary = Diary(folder, f"worker{rank + 1}")
+    dist.init_process_group("gloo")
+    task, saved = digits.build(SAMPLES, "mlp"), folder / "checkpoint.pt"
+    model, begin = DistributedDataParallel(task.model), 0
+    if saved.exists():
+        found = torch.load(saved)
+        begin = found["step"] + 1
+        task.model.load_state_dict(found["model"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
+    for step, batch in enumerate(batches(rank), begin):
+        loss = task.loss(model, batch)
+        time.sleep(PACE)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        diary.note(step, WORKERS)
+        if rank == 0 and step % SAVE_EVERY == 0:
+            torch.save({"step": step, "model": task.model.state_dict()}, folder / "writing.pt")
+            os.replace(folder / "writing.pt", saved)
+
+
+def run_peer(folder: Path, options: argparse.Namespace) -> None:
+    rank, peer = options.rank, peer_module(options.method)
+    diary = Diary(folder, f"worker{rank + 1}")
+    task = digits.build(SAMPLES, "mlp")
+    patience = PATIENCE[options.method]
+    trainer = peer.make_trainer(
+        task, rank, WORKERS, LR, SAMPLES, options.meeting, "127.0.0.1", patience, fresh=not options.again
+    )
+    made = trainer.steps
+    for batch in batches(rank):
+        until = time.perf_counter() + PACE
+        trainer.step(lambda model, batch=batch: task.loss(model, batch), until)
+        if trainer.steps > made or options.method == "torchft":
+            made = trainer.steps
+            diary.note(made, counted(options.method, trainer))
+
+
+def counted(method: str, trainer: Any) -> int:
+    """Workers in the newest step."""
+    if method == "torchft":
+        return int(trainer._manager.num_participants())
+    return int(trainer._optimizer.tracker.global_progress.num_peers)
+
+
+ROLES: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "gcdist": run_gcdist,
+    "ddp": run_ddp,
+    "torchft": run_peer,
+    "hivemind": run_peer,
+}
+
+
+# --- the script that strikes ---
+
+
+class Processes:
+    """A method's processes; ``again`` starts a killed worker where the method has no supervisor of its own."""
+
+    def __init__(self, method: str, folder: Path) -> None:
+        self.method, self.folder = method, folder
+        self._me = [sys.executable, str(Path(__file__).resolve()), "--method", method, "--folder", str(folder)]
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._end: Callable[[], None] = lambda: None
+        self._meeting = ""
+        if method == "gcdist":
+            self._start([sys.executable, "-m", "gcdist", "launch", "local", "-n", str(WORKERS), "--", *self._me])
+        elif method == "ddp":
+            agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORKERS}"]
+            self._start([*agent, "--max-restarts=100", *self._me[1:]])
+        else:
+            self._meeting, self._end = peer_module(method).meet("127.0.0.1", WORKERS, PATIENCE[method])
+            for rank in range(WORKERS):
+                self._worker(rank, [])
+
+    def again(self) -> None:
+        if self.method in PATIENCE:
+            self._worker(VICTIM - 1, ["--again"])
+
+    def _worker(self, rank: int, more: list[str]) -> None:
+        self._start([*self._me, "--rank", str(rank), "--meeting", self._meeting, *more])
+
+    def _start(self, command: list[str]) -> None:
+        log = self.folder.joinpath("log").open("ab")
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        self._running.append(
+            subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+        )
+
+    def end(self) -> None:
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(2.0)
+        for path in self.folder.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(path.read_text()), signal.SIGKILL)
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._end()
+
+
+def steps_of(folder: Path) -> list[tuple[float, int, int]]:
+    """(time, step, counted) of the run as those see it who are left: the master, or a worker that nothing happens to."""
+    path = folder / "master.steps"
+    path = path if path.exists() else folder / "worker1.steps"
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [line.split() for line in lines]
+    return [(float(row[0]), int(row[1]), int(row[2])) for row in rows if len(row) == 3]
+
+
+def victim(folder: Path) -> int:
+    return int((folder / f"worker{VICTIM}.pid").read_text())
+
+
+def wait_until_whole(folder: Path, alive: Callable[[], bool]) -> None:
+    """Until the last three steps had everybody."""
+    until = time.monotonic() + STARTING
+    while True:
+        last = steps_of(folder)[-3:]
+        fresh = last and time.monotonic() - last[-1][0] < 4 * PACE
+        if len(last) == 3 and fresh and all(counted >= WORKERS for _, _, counted in last):
+            return
+        if time.monotonic() > until or not alive():
+            raise RuntimeError(f"not whole after {STARTING:.0f} s: {last}")
+        time.sleep(0.2)
+
+
+def judged(rows: list[tuple[float, int, int]], began: float, struck: float, free: float, end: float) -> dict[str, Any]:
+    """Pause, steps lost and seconds until everybody counts, of one failure."""
+    calm = [at for at, _, _ in rows if began <= at <= struck]
+    usual = statistics.median(after - before for before, after in pairwise(calm))
+    later = [row for row in rows if struck < row[0] <= end]
+    times = [max([at for at in calm if at <= struck], default=struck), *(at for at, _, _ in later), end]
+    gaps = [after - before for before, after in pairwise(times)]
+    reached = max((step for at, step, _ in rows if at <= struck), default=0)
+    lowest = min((step for _, step, _ in later), default=reached)
+    whole = [at for at, _, counted in later if counted >= WORKERS and at > free]
+    return {
+        "pause": round(max(0.0, max(gaps) - usual), 2),
+        "lost": max(0, reached + 1 - lowest) if lowest <= reached else 0,
+        "whole": round(whole[0] - free, 2) if whole else None,
+        "usual": round(usual, 3),
+    }
+
+
+def measure(method: str, folder: Path) -> dict[str, Any]:
+    processes = Processes(method, folder)
+
+    def alive() -> bool:
+        return any(process.poll() is None for process in processes._running)
+
+    found: dict[str, Any] = {"method": method}
+    try:
+        for failure in ("killed", "stopped"):
+            wait_until_whole(folder, alive)
+            began = time.monotonic()
+            time.sleep(CALM)
+            struck = free = time.monotonic()
+            pid = victim(folder)
+            if failure == "killed":
+                os.kill(pid, signal.SIGKILL)
+                processes.again()
+            else:
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(STOPPED)
+                with contextlib.suppress(ProcessLookupError):  # its supervisor may have ended it
+                    os.kill(pid, signal.SIGCONT)
+                free = time.monotonic()
+            time.sleep(AFTER)
+            found[failure] = judged(steps_of(folder), began, struck, free, time.monotonic())
+    except (RuntimeError, OSError, statistics.StatisticsError) as error:
+        found["why"] = str(error)
+    finally:
+        processes.end()
+    return found
+
+
+def line(found: dict[str, Any]) -> str:
+    texts = []
+    for failure in ("killed", "stopped"):
+        row = found.get(failure)
+        if row is None:
+            texts.append(f"{failure}: -")
+            continue
+        whole = "not" if row["whole"] is None else f"{row['whole']:.1f} s"
+        texts.append(f"{failure}: pause {row['pause']:.1f} s, {row['lost']} steps lost, whole after {whole}")
+    return f"{found['method']:9} " + "; ".join(texts) + (f" ({found['why']})" if "why" in found else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--out", type=Path, help="file of the results, as JSON")
+    for name in ("--method", "--folder", "--meeting"):
+        parser.add_argument(name, default="", help=argparse.SUPPRESS)
+    parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.method:
+        ROLES[options.method](Path(options.folder), options)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended then, too
+    rows = []
+    for method in options.methods:
+        if method in PATIENCE and find_spec(method) is None:
+            print(f"{method:9} is not installed: pip install gcdist[peers]")
+            continue
+        with TemporaryDirectory(prefix="gcdist-failures-", ignore_cleanup_errors=True) as folder:
+            rows.append(measure(method, Path(folder)))
+            print(line(rows[-1]), flush=True)
+            if "why" in rows[-1]:
+                print(Path(folder, "log").read_text(errors="replace")[-2000:], file=sys.stderr)
+    if options.out:
+        about = {
+            "benchmark": "failures",
+            "workers": WORKERS,
+            "pace": PACE,
+            "stopped": STOPPED,
+            "save_every": SAVE_EVERY,
+        }
+        options.out.write_text(json.dumps({**about, "patience": PATIENCE, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

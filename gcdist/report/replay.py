@@ -7,6 +7,7 @@ partitions follow from the run's noise.
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from collections.abc import Sequence
@@ -85,17 +86,21 @@ def _world(setup: Setup, recorded: Recorded) -> tuple[MasterDriver, Network]:
 
 
 class _Vectors:
-    """Samples whose mean is the same vector; each differs from it by ``spread`` times its length."""
+    """Samples whose mean is the same vector; each reading differs from it by ``spread`` times its length.
+
+    Anew at every reading, as mini-batches do: else a memory of partitions would cost nothing and win every time.
+    """
 
     def __init__(self, count: int, spread: float, d: int) -> None:
         self._count, self._spread, self._d = count, spread, d
         self._mean = np.random.default_rng(1).standard_normal(d).astype(np.float32)
+        self._readings = itertools.count()
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Tensor:
-        own = np.random.default_rng((2, index)).standard_normal(self._d).astype(np.float32)
+        own = np.random.default_rng((2, next(self._readings))).standard_normal(self._d).astype(np.float32)
         return torch.from_numpy(self._mean + np.float32(self._spread) * own)
 
 

@@ -86,16 +86,20 @@ def test_a_refused_worker_stays_away(launch: Launch, tmp_path: Path) -> None:
     script = tmp_path / "mismatch.py"
     script.write_text(
         "import os, sys, torch, gcdist\n"
+        "from pathlib import Path\n"
         "from torch import nn\n"
         "from torch.utils.data import TensorDataset\n"
         "wide = 4 if os.environ['RANK'] == '2' else 3\n"
+        "if wide == 4:\n"
+        "    Path('two').write_text(str(os.getpid()))\n"
         "task = gcdist.Task(nn.Linear(wide, 1), TensorDataset(torch.ones(8, wide)), lambda m, b: m(b[0]).mean())\n"
         "config = gcdist.Config(cluster={'start_timeout': 1.0, 'min_workers': 1})\n"
         "with gcdist.connect(task, config) as cluster:\n"
         "    for step in cluster.steps(100_000):\n"
         "        live = step.backward().live\n"
         "        if '\"refuse\"' in (cluster.folder.path / 'events.jsonl').read_text():\n"
-        "            break\n"
+        "            if not Path('/proc', Path('two').read_text()).exists():  # the launcher has seen its end\n"
+        "                break\n"
         "    print(live)\n"
     )
     launched = launch("local", "-n", "2", "--", sys.executable, str(script))

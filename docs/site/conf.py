@@ -29,6 +29,7 @@ include_patterns = [
     "launch/*/README.md",
     "benchmarks/RESULTS.md",
     "benchmarks/results/wallclock-all.md",
+    "benchmarks/results/wallclock-before-auto.md",
     "gcdist/tasks/data/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "tests", "examples"]  # folders that need not be walked

@@ -103,11 +103,11 @@ class Choice:
     @property
     def _what(self) -> str:
         cut = f"rows are cut after {self.deadline:.3g} s" if np.isfinite(self.deadline) else "wait for all"
-        whose = self.remembering
-        if not whose:
+        ranks = self.remembering
+        if not ranks:
             return f"{cut}, {self.bits} bits"
-        ranks = "all workers" if len(whose) == len(self.load_N) else f"workers {', '.join(map(str, whose))}"
-        return f"{cut}, {self.bits} bits, a memory of each partition at {ranks}"
+        who = "all workers" if len(ranks) == len(self.load_N) else f"workers {', '.join(str(rank) for rank in ranks)}"
+        return f"{cut}, {self.bits} bits, a memory of each partition at {who}"
 
 
 class PlanMaker:

@@ -26,20 +26,12 @@ import matplotlib as mpl
 import numpy as np
 
 from gcdist.coding import allocate_bits, row_costs
-from gcdist.quantize import bits_allowed, get_quantizer
+from gcdist.quantize import get_quantizer, noise_table
 from gcdist.types import F64, I64
 
+MOST_BITS = 8  # a coordinate
 WAYS = ("papers", "equal", "selected", "greedy")
 SETTINGS = (("qsgd", 10_000), ("qsgd", 1_000_000), ("bucket", 1_000_000), ("rotated-dither", 1_000_000))
-
-
-def noise_law(name: str, d: int) -> F64:
-    """omega by packed bits, inf where there is no such width, (B+1,)."""
-    quantizer, allowed = get_quantizer(name), bits_allowed(get_quantizer(name))
-    law = np.full(max(allowed) + 1, np.inf)
-    for bits in allowed:
-        law[bits] = quantizer.noise(bits, d)
-    return law
 
 
 def F(p_N: F64, noise: F64, bits_N: I64) -> float:
@@ -93,7 +85,7 @@ def greedy(p_N: F64, noise: F64, budget: int) -> I64:
 
 def ratios(name: str, d: int, workers: int, budget: int, draws: int) -> dict[str, list[float]]:
     """Noise of each way over that of the exact allocation, one entry a draw."""
-    noise = noise_law(name, d)
+    noise = noise_table(get_quantizer(name), d, MOST_BITS)
     cap_N = np.full(workers, len(noise) - 1)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     for draw in range(draws):

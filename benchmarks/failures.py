@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gcdist
-from gcdist.bench.peers import peer_module
+from gcdist.bench.peers import Seat, paced_step, peer_module
 from gcdist.tasks import digits
 
 METHODS = ("gcdist", "ddp", "torchft", "hivemind")
@@ -126,23 +126,15 @@ def run_peer(folder: Path, options: argparse.Namespace) -> None:
     diary = Diary(folder, f"worker{rank + 1}")
     task = digits.build(SAMPLES, "mlp")
     patience = PATIENCE[options.method]
-    trainer = peer.make_trainer(
-        task, rank, WORKERS, LR, SAMPLES, options.meeting, "127.0.0.1", patience, fresh=not options.again
-    )
+    meeting, fresh = options.meeting, not options.again
+    trainer = peer.Trainer(Seat(task, rank, WORKERS, LR, SAMPLES, meeting, "127.0.0.1", patience, fresh))
     made = trainer.steps
     for batch in batches(rank):
         until = time.perf_counter() + PACE
-        trainer.step(lambda model, batch=batch: task.loss(model, batch), until)
+        paced_step(trainer, lambda model, batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
         if trainer.steps > made or options.method == "torchft":
             made = trainer.steps
-            diary.note(made, counted(options.method, trainer))
-
-
-def counted(method: str, trainer: Any) -> int:
-    """Workers in the newest step."""
-    if method == "torchft":
-        return int(trainer._manager.num_participants())
-    return int(trainer._optimizer.tracker.global_progress.num_peers)
+            diary.note(made, trainer.counted)
 
 
 ROLES: dict[str, Callable[[Path, argparse.Namespace], None]] = {

@@ -31,10 +31,11 @@ from gcdist.bench.problems import get_problem
 from gcdist.coding import get_code, row_costs
 from gcdist.config import ConfigError
 from gcdist.model.batches import Batches
-from gcdist.quantize import bits_allowed, decode, get_quantizer
+from gcdist.quantize import decode, get_quantizer, noise_table
 from gcdist.types import F32, F64, Key, Plan, Problem, StepTerms
 
 N, Z, BATCH = 50, 1.1, 2
+MOST_BITS = 8  # a coordinate
 METHODS: dict[str, dict[str, Any]] = {
     "joint": {},
     "osgc": {},
@@ -59,18 +60,9 @@ def chances() -> F64:
     return np.exp(-np.random.default_rng(0).uniform(0.01, 2.0, N) * (Z - 1))
 
 
-def noise_law(name: str, d: int) -> F64:
-    """omega by packed bits, inf where there is no such width, (B+1,)."""
-    quantizer, allowed = get_quantizer(name), bits_allowed(get_quantizer(name))
-    law = np.full(max(allowed) + 1, np.inf)
-    for bits in allowed:
-        law[bits] = quantizer.noise(bits, d)
-    return law
-
-
 def design(method: str, name: str, budget: int, d: int) -> Plan:
     """The code for these p and bits."""
-    p_N, noise = chances(), noise_law(name, d)
+    p_N, noise = chances(), noise_table(get_quantizer(name), d, MOST_BITS)
     problem = Problem(
         np.full(N, 1 / N), lambda i, load_L: np.full(len(load_L), p_N[i]), noise, float(budget),
         np.full(N, len(noise) - 1), np.full(N, np.inf),
@@ -82,7 +74,7 @@ def planned(plan: Plan, name: str, d: int) -> float:
     """``sum_i c_i Y_i^2 / k^2``: the noise ratio if all partitions had the same gradient and inverse weights."""
     bits_R = plan.bits_RS[:, 0]
     used = bits_R > 0
-    cost_R = row_costs(plan.p_R[used], noise_law(name, d)[bits_R[used]])
+    cost_R = row_costs(plan.p_R[used], noise_table(get_quantizer(name), d, MOST_BITS)[bits_R[used]])
     return float(np.sum(cost_R * (np.asarray(plan.A_RK.sum(axis=1)).ravel()[used] / N) ** 2))
 
 

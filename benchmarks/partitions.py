@@ -21,21 +21,19 @@ import platform
 import pstats
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
 from gcdist.config import Config
-from gcdist.exchange.inbox import SharedInbox
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
 from gcdist.memory import keep_freed_memory, objects_set_aside
 from gcdist.model.batches import fetch
 from gcdist.model.randomness import generators_kept
 from gcdist.protocol.last_events import LastEvents
-from gcdist.protocol.messages import Assignment, Head, Round, Tick
+from gcdist.protocol.messages import Assignment, Head, Round
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
     Linked,
@@ -45,11 +43,11 @@ from gcdist.protocol.worker_io import (
     SendFailed,
     SendLeaving,
     SentRow,
-    WorkerEvent,
 )
 from gcdist.tasks import digits
 from gcdist.worker.computing import QueuedComputing
 from gcdist.worker.driver import WorkerDriver
+from gcdist.worker.inbox_port import InboxPort
 from gcdist.worker.main import OwnGradients
 from gcdist.worker.rows import RowMaker
 from gcdist.worker.turns import Turns
@@ -58,26 +56,17 @@ MANY = 33  # partitions of the long row
 AIM = 150.0  # microseconds
 
 
-class Master:
+class Master(InboxPort):
     """The port of a worker: gives rounds of one and of many partitions in turn, and reads the clock at each credit."""
 
     def __init__(self, setup: Setup, rounds: int) -> None:
-        self.inbox: SharedInbox[WorkerEvent] = SharedInbox(Tick)
+        super().__init__()
         self.seconds: dict[int, list[float]] = {1: [], MANY: []}
         self._bits = setup.config.quantizer.bits
         self._body = setup.state.snapshot()
         self._rounds = rounds
         self._step = -1
         self._began = 0.0
-
-    def now(self) -> float:
-        return self.inbox.now()
-
-    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
-        self.inbox.later(at, make, tag)
-
-    def cancel(self, tag: object) -> None:
-        self.inbox.cancel(tag)
 
     def connect(self, after: float) -> None:
         self.inbox.put(lambda at: Linked(at, 1))

@@ -7,13 +7,11 @@ Workers compute batch after batch at their own pace; when all together have the 
 from __future__ import annotations
 
 import multiprocessing
-import time
 from collections.abc import Callable
 
 import torch
 
-from gcdist.bench.peers import LossOf
-from gcdist.tasks import Task
+from gcdist.bench.peers import Seat
 
 RINGS = 2  # all-reduces of the vector's size in a step: gradients, and the state averaged behind it
 AVERAGING = 4.0  # times the matchmaking: 60 s of 15 s by default
@@ -35,53 +33,40 @@ def meet(own: str, workers: int, patience: float) -> tuple[str, Callable[[], Non
     return str(dht.get_visible_maddrs()[0]), dht.shutdown  # type: ignore[attr-defined]
 
 
-class _Trainer:
-    def __init__(
-        self, task: Task, workers: int, lr: float, samples: int, meeting: str, own: str, patience: float
-    ) -> None:
+class Trainer:
+    """One worker; one that comes back loads the others' state by itself."""
+
+    def __init__(self, seat: Seat) -> None:
         import hivemind
 
-        self._dht = _dht(meeting, own)
-        self._model = task.model
-        self._optimizer = hivemind.Optimizer(
+        self._dht = _dht(seat.meeting, seat.own)
+        self.model = seat.task.model
+        self.optimizer = hivemind.Optimizer(
             dht=self._dht,
             run_id="gcdist-bench",
-            batch_size_per_step=samples,
-            target_batch_size=samples * workers,
-            params=[p for p in task.model.parameters() if p.requires_grad],
-            optimizer=lambda params: torch.optim.SGD(params, lr=lr),
-            matchmaking_time=patience,
-            averaging_timeout=AVERAGING * patience,
-            averager_opts={"request_timeout": patience / 2},  # below the matchmaking time, as hivemind's warning asks
+            batch_size_per_step=seat.samples,
+            target_batch_size=seat.samples * seat.workers,
+            params=[p for p in self.model.parameters() if p.requires_grad],
+            optimizer=lambda params: torch.optim.SGD(params, lr=seat.lr),
+            matchmaking_time=seat.patience,
+            averaging_timeout=AVERAGING * seat.patience,
+            averager_opts={
+                "request_timeout": seat.patience / 2
+            },  # below the matchmaking time, as hivemind's warning asks
             tracker_opts={"min_refresh_period": REFRESH, "default_refresh_period": 4 * REFRESH},
         )
 
     @property
     def steps(self) -> int:
-        return int(self._optimizer.local_epoch)
+        """Made by all together."""
+        return int(self.optimizer.local_epoch)
 
-    def step(self, loss_of: LossOf, until: float) -> None:
-        self._optimizer.zero_grad()
-        loss = loss_of(self._model)
-        time.sleep(max(0.0, until - time.perf_counter()))
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+    @property
+    def counted(self) -> int:
+        """Workers that the tracker knows."""
+        return int(self.optimizer.tracker.global_progress.num_peers)
 
     def close(self) -> None:
-        self._optimizer.shutdown()
+        """Leave the others."""
+        self.optimizer.shutdown()
         self._dht.shutdown()  # type: ignore[attr-defined]
-
-
-def make_trainer(
-    task: Task,
-    rank: int,
-    workers: int,
-    lr: float,
-    samples: int,
-    meeting: str,
-    own: str,
-    patience: float,
-    fresh: bool = True,
-) -> _Trainer:
-    """A worker; one that comes back loads the others' state by itself."""
-    return _Trainer(task, workers, lr, samples, meeting, own, patience)

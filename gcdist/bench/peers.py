@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,21 +26,54 @@ from gcdist.bench.schemes import BenchScheme
 from gcdist.config import ConfigError
 from gcdist.model.batches import Batches, fetch
 from gcdist.straggler import make_delays
+from gcdist.tasks import Task
 
 ENGINES = ("torchft", "hivemind")
 LossOf = Callable[[nn.Module], torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a worker of another project is given. ``fresh`` False: it comes back to a run and must take the others' state."""
+
+    task: Task
+    rank: int
+    workers: int
+    lr: float
+    samples: int  # of a worker and step
+    meeting: str  # the address of `meet`
+    own: str  # this worker's address
+    patience: float  # the project's timeout, seconds
+    fresh: bool = True
+
+
 class Trainer(Protocol):
-    """One worker of another project."""
+    """One worker of another project: a module's ``Trainer(seat)``."""
 
-    steps: int  # made by all together
+    model: nn.Module
+    optimizer: Any
 
-    def step(self, loss_of: LossOf, until: float) -> None:
-        """Forward pass, sleep until ``until`` of `time.perf_counter`, backward pass, the project's exchange and step."""
+    @property
+    def steps(self) -> int:
+        """Made by all together."""
+        ...
+
+    @property
+    def counted(self) -> int:
+        """Workers in the newest step."""
+        ...
 
     def close(self) -> None:
         """Leave the others."""
+
+
+def paced_step(trainer: Trainer, loss_of: LossOf, until: float) -> None:
+    """Forward pass, sleep until ``until`` of `time.perf_counter`, backward pass, the project's exchange and step."""
+    trainer.optimizer.zero_grad()
+    loss = loss_of(trainer.model)
+    time.sleep(max(0.0, until - time.perf_counter()))
+    loss.backward()  # type: ignore[no-untyped-call]
+    trainer.optimizer.step()
 
 
 def check_installed(engine: str, scheme: str) -> None:
@@ -61,7 +95,7 @@ def free_port() -> int:
 
 
 def peer_module(engine: str) -> Any:
-    """`torchft_peer` or `hivemind_peer`: ``meet(address, patience) -> (its address, its end)`` and ``make_trainer``."""
+    """`torchft_peer` or `hivemind_peer`: ``meet(own, workers, patience) -> (address, its end)`` and ``Trainer(seat)``."""
     return import_module(f"gcdist.bench.{engine}_peer")
 
 
@@ -98,7 +132,7 @@ def peer_rank(rank: int, cell: Cell, own: str) -> Outcome | None:
     size = sum(p.numel() for p in task.model.parameters() if p.requires_grad)
     samples = len(samples_of(batches, mine, 0))
     meeting = store.get("meeting").decode()
-    trainer: Trainer = peer.make_trainer(task, rank, workers, cell.lr, samples, meeting, own, patience)
+    trainer: Trainer = peer.Trainer(Seat(task, rank, workers, cell.lr, samples, meeting, own, patience))
     if rank == 0:
         outcome.look(0, 0.0, look(task.model), cell.target, cell.budget)
     store.add("ready", 1)
@@ -112,7 +146,7 @@ def peer_rank(rank: int, cell: Cell, own: str) -> Outcome | None:
             batch = fetch(task, samples_of(batches, mine, at), [])
             until = started + delays.seconds(rank, at, float(len(mine)), cell.seed)
             before = trainer.steps
-            trainer.step(lambda model, batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
+            paced_step(trainer, lambda model, batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
             at += 1
             if rank > 0:
                 continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +18,7 @@ import torch
 from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from gcdist.bench.peers import LossOf, free_port
-from gcdist.tasks import Task
+from gcdist.bench.peers import Seat, free_port
 
 RINGS = 1  # all-reduces of the vector's size in a step
 TICK_MS = 100  # of the lighthouse; the README's
@@ -54,15 +52,17 @@ def meet(own: str, workers: int, patience: float) -> tuple[str, Callable[[], Non
     return f"http://{own}:{port}", end
 
 
-class _Trainer:
-    def __init__(self, task: Task, rank: int, lr: float, meeting: str, own: str, patience: float, fresh: bool) -> None:
+class Trainer:
+    """One worker; the store that its manager needs is its own."""
+
+    def __init__(self, seat: Seat) -> None:
         os.environ.update(QUIET)
         import torchft
 
-        limit = timedelta(seconds=patience)
-        model = task.model
-        plain = torch.optim.SGD(model.parameters(), lr=lr)
-        self._store = TCPStore(own, 0, is_master=True, wait_for_workers=False)
+        limit = timedelta(seconds=seat.patience)
+        model = seat.task.model
+        plain = torch.optim.SGD(model.parameters(), lr=seat.lr)
+        self._store = TCPStore(seat.own, 0, is_master=True, wait_for_workers=False)
 
         def state() -> dict[str, Any]:
             return {"model": model.state_dict(), "optimizer": plain.state_dict()}
@@ -76,31 +76,31 @@ class _Trainer:
             min_replica_size=1,
             load_state_dict=load,
             state_dict=state,
-            replica_id=f"worker{rank + 1}",
+            replica_id=f"worker{seat.rank + 1}",
             timeout=limit,
             rank=0,
             world_size=1,
-            store_addr=own,
+            store_addr=seat.own,
             store_port=self._store.port,
-            lighthouse_addr=meeting,
-            hostname=own,
-            init_sync=not fresh,
+            lighthouse_addr=seat.meeting,
+            hostname=seat.own,
+            init_sync=not seat.fresh,
         )
-        self._model = parallel(torchft, self._manager, model)
-        self._optimizer = torchft.Optimizer(self._manager, plain)
+        self.model = parallel(torchft, self._manager, model)
+        self.optimizer = torchft.Optimizer(self._manager, plain)
 
     @property
     def steps(self) -> int:
+        """Made by all together."""
         return int(self._manager.current_step())
 
-    def step(self, loss_of: LossOf, until: float) -> None:
-        self._optimizer.zero_grad()
-        loss = loss_of(self._model)
-        time.sleep(max(0.0, until - time.perf_counter()))
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+    @property
+    def counted(self) -> int:
+        """Workers in the newest step."""
+        return int(self._manager.num_participants())
 
     def close(self) -> None:
+        """Leave the others."""
         self._manager.shutdown(wait=False)
 
 
@@ -114,18 +114,3 @@ def parallel(torchft: Any, manager: Any, model: nn.Module) -> nn.Module:
 
     made: nn.Module = Parallel(manager, model)
     return made
-
-
-def make_trainer(
-    task: Task,
-    rank: int,
-    workers: int,
-    lr: float,
-    samples: int,
-    meeting: str,
-    own: str,
-    patience: float,
-    fresh: bool = True,
-) -> _Trainer:
-    """A worker; ``fresh`` False: it comes back to a run and must take the others' state."""
-    return _Trainer(task, rank, lr, meeting, own, patience, fresh)

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-from gcdist.exchange.inbox import SharedInbox
 from gcdist.exchange.injected_faults import Orders, described, strike_process, throttle_process
 from gcdist.exchange.link_frames import bytes_of, link_settings, short_text, text_of
 from gcdist.exchange.message import Message
@@ -24,7 +23,7 @@ from gcdist.protocol.codec import (
     unpack_step,
     unpack_welcome,
 )
-from gcdist.protocol.messages import Head, Tick
+from gcdist.protocol.messages import Head
 from gcdist.protocol.worker_io import (
     Announced,
     Linked,
@@ -39,17 +38,18 @@ from gcdist.protocol.worker_io import (
     WorkerEvent,
 )
 from gcdist.transport import Down, Event, Frame, In, JoinError, Link, Plane, RefusedError, Sent
+from gcdist.worker.inbox_port import InboxPort
 from gcdist.worker.log import WorkerLog
 
 FAREWELL_SECONDS = 2.0  # that the last words have to leave
 _LOG = object()  # the note of a frame of the log
 
 
-class WorkerLinks:
+class WorkerLinks(InboxPort):
     """A worker's port: one link at a time."""
 
     def __init__(self, setup: Setup, plane: Plane, name: str, worker: int) -> None:
-        self.inbox: SharedInbox[WorkerEvent] = SharedInbox(Tick)
+        super().__init__()
         self.slot = -1
         self.ever_linked = False
         self._plane = plane
@@ -64,18 +64,6 @@ class WorkerLinks:
         self._down = threading.Event()  # of the last link
         self.log = WorkerLog(name, lambda text: self._post(Frame(Kind.LOG, meta=bytes_of(text)), _LOG))
         self.last_words: Callable[[], str] | None = None  # the log's last line
-
-    def now(self) -> float:
-        """Monotonic seconds."""
-        return self.inbox.now()
-
-    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
-        """Deliver at that time."""
-        self.inbox.later(at, make, tag)
-
-    def cancel(self, tag: object) -> None:
-        """Forget what was to be delivered with this tag."""
-        self.inbox.cancel(tag)
 
     def send(self, head: Head, body: Message) -> None:
         """Post a message; SentRow comes when its last byte is taken."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gcdist.exchange.inbox import SharedInbox
 from gcdist.exchange.message import Message
 from gcdist.model.gradients import PartitionResult
 from gcdist.protocol.messages import Head, Round, Tick
@@ -29,6 +28,7 @@ from gcdist.straggler import make_delays
 from gcdist.types import U8
 from gcdist.worker.computing import QueuedComputing
 from gcdist.worker.driver import WorkerDriver
+from gcdist.worker.inbox_port import InboxPort
 from gcdist.worker.rows import RowMaker
 from gcdist.worker.turns import Turns
 from tests.worker.results import a_round, result
@@ -37,24 +37,15 @@ NOTHING = np.zeros(0, np.uint8)
 PATIENCE = 60.0  # seconds; nothing here takes one
 
 
-class Port:
+class Port(InboxPort):
     """Gives one round after the other, and the release at their end."""
 
     def __init__(self, rounds: list[Round]) -> None:
-        self.inbox: SharedInbox[WorkerEvent] = SharedInbox(Tick)
+        super().__init__()
         self.rounds = rounds
         self.sent: list[tuple[int, int, str]] = []  # step, partitions done, thread
         self.credits: list[tuple[int, str]] = []
         self.on_credit: Callable[[], None] = lambda: None
-
-    def now(self) -> float:
-        return self.inbox.now()
-
-    def later(self, at: float, make: Callable[[float], WorkerEvent], tag: object = None) -> None:
-        self.inbox.later(at, make, tag)
-
-    def cancel(self, tag: object) -> None:
-        self.inbox.cancel(tag)
 
     def connect(self, after: float) -> None: ...
 

@@ -17,6 +17,8 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int, row
     choice: a term in proportion to l would give all partitions to the workers with the least estimated p, whose
     estimates are low by luck).
 
+    Leading axes (several deadlines at once) may stand before all of these.
+
     Args:
         p_N: chance that a worker sends nothing, (N,).
         omega_N: quantization noise of its message, (N,).
@@ -25,15 +27,15 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int, row
         k: number of partitions.
         row_NL: what a shift leaves of ``|y|^2``, (N, L).
     """
-    load_L = np.arange(1, excess_NL.shape[1] + 1)
+    load_L = np.arange(1, excess_NL.shape[-1] + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         absent_N = row_costs(p_N, omega_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
-        row_L = (max(0.0, 1 - k * spread) + len(p_N) * k * spread) * (load_L / k) ** 2
-        cost_NL = absent_N[:, None] * row_L * row_NL + spread * arrived_N[:, None] * excess_NL
+        row_L = (max(0.0, 1 - k * spread) + p_N.shape[-1] * k * spread) * (load_L / k) ** 2
+        cost_NL = absent_N[..., None] * row_L * row_NL + spread * arrived_N[..., None] * excess_NL
     usable_N = (p_N < 1) & np.isfinite(omega_N)
-    cost_NL = np.where(usable_N[:, None], cost_NL, np.inf)
-    return np.concatenate([np.zeros((len(p_N), 1)), cost_NL], axis=1)
+    cost_NL = np.where(usable_N[..., None], cost_NL, np.inf)
+    return np.concatenate([np.zeros((*p_N.shape, 1)), cost_NL], axis=-1)
 
 
 def cheapest_loads(cost_NL: F64, k: int, cap_N: F64) -> I64:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,16 @@ import numpy as np
 
 from gcdist.master.plan_maker import ALL, Choice, Holds
 from gcdist.master.scheme import Scheme
+from gcdist.planning.cut_choice import patience
 from gcdist.straggler.chosen_deadline import ChosenDeadline
 from gcdist.types import Mask, Plan
 
 # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
 MOVED = 1.25
-FILL = 1.5  # where memories are to be filled, a step is cut after so many times what waiting for all takes
 CHANGED = 1.5  # ... and once they change so many times faster or more slowly
+# where memories are to be filled, a step is cut after so many times what waiting for all takes, or by when who fills them
+# is done with this chance: nobody waits for others, nor for who is in a slow spell
+FILL, SURELY = 1.5, 0.95
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +49,7 @@ class AutoScheme(Scheme):
         if laws.changed:
             rule.forget(laws.changed)
             laws.changed.clear()
+        laws.spells.moved.clear()
         if why is not None:
             self._choose(live_N, holds, why)
         return self._made(live_N, holds)
@@ -60,6 +64,10 @@ class AutoScheme(Scheme):
         if laws.changed:
             ranks = ", ".join(str(worker + 1) for worker in sorted(laws.changed))
             return f"the speed of worker{'s' if len(laws.changed) > 1 else ''} {ranks} has changed"
+        if laws.spells.moved:
+            moved = sorted(laws.spells.moved)
+            each = [f"worker {i + 1} is {'slow' if laws.spells.slow(i) else 'no longer slow'}" for i in moved]
+            return ", ".join(each)
         if rule.contradicted:
             return "arrivals contradict what was known"
         if self._age >= min(self.replan_every, max(1, self.choices)):
@@ -85,7 +93,7 @@ class AutoScheme(Scheme):
             return
         self.choices += 1
         self._spread, self._slowness = self.maker.spread, self.maker.changes.slowness
-        rule.adopt(found.deadline)
+        self._adopt(found.deadline, found)
         if before is None or not found.same_as(before):
             self.outdated, self.choice = True, found
             self.why = f"{found.line(before)}, as {why}"
@@ -117,7 +125,7 @@ class AutoScheme(Scheme):
             self._fill()
         elif self._filling and self.choice is not None:
             self._filling = False
-            self._deadline_of_rule(self.choice.deadline)
+            self._adopt(self.choice.deadline, self.choice)
         self._age += 1
         assert self.plan is not None
         return self.plan
@@ -131,12 +139,19 @@ class AutoScheme(Scheme):
             held = {
                 (int(plan.worker_R[row]), j) for row in np.flatnonzero(plan.beta_R) for j, _ in plan.parts(int(row))
             }
-        self._filling = bool(held - self._remembered) and choice is not None
+        new = {worker for worker, _ in held - self._remembered}
+        self._filling = bool(new) and choice is not None
         self._remembered = held
         if choice is not None:
-            longer = FILL * choice.waiting.seconds if self._filling else 0.0
-            self._deadline_of_rule(max(choice.deadline, longer))
+            self._adopt(max(choice.deadline, self._seconds_to_fill(new, choice)), choice)
 
-    def _deadline_of_rule(self, deadline: float) -> None:
+    def _seconds_to_fill(self, new: Iterable[int], choice: Choice) -> float:
+        """By when these workers are done with their rows."""
+        laws = self.maker.laws
+        assert laws is not None
+        ready = [laws.row_seconds(i, int(choice.load_N[i]), SURELY) for i in new if not laws.spells.rows(i)]
+        return min(FILL * choice.waiting.seconds, max(ready, default=0.0))
+
+    def _adopt(self, deadline: float, choice: Choice) -> None:
         assert isinstance(self.rule, ChosenDeadline)
-        self.rule.adopt(deadline)
+        self.rule.adopt(deadline, patience(choice.waiting))

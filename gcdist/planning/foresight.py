@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gcdist.planning.cut_choice import choose_cut
+from gcdist.planning.cut_choice import choose_cut, patience
 from gcdist.planning.objective import Prospect
 from gcdist.straggler import WorkLaws
 from gcdist.types import F64, Seen, WorkTimes
@@ -35,17 +35,19 @@ def foresee(
     k = partitions * workers
     laws, live_N = WorkLaws(workers), np.ones(workers, bool)
     deadline, load_N = np.inf, np.full(workers, partitions)
-    age, choices, seconds, noise = 0, 0, 0.0, 0.0
+    age, choices, longest, seconds, noise = 0, 0, np.inf, 0.0, 0.0
     for step in range(steps):
-        if step > 0 and (laws.changed or age >= min(MOST_BETWEEN, choices)):
+        if step > 0 and (laws.changed or laws.spells.moved or age >= min(MOST_BETWEEN, choices)):
             laws.changed.clear()
+            laws.spells.moved.clear()
             found = choose_cut(
                 laws, live_N, k, np.zeros(workers), spread, noise_most, deadline, between, None, load_N
             )  # fmt: skip
             deadline, load_N = found.deadline, found.load_N
-            age, choices = 0, choices + 1
+            age, choices, longest = 0, choices + 1, patience(found.waiting)
         age += 1
-        end, cut = 0.0, max(0.0, deadline - overhead)
+        aim = min(deadline, longest)
+        end, cut = 0.0, max(0.0, aim - overhead)
         for worker in range(workers):
             pace, load = seconds_TN[step, worker] / partitions, int(load_N[worker])
             able = (
@@ -58,10 +60,10 @@ def foresee(
                 energy = max(0.0, 1 - k * spread) * (load / k) ** 2 + load * spread
                 noise += p / (1 - p) * energy
                 noise += (load * load / able - load) * spread / (1 - p) if able else 0.0
-                end = max(end, min(load * pace + overhead, deadline))
+                end = max(end, min(load * pace + overhead, aim))
             done = tuple((pace * np.arange(1, able + 1)).tolist())
             times = WorkTimes(done, done[-1] if done else cut)
-            at = pace + overhead if done else deadline
+            at = pace + overhead if done else aim
             laws.observe(Seen(worker, worker, step, 1.0, at, not done, True, False, times, overhead))
         seconds += end + between
     return Prospect(seconds / steps, noise / steps)

@@ -14,6 +14,9 @@ from gcdist.types import DelayModel
 class ChosenDeadline(ArrivalRule):
     """Waits for all until a deadline is adopted; p is that of `ArrivalRule`, for the deadline adopted last.
 
+    Where waiting for all was adopted, a step is cut all the same once it takes longer than ``patience``: a worker that has
+    become slow, or stands still, would cost whole steps before anybody could choose anew.
+
     Where outcomes contradict the promises, the past is forgotten, but nobody is waited for: ``contradicted`` asks for a new
     choice at once. Rows that are cut say how fast a worker is however early the cut comes, so no step explores.
     """
@@ -27,6 +30,7 @@ class ChosenDeadline(ArrivalRule):
     ) -> None:
         super().__init__(arrivals, max_wait, 0, p, delays)
         self._deadline = math.inf
+        self._patience = math.inf
         self.contradicted = False
 
     @property
@@ -39,9 +43,14 @@ class ChosenDeadline(ArrivalRule):
         """Whether the next step waits for all."""
         return self._deadline >= self.max_wait
 
-    def adopt(self, deadline: float) -> None:
-        """The deadline from now on, seconds; inf: wait for all."""
-        self._deadline = deadline
+    @property
+    def longest_wait(self) -> float:
+        """Seconds after which a step that waits for all is cut."""
+        return min(self._patience, self.max_wait)
+
+    def adopt(self, deadline: float, patience: float = math.inf) -> None:
+        """The deadline from now on, seconds; inf: wait for all, for ``patience`` seconds at most."""
+        self._deadline, self._patience = deadline, patience
         self.contradicted = False
 
     def forget(self, workers: Iterable[int]) -> None:
@@ -58,9 +67,9 @@ class ChosenDeadline(ArrivalRule):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, the deadline too."""
-        return {**super().state_dict(), "deadline": self._deadline}
+        return {**super().state_dict(), "deadline": self._deadline, "patience": self._patience}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what another rule's `state_dict` gave; of another kind: its outcomes."""
         super().load_state_dict(state)
-        self._deadline = state.get("deadline", math.inf)
+        self._deadline, self._patience = state.get("deadline", math.inf), state.get("patience", math.inf)

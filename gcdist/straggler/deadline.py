@@ -74,6 +74,11 @@ class ArrivalRule:
         return False
 
     @property
+    def longest_wait(self) -> float:
+        """Seconds that a step lasts at most for a rule that waits."""
+        return self.max_wait
+
+    @property
     def warming(self) -> bool:
         """Whether the next step still belongs to the warm-up: not ``warmup_steps`` steps with warm outcomes yet."""
         return self._steps < self._warmup_steps
@@ -151,7 +156,7 @@ class ArrivalRule:
         self.review()
         owner_R = plan.worker_R
         if self.warming or self.waits:
-            deadline = self._wait if self.warming else self.max_wait
+            deadline = self._wait if self.warming else self.longest_wait
             p_N = self._waiting_N(deadline)
             self.arrivals.promise_nothing()
             self._promised_N = None

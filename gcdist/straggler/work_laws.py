@@ -2,19 +2,21 @@
 
 Every message tells when its partitions were done (`WorkTimes`). A cut row tells nothing of the partitions behind the cut:
 its further partitions are taken to come at the pace of those that were done. Older steps weigh less. A worker of which
-little was seen yet is taken to be like the others; one that changes abruptly loses its past.
+little was seen yet is taken to be like the others; one whose last row was slow is expected to stay slow as often as slow
+rows were followed by others (`Spells`); one that has changed for long loses its past.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from gcdist.straggler.slowdown import Slowdown
+from gcdist.straggler.spells import MATTERS, Spells
 from gcdist.types import F64, I64, Plan, Seen
 
 WINDOW = 100  # steps of a worker that are remembered
@@ -22,7 +24,7 @@ HALF_LIFE = 25.0  # steps after which an observation weighs half
 OTHERS = 2.0  # rows that the others' rows count for beside a worker's own ...
 OWN = 5  # ... of which so many are enough
 POOL = 64  # rows of the others that are looked at, at most
-CHANGED = 4  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
+CHANGED = 12  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
 FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
 PAST = 8  # rows before them that are needed to tell
 ROW = 4  # partitions of the row whose time is compared
@@ -36,6 +38,7 @@ class RowTimes:
     start: float
     pace: float
     guessed: bool = False  # nothing was done by its cut
+    again: bool = False  # a slow row after a slow row
 
 
 class WorkLaws:
@@ -54,6 +57,7 @@ class WorkLaws:
         self._overhead_N = np.full(workers, np.nan)
         self._deviation_N = np.zeros(workers)
         self._slowdown = Slowdown(workers)
+        self.spells = Spells(workers)
 
     def observe(self, seen: Seen) -> None:
         """Take in the outcome of a partial row; outcomes of other rows say nothing.
@@ -65,6 +69,7 @@ class WorkLaws:
             if seen.censored and not seen.cold and np.isfinite(self._overhead_N[worker]):
                 begun = max(seen.seconds - self._overhead_N[worker], 0.0)
                 self._slowdown.judge(worker, seen.step, begun, self._past(worker, 1), complete=False)
+                self.spells.judge(worker, begun, self._past(worker, 1, usual=True), complete=False)
                 self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun, guessed=True))
             return
         done = seen.work.done
@@ -75,6 +80,7 @@ class WorkLaws:
                 self._cold[worker] = row
         else:
             self._slowdown.judge(worker, seen.step, done[-1], self._past(worker, len(done)))
+            self.spells.judge(worker, row.start + (ROW - 1) * row.pace, self._past(worker, ROW, usual=True))
             self._add(worker, row)
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
@@ -83,7 +89,7 @@ class WorkLaws:
         """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""
         self._cold.pop(worker, None)
         rows = self._rows[worker]
-        rows.append(row)
+        rows.append(replace(row, again=self.spells.slow(worker) > 1))
         if len(rows) < CHANGED + PAST:
             return
         time_T = np.array([each.start + (ROW - 1) * each.pace for each in rows])
@@ -91,12 +97,17 @@ class WorkLaws:
         slower = last_T.min() > FACTOR * np.quantile(past_T, 0.9)
         faster = last_T.max() < np.quantile(past_T, 0.1) / FACTOR
         if slower or faster:
-            self._rows[worker] = deque(list(rows)[-CHANGED:], maxlen=WINDOW)
+            last = [replace(each, again=False) for each in list(rows)[-CHANGED:]]
+            self._rows[worker] = deque(last, maxlen=WINDOW)
+            self.spells.forget(worker)
             self.changed.add(worker)
 
-    def _past(self, worker: int, parts: int) -> F64:
-        """Seconds of so many partitions in each remembered row, (T,)."""
-        return np.array([row.start + row.pace * (parts - 1) for row in self._rows[worker]])
+    def _past(self, worker: int, parts: int, usual: bool = False) -> F64:
+        """Seconds of so many partitions in each remembered row, (T,); ``usual``: without the spell that lasts."""
+        rows = list(self._rows[worker])
+        if usual:
+            rows = [row for row in rows[: len(rows) - self.spells.slow(worker)] if not row.again]
+        return np.array([row.start + row.pace * (parts - 1) for row in rows])
 
     def follow(self) -> bool:
         """If everybody has become slower, take the remembered times as so much longer; whether that was so."""
@@ -106,8 +117,9 @@ class WorkLaws:
             rows = list(self._rows[worker])
             old = rows[: len(rows) - new] if new else []
             if old:
-                slower = [RowTimes(row.start * ratio, row.pace * ratio, row.guessed) for row in old]
+                slower = [replace(row, start=row.start * ratio, pace=row.pace * ratio) for row in old]
                 self._rows[worker] = deque([*slower, *rows[len(old) :]], maxlen=WINDOW)
+                self.spells.forget(worker)
                 self.changed.add(worker)
         return True
 
@@ -140,10 +152,11 @@ class WorkLaws:
     def table(self, worker: int) -> tuple[F64, F64, F64]:
         """(start, pace, weight) of the rows seen of a worker, each (T,); weights sum to 1. Empty: nothing was seen.
 
-        Below `OWN` rows, the newest rows of the others count beside them.
+        Below `OWN` rows, the newest rows of the others count beside them. In a slow spell its rows have the chance that it
+        lasts; outside, rows that followed slow ones say nothing.
         """
         rows = list(self._rows[worker]) or self._first(worker)
-        weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
+        weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE) * self._like_the_next(worker, rows)
         if 0 < len(rows) < OWN and self.workers > 1 and (pool := self._pool(worker)):
             share = OTHERS * (1 - len(rows) / OWN) / len(pool)
             weight_T = np.concatenate([weight_T, np.full(len(pool), share)])
@@ -151,6 +164,22 @@ class WorkLaws:
         start_T = np.array([row.start for row in rows])
         pace_T = np.array([row.pace for row in rows])
         return start_T, pace_T, weight_T / max(weight_T.sum(), 1e-300)
+
+    def _like_the_next(self, worker: int, rows: Sequence[RowTimes]) -> F64:
+        """Factors of the rows' weights (T,): how much more or less they tell of the next row than by their age alone."""
+        again_T, factor_T = np.array([row.again for row in rows], bool), np.ones(len(rows))
+        last = min(self.spells.rows(worker), len(rows))
+        if self.spells.persistence <= MATTERS or (not last and again_T.all()):
+            return factor_T
+        factor_T[again_T] = 0.0
+        if last:
+            spell_T = np.arange(len(rows)) >= len(rows) - last
+            weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
+            others = float((weight_T * factor_T)[~spell_T].sum())
+            lasts = self.spells.persistence
+            factor_T[spell_T] = lasts / float(weight_T[spell_T].sum())
+            factor_T[~spell_T] *= (1 - lasts) / others if others > 0 else 0.0
+        return factor_T
 
     def _pool(self, worker: int) -> list[RowTimes]:
         """The newest rows of other workers, the next ones by number if there are many."""
@@ -174,6 +203,16 @@ class WorkLaws:
         rows = self._rows[worker]
         seconds = [row.start + row.pace * (load - 1) for row in rows if not row.guessed]
         return np.array(seconds) + self.overhead_N()[worker], 1 - len(seconds) / max(1, len(rows))
+
+    def row_seconds(self, worker: int, load: int, quantile: float) -> float:
+        """Seconds after which a whole row of so many partitions is in with this chance; 0 of a worker never seen."""
+        start_T, pace_T, weight_T = self.table(worker)
+        if not len(start_T):
+            return 0.0
+        time_T = start_T + pace_T * (load - 1)
+        order = np.argsort(time_T)
+        at = np.searchsorted(np.cumsum(weight_T[order]), quantile * (1 - 1e-12))
+        return float(time_T[order][min(int(at), len(order) - 1)] + self.overhead_N()[worker])
 
     def count(self, worker: int) -> int:
         """Number of remembered rows of a worker."""
@@ -217,13 +256,16 @@ class WorkLaws:
     def state_dict(self) -> dict[str, Any]:
         """What was learned, for a checkpoint."""
         return {
-            "rows": [[[row.start, row.pace, float(row.guessed)] for row in rows] for rows in self._rows],
+            "rows": [
+                [[row.start, row.pace, float(row.guessed), float(row.again)] for row in rows] for rows in self._rows
+            ],
             "overhead": self._overhead_N.copy(),
             "deviation": self._deviation_N.copy(),
             "cold": [[worker, row.start, row.pace] for worker, row in sorted(self._cold.items())],
             "cold_overhead": sorted(self._cold_overhead),
             "changed": sorted(self.changed),
             "slowdown": self._slowdown.state_dict(),
+            "spells": self.spells.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -231,11 +273,14 @@ class WorkLaws:
         if len(state["rows"]) != self.workers:
             raise ValueError(f"times of {len(state['rows'])} workers, not {self.workers}")
         self._rows = [
-            deque((RowTimes(row[0], row[1], any(row[2:])) for row in rows), maxlen=WINDOW) for rows in state["rows"]
+            deque((RowTimes(row[0], row[1], any(row[2:3]), any(row[3:])) for row in rows), maxlen=WINDOW)
+            for rows in state["rows"]
         ]
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
         self._cold = {int(worker): RowTimes(start, pace) for worker, start, pace in state.get("cold", ())}
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
+        if "spells" in state:
+            self.spells.load_state_dict(state["spells"])
         if "slowdown" in state:
             self._slowdown.load_state_dict(state["slowdown"])
 

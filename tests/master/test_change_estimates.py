@@ -63,7 +63,9 @@ def test_a_checkpoint_brings_them_back() -> None:
 def test_a_memory_is_as_old_as_rows_are_cut_and_never_worse_than_twice_the_noise() -> None:
     changes = Changes(np.array([0.1, 0.1]), np.array([0.01, 0.01]), np.array([True, False]))
     excess_GL = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, 98.0]])
-    spread_GL, row_GL = changes.left(0, excess_GL)
+    spread_GL, row_GL = changes.left(0, excess_GL, np.zeros(3))
     assert spread_GL.tolist() == pytest.approx(np.array([[0.1, 0.1], [0.2, 0.2], [0.1, MOST]]))
     assert row_GL.tolist() == pytest.approx(np.array([[0.01, 0.01], [0.02, 0.02], [0.01, 0.5]]))
-    assert np.all(changes.left(1, excess_GL)[0] == 1)
+    assert np.all(changes.left(1, excess_GL, np.zeros(3))[0] == 1)
+    seldom_GL, _ = changes.left(0, excess_GL, np.array([0.5, 0.75, 0.0]))  # what was not sent grows older
+    assert seldom_GL.tolist() == pytest.approx(np.array([[0.2, 0.2], [0.8, 0.8], [0.1, MOST]]))

@@ -75,6 +75,7 @@ faults = st.builds(
     st.none() | finite,
     st.none() | finite,
     st.sampled_from(get_args(Corruption)),
+    st.none() | finite,
 )
 UNPACK: list[Callable[[bytes], Any]] = [
     unpack_head,

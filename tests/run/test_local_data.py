@@ -263,7 +263,6 @@ SCRIPT = """
 import os
 import torch, gcdist
 from gcdist.tasks import digits
-from tests.straggler.settings import arrivals_of
 torch.set_num_threads(1)
 rank = int(os.environ["RANK"])
 good = digits.build(model="mlp")

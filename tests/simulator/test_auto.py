@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import gcdist
 from gcdist.run.step import StepInfo
@@ -30,12 +31,15 @@ def settings(out: Path, scheme: str = "auto", **sections: Mapping[str, Any]) -> 
     )
 
 
-def trained(config: gcdist.Config, folder: Path, steps: int) -> tuple[list[StepInfo], list[list[int]]]:
-    """What each step came to, and the partitions of each worker in it; the parameters stay."""
-    infos, loads = [], []
-    with gcdist.simulate(task(), config, folder=folder, say=lambda kind, text: None) as cluster:
+def trained(config: gcdist.Config, folder: Path, steps: int, lr: float = 0.0) -> tuple[list[StepInfo], list[list[int]]]:
+    """What each step came to, and the partitions of each worker in it."""
+    infos, loads, mine = [], [], task()
+    optimizer = torch.optim.SGD(mine.model.parameters(), lr=lr)
+    with gcdist.simulate(mine, config, folder=folder, say=lambda kind, text: None) as cluster:
+        cluster.track(optimizer=optimizer)
         for step in cluster.steps(steps):
             infos.append(step.backward())
+            optimizer.step()
             assert cluster.plan is not None
             counted = np.where(cluster.plan.weighted_R(), np.diff(cluster.plan.A_RK.indptr), 0)
             loads.append(counted.tolist())
@@ -64,7 +68,8 @@ def test_where_nobody_is_late_it_is_as_fast_as_waiting(tmp_path: Path, inject: d
 def test_a_worker_that_slows_down_and_recovers_is_followed_within_thirty_steps(tmp_path: Path) -> None:
     slow, back, steps = 200, 600, 680
     paces = [[PACE * (10 if i == 3 and slow <= t < back else 1) for i in range(WORKERS)] for t in range(steps)]
-    infos, loads = trained(settings(tmp_path, inject=trace(tmp_path / "times.csv", paces)), tmp_path / "run", steps)
+    config = settings(tmp_path, inject=trace(tmp_path / "times.csv", paces))
+    infos, loads = trained(config, tmp_path / "run", steps, lr=0.01)
     even = PARTITIONS / WORKERS
     assert loads[slow - 1][3] >= 0.75 * even
     assert loads[slow + 30][3] <= 0.25 * even
@@ -114,3 +119,34 @@ def test_a_deadline_of_ones_own_goes_first(tmp_path: Path) -> None:
     inject = {"model": "shifted-exponential", "shift": PACE, "mean": PACE, "scale_with_load": True}
     infos, _ = trained(settings(tmp_path, inject=inject, straggler={"deadline": 0.3}), tmp_path / "run", 20)
     assert infos[-1].deadline == pytest.approx(0.33, abs=0.02)
+
+
+def test_a_step_that_was_to_wait_for_all_is_cut_when_somebody_stands_still(tmp_path: Path) -> None:
+    """Worker 4 takes 100 times as long from step 20 to 29: no step lasts three times as long as before."""
+    slow, back = 20, 30
+    paces = [[PACE * (100 if i == 3 and slow <= t < back else 1) for i in range(WORKERS)] for t in range(60)]
+    infos, _ = trained(settings(tmp_path, inject=trace(tmp_path / "times.csv", paces)), tmp_path / "run", 60)
+    seconds = np.array([info.step_seconds for info in infos])
+    even = PARTITIONS / WORKERS * PACE
+    assert seconds[5:slow].mean() <= 1.1 * even
+    assert seconds[slow : back + 3].max() <= 3 * even + 0.1
+    # the first one costs its patience; from then on the others do the work of four
+    assert seconds[slow + 2 : back].mean() <= 1.5 * even
+    assert all(info.estimated for info in infos)
+    assert seconds[back + 5 :].mean() <= 1.2 * even
+
+
+def test_slow_spells_cost_a_step_each_at_most(tmp_path: Path) -> None:
+    """Eight times slower for ten steps, a tenth of the time: a mean step is at most 1.5 times that without spells."""
+    inject = {
+        "model": "gilbert-elliott",
+        "shift": PACE,
+        "mean": 0.0,
+        "slowdown": 8.0,
+        "slow_share": 0.1,
+        "slow_spell": 10,
+    }
+    infos, _ = trained(settings(tmp_path, inject={**inject, "scale_with_load": True}), tmp_path / "run", 200)
+    even = PARTITIONS / WORKERS * PACE
+    assert np.mean([info.step_seconds for info in infos[5:]]) <= 1.5 * even
+    assert all(info.estimated for info in infos)

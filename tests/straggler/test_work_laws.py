@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count, islice
+
 import numpy as np
 import pytest
 
@@ -66,11 +68,51 @@ def test_a_worker_that_changes_loses_its_past_and_one_that_varies_does_not(seed:
         pace = 1.0 + rng.exponential(4.0)
         laws.observe(seen(step, tuple(pace * np.arange(1, 9)), 8 * pace))
         assert not laws.changed
-    for step in range(1000, 1006):
+    for step in range(1000, 1014):
         pace = 10.0 * (1.0 + rng.exponential(0.2))
         laws.observe(seen(step, (10 * pace,), 10 * pace))
     assert laws.changed == {0}
-    assert laws.count(0) < 10
+    assert laws.count(0) < 16
+
+
+def test_a_worker_in_a_slow_spell_is_expected_to_stay_slow_and_is_its_old_self_after_it() -> None:
+    laws, steps = WorkLaws(1), count()
+
+    def rows(number: int, seconds: float) -> None:
+        for step in islice(steps, number):
+            laws.observe(seen(step, tuple(seconds * np.arange(1, 5)), 4 * seconds))
+
+    def share_of_slow() -> float:
+        start_T, _, weight_T = laws.table(0)
+        return float(weight_T[start_T > 2].sum())
+
+    rows(20, 1.0)
+    rows(1, 8.0)
+    assert laws.spells.moved == {0}
+    assert share_of_slow() == pytest.approx(1 / 2)  # nothing is known of spells: one slow and one fast row before
+    rows(5, 8.0)
+    assert share_of_slow() > 0.8
+    rows(1, 1.0)
+    assert share_of_slow() < 0.06  # the spell's first row: how often spells begin
+    again = WorkLaws(1)
+    again.load_state_dict(laws.state_dict())
+    assert [a.tolist() for a in again.table(0)] == [a.tolist() for a in laws.table(0)]
+    assert not laws.changed
+
+
+def test_rows_that_are_slow_by_chance_soon_tell_nothing_of_the_next_one() -> None:
+    """Of 400 exponential rows a slow one is followed by a slow one with the chance of any; error probability below 1e-3."""
+    rng, laws = np.random.default_rng(5), WorkLaws(1)
+    for step in range(400):
+        pace = 1.0 + rng.exponential(4.0)
+        laws.observe(seen(step, tuple(pace * np.arange(1, 9)), 8 * pace))
+    assert laws.spells.persistence < 0.3
+    laws.spells.moved.clear()
+    for step in range(400, 402):
+        laws.observe(seen(step, (80.0, 160.0), 160.0))
+    assert not laws.spells.moved
+    weight_T = laws.table(0)[2]
+    assert weight_T == pytest.approx(0.5 ** (np.arange(100)[::-1] / 25.0) / (0.5 ** (np.arange(100) / 25.0)).sum())
 
 
 def test_cuts_leave_room_for_the_message() -> None:

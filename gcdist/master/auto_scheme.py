@@ -45,6 +45,8 @@ class AutoScheme(Scheme):
         assert laws is not None
         rule.review()
         laws.follow()
+        if rule.contradicted:
+            laws.doubt()
         why = self._why(live_N)
         if laws.changed:
             rule.forget(laws.changed)

@@ -9,9 +9,10 @@ import numpy as np
 from gcdist.coding.cut_loads import cheapest_loads, cut_costs
 from gcdist.planning.changes import Changes
 from gcdist.planning.objective import Prospect
-from gcdist.planning.step_seconds import StepSeconds, quantile
+from gcdist.planning.step_seconds import StepSeconds
 from gcdist.straggler import WorkLaws
 from gcdist.straggler.cuts import SURE
+from gcdist.straggler.order import quantile
 from gcdist.types import F64, I64, Mask
 
 GRID = 32  # candidate deadlines

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gcdist.straggler.order import quantile
 from gcdist.straggler.surprise import Surprise
 from gcdist.types import F64
 
@@ -38,8 +39,7 @@ class Slowdown:
         """
         if len(past_T) < LEAST_ROWS or step < self._last:
             return
-        middle = float(np.median(past_T))
-        rank = math.ceil((1 - RARE) * (len(past_T) + 1))
+        middle, rank = quantile(past_T, 0.5), math.ceil((1 - RARE) * (len(past_T) + 1))
         slow = seconds > max(float(np.sort(past_T)[rank - 1]), MATERIAL * middle)
         if not slow and not complete:
             return

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gcdist.straggler.order import quantile
 from gcdist.types import F64
 
 FACTOR = 1.5  # a row is slow if it takes so many times the 90% quantile of its worker's past
@@ -33,7 +34,7 @@ class Spells:
         """
         if len(past_T) < PAST and not self._rows_N[worker]:
             return
-        slow = len(past_T) < PAST or seconds > FACTOR * float(np.quantile(past_T, 0.9))
+        slow = len(past_T) < PAST or seconds > FACTOR * quantile(past_T, 0.9)
         if not slow and not complete:
             return
         inside = self._rows_N[worker] > 0

@@ -8,18 +8,17 @@ rows were followed by others (`Spells`); one that has changed for long loses its
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from gcdist.straggler.order import quantile
+from gcdist.straggler.row_window import RowWindow
 from gcdist.straggler.slowdown import Slowdown
 from gcdist.straggler.spells import MATTERS, Spells
 from gcdist.types import F64, I64, Plan, Seen
 
-WINDOW = 100  # steps of a worker that are remembered
 HALF_LIFE = 25.0  # steps after which an observation weighs half
 OTHERS = 2.0  # rows that the others' rows count for beside a worker's own ...
 OWN = 5  # ... of which so many are enough
@@ -28,17 +27,8 @@ CHANGED = 12  # rows in a row that are all longer, or all shorter, than the work
 FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
 PAST = 8  # rows before them that are needed to tell
 ROW = 4  # partitions of the row whose time is compared
+DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
-
-
-@dataclass(frozen=True, slots=True)
-class RowTimes:
-    """Of one row: seconds until its first partition was done, and of each further one."""
-
-    start: float
-    pace: float
-    guessed: bool = False  # nothing was done by its cut
-    again: bool = False  # a slow row after a slow row
 
 
 class WorkLaws:
@@ -50,8 +40,9 @@ class WorkLaws:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._rows: list[deque[RowTimes]] = [deque(maxlen=WINDOW) for _ in range(workers)]
-        self._cold: dict[int, RowTimes] = {}  # of the first round of workers of which nothing else is known
+        self._rows = [RowWindow() for _ in range(workers)]
+        # start and pace of the first round, of workers of which nothing else is known
+        self._cold: dict[int, tuple[float, float]] = {}
         self._cold_overhead: set[int] = set()
         self.changed: set[int] = set()  # workers that lost their past; whoever has taken that in clears it
         self._overhead_N = np.full(workers, np.nan)
@@ -68,60 +59,61 @@ class WorkLaws:
         if seen.work is None or not seen.work.done:
             if seen.censored and not seen.cold and np.isfinite(self._overhead_N[worker]):
                 begun = max(seen.seconds - self._overhead_N[worker], 0.0)
-                self._slowdown.judge(worker, seen.step, begun, self._past(worker, 1), complete=False)
-                self.spells.judge(worker, begun, self._past(worker, 1, usual=True), complete=False)
-                self._add(worker, RowTimes(BEYOND * begun, BEYOND * begun, guessed=True))
+                self._slowdown.judge(worker, seen.step, begun, self._rows[worker].start_T, complete=False)
+                self.spells.judge(worker, begun, self._usual(worker, 1), complete=False)
+                self._add(worker, BEYOND * begun, BEYOND * begun, guessed=True)
             return
         done = seen.work.done
-        pace = (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
-        row = RowTimes(done[0], pace)
-        if seen.cold:
-            if not self._rows[worker]:
-                self._cold[worker] = row
-        else:
-            self._slowdown.judge(worker, seen.step, done[-1], self._past(worker, len(done)))
-            self.spells.judge(worker, row.start + (ROW - 1) * row.pace, self._past(worker, ROW, usual=True))
-            self._add(worker, row)
+        start, pace = done[0], (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
+        if not seen.cold:
+            self._slowdown.judge(worker, seen.step, done[-1], self._rows[worker].seconds_T(len(done)))
+            self.spells.judge(worker, start + (ROW - 1) * pace, self._usual(worker, ROW))
+            self._add(worker, start, pace)
+        elif not len(self._rows[worker]):
+            self._cold[worker] = start, pace
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
-    def _add(self, worker: int, row: RowTimes) -> None:
+    def _add(self, worker: int, start: float, pace: float, guessed: bool = False) -> None:
         """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""
         self._cold.pop(worker, None)
         rows = self._rows[worker]
-        rows.append(replace(row, again=self.spells.slow(worker) > 1))
+        rows.add(start, pace, guessed, again=self.spells.slow(worker) > 1)
         if len(rows) < CHANGED + PAST:
             return
-        time_T = np.array([each.start + (ROW - 1) * each.pace for each in rows])
+        time_T = rows.seconds_T(ROW)
         past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
-        slower = last_T.min() > FACTOR * np.quantile(past_T, 0.9)
-        faster = last_T.max() < np.quantile(past_T, 0.1) / FACTOR
+        slower = last_T.min() > FACTOR * quantile(past_T, 0.9)
+        faster = last_T.max() < quantile(past_T, 0.1) / FACTOR
         if slower or faster:
-            last = [replace(each, again=False) for each in list(rows)[-CHANGED:]]
-            self._rows[worker] = deque(last, maxlen=WINDOW)
+            rows.keep(CHANGED)
             self.spells.forget(worker)
             self.changed.add(worker)
 
-    def _past(self, worker: int, parts: int, usual: bool = False) -> F64:
-        """Seconds of so many partitions in each remembered row, (T,); ``usual``: without the spell that lasts."""
-        rows = list(self._rows[worker])
-        if usual:
-            rows = [row for row in rows[: len(rows) - self.spells.slow(worker)] if not row.again]
-        return np.array([row.start + row.pace * (parts - 1) for row in rows])
+    def _usual(self, worker: int, parts: int) -> F64:
+        """Seconds of so many partitions in each remembered row outside slow spells, (T,)."""
+        rows = self._rows[worker]
+        before = len(rows) - self.spells.slow(worker)
+        seconds_T: F64 = rows.seconds_T(parts)[:before][~rows.again_T[:before]]
+        return seconds_T
 
     def follow(self) -> bool:
         """If everybody has become slower, take the remembered times as so much longer; whether that was so."""
         if not self._slowdown.found():
             return False
         for worker, (new, ratio) in enumerate(self._slowdown.take()):
-            rows = list(self._rows[worker])
-            old = rows[: len(rows) - new] if new else []
-            if old:
-                slower = [replace(row, start=row.start * ratio, pace=row.pace * ratio) for row in old]
-                self._rows[worker] = deque([*slower, *rows[len(old) :]], maxlen=WINDOW)
+            if new and self._rows[worker].stretch(ratio, but=new):
                 self.spells.forget(worker)
                 self.changed.add(worker)
         return True
+
+    def doubt(self) -> None:
+        """Arrivals contradict what was promised: workers of which nothing was done lately keep only these rows."""
+        for rows in self._rows:
+            done = np.flatnonzero(~rows.guessed_T)
+            lately = len(rows) - 1 - int(done[-1]) if len(done) else 0
+            if lately >= DOUBTED:
+                rows.keep(lately)
 
     def _learn_overhead(self, worker: int, seconds: float, cold: bool) -> None:
         mean = self._overhead_N[worker]
@@ -155,45 +147,47 @@ class WorkLaws:
         Below `OWN` rows, the newest rows of the others count beside them. In a slow spell its rows have the chance that it
         lasts; outside, rows that followed slow ones say nothing.
         """
-        rows = list(self._rows[worker]) or self._first(worker)
-        weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE) * self._like_the_next(worker, rows)
-        if 0 < len(rows) < OWN and self.workers > 1 and (pool := self._pool(worker)):
-            share = OTHERS * (1 - len(rows) / OWN) / len(pool)
+        rows = self._rows[worker]
+        if not len(rows):
+            first = self._first(worker)
+            start_T, pace_T, weight_T = first[:, 0], first[:, 1], np.ones(len(first))
+        else:
+            weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
+            start_T, pace_T, weight_T = rows.start_T, rows.pace_T, weight_T * self._like_the_next(worker, weight_T)
+        if 0 < len(start_T) < OWN and self.workers > 1 and len(pool := self._pool(worker)):
+            share = OTHERS * (1 - len(start_T) / OWN) / len(pool)
             weight_T = np.concatenate([weight_T, np.full(len(pool), share)])
-            rows = rows + pool
-        start_T = np.array([row.start for row in rows])
-        pace_T = np.array([row.pace for row in rows])
+            start_T, pace_T = np.concatenate([start_T, pool[:, 0]]), np.concatenate([pace_T, pool[:, 1]])
         return start_T, pace_T, weight_T / max(weight_T.sum(), 1e-300)
 
-    def _like_the_next(self, worker: int, rows: Sequence[RowTimes]) -> F64:
+    def _like_the_next(self, worker: int, weight_T: F64) -> F64:
         """Factors of the rows' weights (T,): how much more or less they tell of the next row than by their age alone."""
-        again_T, factor_T = np.array([row.again for row in rows], bool), np.ones(len(rows))
-        last = min(self.spells.rows(worker), len(rows))
+        again_T, factor_T = self._rows[worker].again_T, np.ones(len(weight_T))
+        last = min(self.spells.rows(worker), len(weight_T))
         if self.spells.persistence <= MATTERS or (not last and again_T.all()):
             return factor_T
         factor_T[again_T] = 0.0
         if last:
-            spell_T = np.arange(len(rows)) >= len(rows) - last
-            weight_T = 0.5 ** (np.arange(len(rows))[::-1] / HALF_LIFE)
-            others = float((weight_T * factor_T)[~spell_T].sum())
-            lasts = self.spells.persistence
+            spell_T = np.arange(len(weight_T)) >= len(weight_T) - last
+            others, lasts = float((weight_T * factor_T)[~spell_T].sum()), self.spells.persistence
             factor_T[spell_T] = lasts / float(weight_T[spell_T].sum())
             factor_T[~spell_T] *= (1 - lasts) / others if others > 0 else 0.0
         return factor_T
 
-    def _pool(self, worker: int) -> list[RowTimes]:
-        """The newest rows of other workers, the next ones by number if there are many."""
-        pool: list[RowTimes] = []
+    def _pool(self, worker: int) -> F64:
+        """Start and pace of the newest rows of other workers, (T, 2), the next ones by number if there are many."""
+        pool: list[F64] = []
         for ahead in range(1, self.workers):
             other = (worker + ahead) % self.workers
             rows = self._rows[other]
-            pool += [rows[-1]] if rows else self._first(other)
+            newest = np.array([[rows.start_T[-1], rows.pace_T[-1]]]) if len(rows) else self._first(other)
+            pool += [newest] if len(newest) else []
             if len(pool) >= POOL:
                 break
-        return pool
+        return np.concatenate(pool) if pool else np.zeros((0, 2))
 
-    def _first(self, worker: int) -> list[RowTimes]:
-        return [self._cold[worker]] if worker in self._cold else []
+    def _first(self, worker: int) -> F64:
+        return np.array([self._cold[worker]]) if worker in self._cold else np.zeros((0, 2))
 
     def whole_rows(self, worker: int, load: int) -> tuple[F64, float]:
         """Seconds until a row of so many partitions was done in each remembered step (T,), the worker's overhead included.
@@ -201,8 +195,8 @@ class WorkLaws:
         Rows of which nothing was done are left out; the second is their share.
         """
         rows = self._rows[worker]
-        seconds = [row.start + row.pace * (load - 1) for row in rows if not row.guessed]
-        return np.array(seconds) + self.overhead_N()[worker], 1 - len(seconds) / max(1, len(rows))
+        seconds_T = rows.seconds_T(load)[~rows.guessed_T]
+        return seconds_T + self.overhead_N()[worker], 1 - len(seconds_T) / max(1, len(rows))
 
     def row_seconds(self, worker: int, load: int, quantile: float) -> float:
         """Seconds after which a whole row of so many partitions is in with this chance; 0 of a worker never seen."""
@@ -256,12 +250,10 @@ class WorkLaws:
     def state_dict(self) -> dict[str, Any]:
         """What was learned, for a checkpoint."""
         return {
-            "rows": [
-                [[row.start, row.pace, float(row.guessed), float(row.again)] for row in rows] for rows in self._rows
-            ],
+            "rows": [rows.state() for rows in self._rows],
             "overhead": self._overhead_N.copy(),
             "deviation": self._deviation_N.copy(),
-            "cold": [[worker, row.start, row.pace] for worker, row in sorted(self._cold.items())],
+            "cold": [[worker, *row] for worker, row in sorted(self._cold.items())],
             "cold_overhead": sorted(self._cold_overhead),
             "changed": sorted(self.changed),
             "slowdown": self._slowdown.state_dict(),
@@ -272,12 +264,9 @@ class WorkLaws:
         """Take what `state_dict` gave; ValueError if it is of another number of workers."""
         if len(state["rows"]) != self.workers:
             raise ValueError(f"times of {len(state['rows'])} workers, not {self.workers}")
-        self._rows = [
-            deque((RowTimes(row[0], row[1], any(row[2:3]), any(row[3:])) for row in rows), maxlen=WINDOW)
-            for rows in state["rows"]
-        ]
+        self._rows = [RowWindow.of(rows) for rows in state["rows"]]
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
-        self._cold = {int(worker): RowTimes(start, pace) for worker, start, pace in state.get("cold", ())}
+        self._cold = {int(worker): (start, pace) for worker, start, pace in state.get("cold", ())}
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
         if "spells" in state:
             self.spells.load_state_dict(state["spells"])

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from gcdist.planning.step_seconds import StepSeconds, quantile
+from gcdist.planning.step_seconds import StepSeconds
+from gcdist.straggler.order import quantile
 from gcdist.types import F64
 
 

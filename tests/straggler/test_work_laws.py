@@ -147,3 +147,19 @@ def test_the_first_partition_is_done_at_its_share_of_a_delay() -> None:
     first = FirstPartition(delays, True)
     assert first.seconds(0, 3, 8.0, 0) == delays.seconds(0, 3, 8.0, 0) / 8
     assert first.survival(0, np.array([8.0]), 0.3) == delays.survival(0, np.array([1.0]), 0.3)
+
+
+def test_where_arrivals_contradict_workers_of_which_nothing_came_lose_their_past() -> None:
+    """The cut at 0.9 is no slow row by itself: only that nobody's partition is done any more tells."""
+    laws = WorkLaws(2)
+    for step in range(20):
+        for worker in range(2):
+            laws.observe(seen(step, (1.0,), 1.0, worker=worker))
+    for step in range(20, 23):
+        laws.observe(Seen(0, 0, step, 1.0, 1.0, True, True, False))
+        laws.observe(seen(step, (1.0,), 1.0, worker=1))
+    assert not laws.spells.moved
+    laws.doubt()
+    assert laws.table(0)[0][:3].tolist() == pytest.approx([1.8, 1.8, 1.8])  # twice what it had
+    assert laws.count(0) == 3
+    assert laws.count(1) == 23

@@ -1,0 +1,85 @@
+"""The last rows of one worker as arrays, the newest last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gcdist.types import F64, Mask
+
+WINDOW = 100  # rows that are remembered
+_START, _PACE, _GUESSED, _AGAIN = range(4)
+
+
+class RowWindow:
+    """Of each of the last `WINDOW` rows: start, pace, whether it was guessed, and whether it was slow after a slow one.
+
+    Start: seconds until its first partition was done. Pace: seconds of each further one. Guessed: nothing was done by its
+    cut.
+    """
+
+    def __init__(self) -> None:
+        self._row_4T = np.zeros((4, 0))
+
+    def __len__(self) -> int:
+        return self._row_4T.shape[1]
+
+    def add(self, start: float, pace: float, guessed: bool = False, again: bool = False) -> None:
+        """Add a row; the oldest one goes if there are too many."""
+        new = np.array([[start], [pace], [float(guessed)], [float(again)]])
+        self._row_4T = np.concatenate([self._row_4T[:, len(self) >= WINDOW :], new], axis=1)
+
+    @property
+    def start_T(self) -> F64:
+        """Seconds until the first partition was done."""
+        start_T: F64 = self._row_4T[_START]
+        return start_T
+
+    @property
+    def pace_T(self) -> F64:
+        """Seconds of each further one."""
+        pace_T: F64 = self._row_4T[_PACE]
+        return pace_T
+
+    @property
+    def guessed_T(self) -> Mask:
+        """Nothing was done by the cut."""
+        guessed_T: Mask = self._row_4T[_GUESSED] > 0
+        return guessed_T
+
+    @property
+    def again_T(self) -> Mask:
+        """Slow after a slow row."""
+        again_T: Mask = self._row_4T[_AGAIN] > 0
+        return again_T
+
+    def seconds_T(self, parts: int) -> F64:
+        """Seconds of so many partitions."""
+        seconds: F64 = self.start_T + self.pace_T * (parts - 1)
+        return seconds
+
+    def keep(self, newest: int) -> None:
+        """Forget all but so many; they are the worker's usual ones from now on."""
+        self._row_4T = self._row_4T[:, len(self) - newest :].copy()
+        self._row_4T[_AGAIN] = 0.0
+
+    def stretch(self, ratio: float, but: int) -> bool:
+        """Take all but the newest ``but`` rows as so many times longer; whether there are such."""
+        old = len(self) - but
+        self._row_4T[: _PACE + 1, :old] *= ratio
+        return old > 0
+
+    def state(self) -> list[list[float]]:
+        """For a checkpoint: each row's four numbers."""
+        rows: list[list[float]] = self._row_4T.T.tolist()
+        return rows
+
+    @staticmethod
+    def of(state: Sequence[Sequence[Any]]) -> RowWindow:
+        """What `state` gave, of an older gcdist too, whose rows have two or three numbers."""
+        window = RowWindow()
+        for row in state[-WINDOW:]:
+            window.add(float(row[0]), float(row[1]), any(row[2:3]), any(row[3:4]))
+        return window

@@ -11,6 +11,11 @@ LISTEN = "0A"
 
 def listens_on(pid: int) -> set[str]:
     """The addresses that the TCP sockets of a process listen on, of its own network namespace."""
+    return {address for address, _ in listening_places(pid)}
+
+
+def listening_places(pid: int) -> set[tuple[str, int]]:
+    """The same with their ports."""
     inodes = set()
     for name in os.listdir(f"/proc/{pid}/fd"):
         try:
@@ -24,7 +29,8 @@ def listens_on(pid: int) -> set[str]:
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
             words = line.split()
             if words[3] == LISTEN and words[9] in inodes:
-                raw = bytes.fromhex(words[1].split(":")[0])
+                address, port = words[1].split(":")
+                raw = bytes.fromhex(address)
                 swapped = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))  # words of the host's order
-                found.add(socket.inet_ntop(family, swapped))
+                found.add((socket.inet_ntop(family, swapped), int(port, 16)))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -227,7 +228,8 @@ def test_garbage_in_a_log_does_not_end_a_resumed_run(tmp_path: Path, name: str) 
     (folder / name).write_bytes(b"".join(lines[:2]) + garbage + b"".join(lines[2:]) + b'{"half')
     told = run(folder, steps=20, resume=True)
     assert [line["step"] for line in read_metrics(folder)] == list(range(20))
-    assert any(f"{name}: " in line and "damaged lines were cut out" in line for line in told), told
+    # three, but an event or a worker's time may have a step that is no number; the half line is cut off as ever
+    assert any(re.search(rf"{name}: [23] damaged lines were cut out", line) for line in told), told
 
 
 def test_lines_of_odd_characters_stay_as_they_are(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/faults.md and docs/security.md name tests that exist."""
+"""docs/faults.md and docs/security.md name tests that exist, in every line of their tables of promises."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from gcdist.launcher import machine
 from gcdist.master.driver import STUCK_SECONDS
 from gcdist.master.links import LEAST_STEPS_QUEUED, MOST_UNHANDLED
 from gcdist.observe import files
+from gcdist.observe.lock import LEASE_SECONDS
 from gcdist.run.checkpoints import AGAIN_SECONDS, COST_MOST
 from gcdist.transport import LinkSettings, tls_strangers
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"faults": 20, "security": 6}  # and so many tests at least
+PAGES = {"faults": 80, "security": 70}  # and so many tests at least
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the docs are not beside the tests")
@@ -31,6 +32,32 @@ def test_the_promises_name_tests_that_exist(page: str) -> None:
     bare = re.findall(r"`(test_\w+)`", text)
     assert [test for test in bare if not any(f"def {test}(" in content for content in files.values())] == []
     assert [f"{file}::{test}" for file, test in named if f"def {test}(" not in files.get(file, "")] == []
+
+
+def rows_of(page: str) -> list[tuple[list[str], list[str]]]:
+    """The head and the cells of each line of the page's tables."""
+    found, head = [], list[str]()
+    for line in (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")] if line.startswith("|") else []
+        if not cells:
+            head = []
+        elif not head:
+            head = cells
+        elif not set(line) <= set("|-: "):
+            found.append((head, cells))
+    return found
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the docs are not beside the tests")
+@pytest.mark.parametrize("page", PAGES)
+def test_every_promise_of_a_table_names_a_test(page: str) -> None:
+    rows = [cells for head, cells in rows_of(page) if head[-1] in ("shown by", "test")]
+    assert len(rows) > 25
+    assert [cells[0] for cells in rows if "::test_" not in cells[-1]] == []
+    tls = [cells for head, cells in rows_of(page) if head[-1] == "over TLS"]
+    untested = ("does not reach", "is another user", "gives you", "reaches `gcdist doctor")
+    assert [cells[0] for cells in tls if "::test_" not in cells[-1] and not cells[0].startswith(untested)] == []
+    assert len(tls) == (13 if page == "security" else 0)
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the docs are not beside the tests")
@@ -47,7 +74,8 @@ def test_the_figures_on_the_pages_are_those_of_the_code() -> None:
         f"its part of each step | {STUCK_SECONDS:g} s |",
         f"again every {files.AGAIN_SECONDS / 60:g} minutes",
         f"({files.MOST_WAITING >> 20} MB a file)",
-        f"after {MOST_UNHANDLED} that the master could not handle yet",
+        f"after {MOST_UNHANDLED} that the master could not handle yet (twice the partitions, if more)",
+        f"that gives no sign of life for {LEASE_SECONDS:g} s counts as dead",
     ):
         assert text in faults, text
     assert files.AGAIN_SECONDS == AGAIN_SECONDS

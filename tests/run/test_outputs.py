@@ -120,6 +120,7 @@ def test_real_processes_say_what_they_can(tmp_path: Path, start: Start, how: str
     if how == "large":  # the others train on
         assert codes == [0, 0, 0], cluster.output(0)
         assert len(read_metrics(run)) == 8
+        assert 1 < len(errors) <= 8  # a line for each of its messages
     assert errors, cluster.output(0)
     assert errors[0].startswith(says), errors[0][:200]
     assert max(map(len, errors)) < 20_000

@@ -247,6 +247,13 @@ def test_a_master_that_others_reach_warns_of_no_secret(monkeypatch: pytest.Monke
     assert GlooPlane(StoreSource("127.0.0.1", 1)).notes() == []
 
 
+def test_tls_says_what_it_protects() -> None:
+    [(kind, line)] = TlsPlane("127.0.0.1", 1, Credentials.from_secret("a secret of this test", "master")).notes()
+    assert kind == "transport"
+    assert "links to 127.0.0.1:1 are encrypted and authenticated by the shared secret" in line
+    assert "sizes and times of messages stay visible, and workers that belong to the run are trusted" in line
+
+
 def test_the_limit_of_descriptors_is_raised_when_the_door_opens(source: StoreSource) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))

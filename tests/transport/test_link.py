@@ -8,7 +8,7 @@ import pytest
 from gcdist.transport import INLINE_BYTES, Down, Frame, In, LinkSettings, Sent
 from gcdist.transport.framing import HEADER_BYTES
 from gcdist.types import U8
-from tests.transport.conftest import WAIT, House
+from tests.transport.conftest import WAIT, House, eventually, ours
 
 PIECE = LinkSettings().piece_bytes
 
@@ -129,6 +129,18 @@ def test_close_tells_both_ends_once(house: House) -> None:
     master.link.post(Frame(1))  # no error after the end
     assert master.events.empty()
     assert worker.events.empty()
+
+
+def test_a_link_has_so_many_threads(house: House) -> None:
+    """As docs/security.md says: over TLS two at each end, over gloo three."""
+
+    def threads() -> int:
+        return sum(not name.startswith("gcdist-join-") for name in ours())  # these end by themselves
+
+    house.pair()
+    before = threads()
+    house.pair()
+    assert eventually(lambda: threads() - before == 2 * (2 if house.kind == "tls" else 3))
 
 
 def test_the_other_end_hears_the_reason(house: House) -> None:

@@ -18,7 +18,8 @@ from gcdist.types import Plan
 
 STRUCK = (1, 2)  # workers
 MOST_STEPS = 6000
-BEFORE, AFTER = 20, 60  # steps with a memory at both, before they are struck and at least once they are back
+BEFORE, AFTER = 20, 60  # steps with a memory before they are struck, and at least once they are back
+LONG = 200  # steps after which both need not have a row, on a machine that is too busy for one of them
 SMALL = 1e-8  # of the excess loss at the start, to be reached once both are back
 
 
@@ -43,12 +44,12 @@ def config(out: Path, scheme: str) -> gcdist.Config:
     )
 
 
-def remember(plan: Plan | None, scheme: str) -> bool:
-    """Whether both workers have a row and, where that is chosen, send it as a difference to a memory."""
+def remembering(plan: Plan | None, scheme: str) -> set[int]:
+    """The workers whose rows are sent as differences to a memory; `auto` chooses them, and may give a slow one no row."""
     if plan is None:
-        return False
+        return set()
     chosen_R = np.ones(len(plan.worker_R)) if scheme != "auto" else plan.beta_R
-    return chosen_R is not None and set(STRUCK) <= set((plan.worker_R[chosen_R > 0] + 1).tolist())
+    return set() if chosen_R is None else set((plan.worker_R[chosen_R > 0] + 1).tolist())
 
 
 def main(out: Path, scheme: str) -> None:
@@ -67,24 +68,27 @@ def main(out: Path, scheme: str) -> None:
     task = least_squares(batch_size=1_000_000, samples=256, dim=8, condition=2.0, blocks=12)
     assert task.evaluate is not None
     excess = [task.evaluate(task.model)["excess_loss"]]
-    before, after, cut, arrived = 0, 0, 0, dict.fromkeys(STRUCK, 0)
+    both, steps, ready, after, cut, arrived = 0, 0, False, 0, 0, dict.fromkeys(STRUCK, 0)
     with gcdist.connect(task, config(out, scheme), say=say) as cluster:
         optimizer = torch.optim.SGD(task.model.parameters(), lr=0.1)
         for step in cluster.steps(MOST_STEPS):
             info = step.backward()
             optimizer.step()
             excess.append(task.evaluate(task.model)["excess_loss"])
-            if not remember(cluster.plan, scheme):
+            who = remembering(cluster.plan, scheme)
+            if not who:
                 continue
-            before += 1
-            if before == BEFORE:
+            both, steps = both + (set(STRUCK) <= who), steps + 1
+            if not ready and (both >= BEFORE or steps >= LONG):
+                ready = True
                 print("both remember", flush=True)
             if all(back(worker) for worker in STRUCK):
                 after += 1
                 cut += sum(share < 1 for share in info.done)
                 for worker in STRUCK:
                     arrived[worker] += worker in info.arrived
-            if after >= AFTER and excess[-1] < SMALL * excess[0]:
+            enough = min(arrived.values()) >= AFTER / 6 or after >= LONG
+            if after >= AFTER and enough and excess[-1] < SMALL * excess[0]:
                 break
     found = {"excess": excess, "after": after, "cut": cut, "arrived": list(arrived.values()), "lines": lines}
     (out / "result.json").write_text(json.dumps(found))

@@ -53,6 +53,7 @@ GRID, GROW_MOST = (0.2, 0.4, 0.8), 6
 TUNING_SEED = 1001
 EVERY = 5  # steps between two looks at the loss
 EXPLODED = 1e3
+ACROSS = 4  # panels in a row of the picture
 
 
 def chances() -> F64:
@@ -182,9 +183,15 @@ def plot(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     shown = [s for s in SETTINGS if any((r["quantizer"], r["budget"]) == s for r in rows)]
-    figure, axes = plt.subplots(2, len(shown), figsize=(3.3 * len(shown) + 1, 6.4), squeeze=False, layout="constrained")
+    across, bands = min(ACROSS, len(shown)), math.ceil(len(shown) / ACROSS)
+    size = 3.3 * across + 1, 6.4 * bands
+    figure, grid = plt.subplots(2 * bands, across, figsize=size, squeeze=False, layout="constrained")
+    # two rows of panels for each band of settings: iterations above, megabytes below
+    axes = grid.reshape(bands, 2, across).transpose(1, 0, 2).reshape(2, -1)
+    for axis in axes[:, len(shown) :].ravel():
+        axis.set_visible(False)
     styles = ["-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1))]
-    for (name, budget), column in zip(shown, axes.T, strict=True):
+    for (name, budget), column in zip(shown, axes.T[: len(shown)], strict=True):
         for i, row in enumerate(r for r in rows if (r["quantizer"], r["budget"]) == (name, budget)):
             curves = [np.array(c) for c in row["curves"] if c[-1][0] == steps]
             if not curves:
@@ -197,7 +204,7 @@ def plot(rows: list[dict[str, Any]], steps: int, path: Path) -> None:
                 axis.grid(alpha=0.3)
         column[0].set(title=f"{name}, {budget} bits", xlabel=f"iterations (virtual time: times {Z})")
         column[1].set(xlabel="megabytes up")
-    for axis in axes[:, 0]:
+    for axis in grid[:, 0]:
         axis.set_ylabel("training loss")
     axes[0, 0].legend(fontsize=7)
     figure.savefig(path, dpi=100)

@@ -66,8 +66,8 @@ def config(delays: str, seed: int, folder: Path) -> Config:
     if delays == "abrupt":
         path = folder / "times.csv"
         rows = [
-            [PACE * (TIMES if i == WORKERS - 1 and SLOW <= t < BACK else 1) for i in range(WORKERS)]
-            for t in range(LONG)
+            [PACE * (TIMES if i == WORKERS - 1 and SLOW <= (t - seed) % LONG < BACK else 1) for i in range(WORKERS)]
+            for t in range(LONG)  # the run's step 0 reads the row that its seed says
         ]
         lines = [",".join(["step", *(f"worker{i + 1}" for i in range(WORKERS))])]
         path.write_text("\n".join(lines + [",".join(map(str, [t, *row])) for t, row in enumerate(rows)]) + "\n")
@@ -102,7 +102,8 @@ def ran(delays: str, seed: int, steps: int, oracle: bool, spread: float | None) 
             if oracle:
                 model, draws = cluster.session.delays, range(10**6, 10**6 + DRAWS)
                 of_steps = (lambda t: (t,)) if delays == "abrupt" else (lambda t: draws)
-                laws = scheme.maker.laws = KnownLaws(WORKERS, model, of_steps, 0.0005)
+                seeds = {"seed": seed} if delays == "abrupt" else {}  # a trace begins at a row that the seed says
+                laws = scheme.maker.laws = KnownLaws(WORKERS, model, of_steps, 0.0005, **seeds)
 
             def kept(number: int, scheme: Scheme) -> RoundResult:
                 results.append(run_round(number, scheme))

@@ -46,9 +46,10 @@ class Scheme:
         return not (self.rule.warming or self.rule.waits)
 
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
-        """The promise of the next step; rows that may be cut are, once it is one about a deadline."""
-        terms, laws = self.rule.terms(plan, live_N, ready_N), self.maker.laws
-        if laws is None or not self.promises:
+        """The promise of the next step; rows that may be cut are, once it is one about a deadline or ends before it."""
+        terms, laws, rule = self.rule.terms(plan, live_N, ready_N), self.maker.laws, self.rule
+        impatient = rule.waits and not rule.warming and rule.longest_wait < rule.max_wait
+        if laws is None or not (self.promises or impatient):
             return terms
         terms = with_cuts(terms, laws, self.known_p)
         assert terms.cut_N is not None

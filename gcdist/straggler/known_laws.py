@@ -10,7 +10,7 @@ import numpy as np
 from gcdist.straggler.work_laws import WorkLaws
 from gcdist.types import F64, DelayModel, Seen
 
-SEED = 77  # of the draws: not that of any run's delays
+SEED = 77  # of the draws, if no other is given: not that of any run's delays
 
 
 class KnownLaws(WorkLaws):
@@ -24,13 +24,19 @@ class KnownLaws(WorkLaws):
         delays: the model.
         steps_at: the model's steps that the law of a step of the run is drawn from.
         least: seconds that a partition takes without a delay.
+        seed: of the draws; the run's own where the very times of its steps are to be known.
     """
 
     def __init__(
-        self, workers: int, delays: DelayModel, steps_at: Callable[[int], Iterable[int]], least: float = 0.0
+        self,
+        workers: int,
+        delays: DelayModel,
+        steps_at: Callable[[int], Iterable[int]],
+        least: float = 0.0,
+        seed: int = SEED,
     ) -> None:
         super().__init__(workers)
-        self._delays, self._steps_at, self._least = delays, steps_at, least
+        self._delays, self._steps_at, self._least, self._seed = delays, steps_at, least, seed
         self._steps: tuple[int, ...] = ()
         self._times_2NT = np.zeros((2, workers, 0))  # of the first partition, and of a further one
         self.at(0)
@@ -41,7 +47,7 @@ class KnownLaws(WorkLaws):
         if steps == self._steps:
             return
         first_NT, two_NT = (
-            np.array([[self._delays.seconds(i, t, load, SEED) for t in steps] for i in range(self.workers)])
+            np.array([[self._delays.seconds(i, t, load, self._seed) for t in steps] for i in range(self.workers)])
             for load in (1.0, 2.0)
         )
         times_2NT = np.maximum(self._least, np.stack([first_NT, two_NT - first_NT]))

@@ -32,9 +32,9 @@ class Spells:
 
         ``complete`` False: nothing was done in so many seconds, which tells nothing unless that is slow already.
         """
-        if len(past_T) < PAST and not self._rows_N[worker]:
+        if len(past_T) < PAST:
             return
-        slow = len(past_T) < PAST or seconds > FACTOR * quantile(past_T, 0.9)
+        slow = seconds > FACTOR * quantile(past_T, 0.9)
         if not slow and not complete:
             return
         inside = self._rows_N[worker] > 0

@@ -24,6 +24,7 @@ OTHERS = 2.0  # rows that the others' rows count for beside a worker's own ...
 OWN = 5  # ... of which so many are enough
 POOL = 64  # rows of the others that are looked at, at most
 CHANGED = 12  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
+LASTING = 24  # rows of a slow spell from which on it is the worker's usual speed
 FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
 PAST = 8  # rows before them that are needed to tell
 ROW = 4  # partitions of the row whose time is compared
@@ -79,16 +80,20 @@ class WorkLaws:
         self._cold.pop(worker, None)
         rows = self._rows[worker]
         rows.add(start, pace, guessed, again=self.spells.slow(worker) > 1)
-        if len(rows) < CHANGED + PAST:
-            return
-        time_T = rows.seconds_T(ROW)
-        past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
-        slower = last_T.min() > FACTOR * quantile(past_T, 0.9)
-        faster = last_T.max() < quantile(past_T, 0.1) / FACTOR
-        if slower or faster:
-            rows.keep(CHANGED)
+        new = LASTING if self.spells.slow(worker) >= LASTING else CHANGED if self._is_new(rows.seconds_T(ROW)) else 0
+        if new:
+            rows.keep(new)
             self.spells.forget(worker)
             self.changed.add(worker)
+
+    @staticmethod
+    def _is_new(time_T: F64) -> bool:
+        """Whether all the last rows were unlike those before."""
+        if len(time_T) < CHANGED + PAST:
+            return False
+        past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
+        slower = last_T.min() > FACTOR * quantile(past_T, 0.9)
+        return bool(slower or last_T.max() < quantile(past_T, 0.1) / FACTOR)
 
     def _usual(self, worker: int, parts: int) -> F64:
         """Seconds of so many partitions in each remembered row outside slow spells, (T,)."""

@@ -69,12 +69,14 @@ class CutRows:
             p_NG[n], excess_NGL[n] = laws.outcomes(int(i), load_L, np.maximum(0.0, tau_G - margin_n[n]))
             p_NG[n] = np.maximum(p_NG[n], 0.5 / (max(laws.count(int(i)), min(seen, SEEN)) + 1))
             p_NG[n, np.isinf(tau_G)] = 0.0
-        sums_NGL, row_NGL = excess_NGL.copy(), np.ones_like(excess_NGL)
+        sums_GNL = excess_NGL.swapaxes(0, 1)
+        row_GNL: F64 | float = 1.0
         if changes is not None:
-            for n, i in enumerate(who):
-                left_GL, row_NGL[n] = changes.left(int(i), excess_NGL[n], np.minimum(p_NG[n], RARELY))
-                sums_NGL[n] *= left_GL
-        sums_GNL, row_GNL = sums_NGL.swapaxes(0, 1), row_NGL.swapaxes(0, 1)
+            left_2NGL = np.stack(
+                [changes.left(int(i), excess_NGL[n], np.minimum(p_NG[n], RARELY)) for n, i in enumerate(who)], axis=1
+            )
+            left_GNL, row_GNL = left_2NGL.swapaxes(1, 2)
+            sums_GNL = sums_GNL * left_GNL
         cost_GNL = cut_costs(p_NG.T, omega_N[who], sums_GNL, spread, k, row_GNL)
         exact_GNL = cut_costs(p_NG.T, np.zeros(len(who)), sums_GNL, spread, k, row_GNL)
         seconds = StepSeconds(table_n, overhead_n, tau_G)

@@ -61,7 +61,7 @@ def config(delays: str, seed: int, folder: Path) -> Config:
     cell = Cell(
         "logistic", "none" if delays == "abrupt" else delays, "auto", WORKERS, seed, 0.0, "auto", PACE, 0.0, 1e9
     )
-    made = cell.config(MACHINE.section())
+    made = cell.config(MACHINE.section(cell))
     inject = dict(make_scenario(cell.delays, WORKERS, SHARE, PACE).inject)
     if delays == "abrupt":
         path = folder / "times.csv"

@@ -79,6 +79,8 @@ UNITS = {
     "simulate.encode_seconds": "seconds",
     "simulate.send_seconds": "seconds",
     "simulate.master_seconds": "seconds",
+    "simulate.link_seconds": "seconds",
+    "simulate.choice_seconds": "seconds",
     "simulate.cores": "cores",
     "simulate.master_bandwidth": "bytes a second",
     "simulate.master_message_seconds": "seconds",

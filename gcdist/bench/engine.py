@@ -122,14 +122,15 @@ def machine_of(bench: Bench, out: Path, say: Say, context: Pool) -> Machine:
         say(pace_line(bench.problem, known, bench.workers, bench.pace))
         return known
     path = out / "machine" / f"{bench.problem}.json"
-    say("measuring this machine for the simulator: three short runs that wait for all")
+    say("measuring this machine for the simulator: six short runs")
     cell = bench.cell(bench.delays[0], "sync", 0)
     machine = measure(cell, lambda run: run_cell(context, run, path.parent / run.place), simulated)
     write_json(path, asdict(machine))
     say(
         f"{machine.cores} cores; a partition takes {machine.compute_seconds * 1e3:.2f} ms of one, a message "
-        f"{machine.latency * 1e3:.2f} ms, and {machine.send_seconds * 1e3:.2f} ms of a core, the master "
-        f"{machine.master_seconds * 1e3:.2f} ms between two rounds"
+        f"{machine.latency * 1e3:.2f} ms, and {machine.link_seconds * 1e3:.2f} ms of a core (four bits "
+        f"{machine.encode_seconds * 1e3:.2f} ms more), the master {machine.master_seconds * 1e3:.2f} ms between two rounds "
+        f"(with a plan {machine.coded_seconds * 1e3:.2f} ms more), a choice {machine.choice_seconds * 1e3:.2f} ms"
     )
     say(pace_line(bench.problem, machine, bench.workers, bench.pace))
     return machine
@@ -274,8 +275,8 @@ def validated(out: Path, cores: int, anew: bool = True) -> list[Pair]:
     results, machines, path = load_results(out), machines_in(out), out / "validation.json"
 
     def predict(runs: Sequence[tuple[Cell, Outcome]]) -> list[Outcome]:
-        known = [(machines.get(cell.problem), real.cpu_seconds) for cell, real in runs]
-        then = [machine and machine.at(cpu_seconds) for machine, cpu_seconds in known]
+        known = [(machines.get(cell.problem), real.cpu_seconds, cell.even_share) for cell, real in runs]
+        then = [machine and machine.at(cpu_seconds, share) for machine, cpu_seconds, share in known]
         with ProcessPoolExecutor(cores, mp_context=forkserver(), initializer=end_with_benchmark) as pool:
             return list(pool.map(simulated, [cell for cell, _ in runs], then))
 

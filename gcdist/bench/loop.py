@@ -57,7 +57,7 @@ def simulated(cell: Cell, machine: Machine | None = None) -> Outcome:
     torch.set_num_threads(1)
     problem = get_problem(cell.problem)
     task = problem.make(cell.seed)
-    config = cell.config(machine.section() if machine else None)
+    config = cell.config(machine.section(cell) if machine else None)
     with (
         tempfile.TemporaryDirectory(prefix="gcdist-bench-") as folder,
         simulate(task, config, folder=Path(folder, "run"), say=lambda kind, text: None) as cluster,

@@ -80,8 +80,8 @@ def _validation(folders: Sequence[Path], page: Path, pictures: Path) -> list[str
             pairs = read_pairs(path)
             about = (
                 f"{folder.name}: seconds of the same steps with the same delays, real and predicted by the simulator. It "
-                "knows the machine from three short runs of waiting for all, and how fast its cores were during a run from "
-                "the workers' processor clocks ('cores': processor time of a partition, over that in the three short runs):"
+                "knows the machine from short runs before these, and how fast its cores were during a run from the workers' "
+                "processor clocks ('cores': processor time of a partition, over that in the short runs):"
             )
             machine = machines_in(folder)
             lines += [] if lines else ["## The simulator against these runs", ""]

@@ -51,6 +51,11 @@ class BenchScheme:
         return self.engine == "gcdist" and bool(self.code.get("partial", self._code.partial))
 
     @property
+    def plans(self) -> bool:
+        """Whether its master learns when messages come, and plans by it: more work between two steps than for the others."""
+        return self.engine == "gcdist" and not self._code.waits and self._code.unbiased
+
+    @property
     def _code(self) -> GradientCode:
         return get_code(self.code["scheme"], **self.code.get("options", {}))
 

@@ -321,7 +321,9 @@ class SimulateConfig(Section):
     ``compute_seconds`` are of a partition, ``encode_seconds`` of a message before its delay, ``send_seconds`` of both ends
     for a message that leaves, ``master_seconds`` of the master between two rounds. ``cores``: those that all workers share,
     who then take longer when many work; 0: each has a core of its own. ``master_bandwidth``: bytes a second of the
-    master's own port, each way, shared by all links; 0: no limit. ``master_message_seconds`` and ``master_byte_seconds``: of
+    master's own port, each way, shared by all links; 0: no limit. ``link_seconds``: of the processes at both ends for a
+    round or a message with a gradient, which pass the master one after another. ``choice_seconds``: of the master for each
+    choice of `auto` or of an automatic deadline. ``master_message_seconds`` and ``master_byte_seconds``: of
     the master's processor for a message with a gradient, and for each of its bytes, one after another. ``pack_messages``:
     messages are packed and unpacked as on a real link, and each gradient is computed alone; the run is slower, and the same
     to the last bit.
@@ -333,6 +335,8 @@ class SimulateConfig(Section):
     encode_seconds: NotNegative = 0.0
     send_seconds: NotNegative = 0.0
     master_seconds: NotNegative = 0.0
+    link_seconds: NotNegative = 0.0
+    choice_seconds: NotNegative = 0.0
     cores: Annotated[int, Field(ge=0)] = 0
     master_bandwidth: NotNegative = 0.0
     master_message_seconds: NotNegative = 0.0

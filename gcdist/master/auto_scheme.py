@@ -31,7 +31,6 @@ class AutoScheme(Scheme):
     """
 
     choice: Choice | None = None
-    choices: int = field(default=0, init=False)
     _spread: float = field(default=0.0, init=False)
     _slowness: float = field(default=0.0, init=False)
     _live: bytes = field(default=b"", init=False)

@@ -115,6 +115,10 @@ class MasterPort(Protocol):
         """The master has done its own work since the last round; where time is simulated, it passes now."""
         ...
 
+    def chosen(self) -> None:
+        """The scheme has chosen a deadline or more by itself; where time is simulated, it passes now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
@@ -233,7 +237,10 @@ class MasterDriver:
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
         live_N, ready_N = self.machine.live(), self.machine.ready()
+        choices = scheme.choices
         plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
+        if scheme.choices > choices:
+            self.port.chosen()
         promised = scheme.promises
         terms = scheme.terms(plan, live_N, ready_N)
         self.aggregator.reshape(scheme.maker.shape)

@@ -127,6 +127,9 @@ class MasterLinks:
     def between_rounds(self) -> None:
         """Nothing: real work has taken its time."""
 
+    def chosen(self) -> None:
+        """Nothing: the same."""
+
     def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
         """Post what concerns one peer; a link that is gone has reported so."""
         peer = instruction.peer

@@ -35,6 +35,7 @@ class Scheme:
     why: str = ""  # the newest automatic choice in a line, until somebody has said it
     plan: Plan | None = None
     report: PlanReport | None = None
+    choices: int = field(default=0, init=False)  # automatic ones so far: of a deadline, or of everything
     _age: int = 0
     _warm: bool = True
     _excess: tuple[tuple[int, float | None, int], F64] | None = None
@@ -109,6 +110,7 @@ class Scheme:
         if isinstance(rule, AutoDeadline):
             present = np.inf if rule.waits else rule.deadline
             choice = self.maker.choose_cut(live_N, self.noise_most, present, self.between)
+            self.choices += 1
             if choice is not None:
                 rule.adopt(choice.deadline)
                 return

@@ -195,8 +195,7 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
     quantizer = {key: value for key, value in values.get("quantizer", {}).items() if key != "downlink"}
     straggler = dict(values.get("straggler", {}))
     data = {"holds": values["data"]["holds"]} if "holds" in values.get("data", {}) else {}
-    gaps = np.diff(run.series["seconds"]) - run.series["step_seconds"][1:]
-    between = max(0.0, float(np.nanmedian(gaps))) if run.steps > 1 else 0.0
+    between, choice = between_seconds(run)
     way = way_of(run)
     # only the place of the delays is the run's: `Recorded` stands for their model
     inject: dict[str, Any] = {"model": "shifted-exponential"} if way != "before" else {}
@@ -220,9 +219,28 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
             "bandwidth": 1e15,
             "compute_seconds": part_seconds(run) if way == "before" else 0.0,
             "master_seconds": between,
+            "choice_seconds": choice,
         },
         checkpoint={"keep": 0},
     )
+
+
+def between_seconds(run: Run) -> tuple[float, float]:
+    """Seconds between two steps, and of an automatic choice: what all gaps together exceed their median by.
+
+    An `auto` run chooses after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps; others make no choice.
+    """
+    if run.steps < 2:
+        return 0.0, 0.0
+    gaps = np.diff(run.series["seconds"]) - run.series["step_seconds"][1:]
+    usual = max(0.0, float(np.nanmedian(gaps)))
+    if run.setting("code.scheme", "auto") != "auto":
+        return usual, 0.0
+    every, step, choices = run.setting("straggler.replan_every", 20), 1, 0
+    while step <= len(gaps):
+        choices += 1
+        step += min(every, choices)
+    return usual, max(0.0, float(np.nansum(gaps - usual))) / max(1, choices)
 
 
 def _faults(run: Run, steps: int) -> list[dict[str, Any]]:

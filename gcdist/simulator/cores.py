@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gcdist.simulator.clock import Clock, Coming
 
@@ -37,6 +39,8 @@ class Cores:
     def __init__(self, clock: Clock, count: int) -> None:
         self._clock = clock
         self._count = count  # 0: a core for everybody, nothing to share
+        self._taken = 0  # cores that short work has taken
+        self._short: deque[tuple[float, Callable[[], object]]] = deque()  # short work that waits for a core
         self._busy = 0  # jobs that are worked on
         self._given = 0.0  # seconds of a core that each job has been given since the beginning
         self._since = clock.now  # when that was true
@@ -65,8 +69,31 @@ class Cores:
         self._busy -= 1
         self._plan()
 
+    def work_shortly(self, seconds: float, done: Callable[[], object]) -> None:
+        """Work of a thread that has just woken: it takes a core from the jobs, and keeps it; first come, first served.
+
+        A system's scheduler prefers who has waited, and gives turns of some milliseconds, so that short work is not shared.
+        """
+        self._short.append((seconds, done))
+        self._begin_short()
+
+    def _begin_short(self) -> None:
+        while self._short and self._taken < self._count:
+            seconds, done = self._short.popleft()
+            self._advance()
+            self._taken += 1
+            self._plan()
+            self._clock.at(self._clock.now + seconds, partial(self._end_short, done))
+
+    def _end_short(self, done: Callable[[], object]) -> None:
+        self._advance()
+        self._taken -= 1
+        self._plan()
+        done()
+        self._begin_short()
+
     def _rate(self) -> float:
-        return min(1.0, self._count / self._busy)
+        return min(1.0, max(0, self._count - self._taken) / self._busy)
 
     def _advance(self) -> None:
         if self._busy:
@@ -80,7 +107,7 @@ class Cores:
             self._next = None
         while self._heap and self._heap[0][2].given_up:
             heapq.heappop(self._heap)
-        if self._heap:
+        if self._heap and self._rate():
             left = max(0.0, self._heap[0][0] - self._given)
             self._next = self._clock.at(self._clock.now + left / self._rate(), self._end)
 

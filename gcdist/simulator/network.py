@@ -38,6 +38,7 @@ from gcdist.protocol.worker_io import (
 )
 from gcdist.simulator.clock import Clock
 from gcdist.simulator.cores import Cores
+from gcdist.simulator.link_turns import LinkTurns
 from gcdist.simulator.outages import Outages
 from gcdist.simulator.port import SharedPort
 from gcdist.types import U8, RunHaltedError
@@ -107,7 +108,9 @@ class Network:
         simulate = setup.config.simulate
         self.latency, self._bandwidth = simulate.latency, simulate.bandwidth
         self.port = SharedPort(simulate.master_bandwidth, simulate.master_message_seconds, simulate.master_byte_seconds)
-        self.cores = Cores(clock, setup.config.simulate.cores)
+        self.cores = Cores(clock, simulate.cores)
+        self.turns = LinkTurns(clock, self.cores, simulate.link_seconds, setup.config.seed)
+        self._behind: dict[Peer, list[Callable[[], None]]] = {}  # what a link carries behind a round that waits
         self.trouble = Outages(
             clock,
             cluster.silent_after,
@@ -166,7 +169,18 @@ class Network:
         worker = self.workers[peer.worker]
         if worker.inc != peer.inc:
             return  # its link is gone, and the master will hear of it
-        self.down(worker, SMALL + self._round_nbytes(sent) + len(state), lambda at: RoundIn(at, sent, state))
+        nbytes = SMALL + self._round_nbytes(sent) + len(state)
+
+        def leave() -> None:
+            behind = self._behind.pop(peer, [])
+            if worker.inc == peer.inc:
+                self.down(worker, nbytes, lambda at: RoundIn(at, sent, state))
+                for each in behind:
+                    each()
+
+        if self.turns.seconds:
+            self._behind[peer] = []
+        self.turns.take(leave)
 
     def _round_nbytes(self, sent: Round) -> int:
         """Bytes of a round without its parameters: asked for once where many workers get the same."""
@@ -208,6 +222,11 @@ class Network:
         if seconds := self._setup.config.simulate.master_seconds:
             self._busy(seconds)
 
+    def chosen(self) -> None:
+        """An automatic choice takes its time, too."""
+        if seconds := self._setup.config.simulate.choice_seconds:
+            self._busy(seconds)
+
     def _busy(self, seconds: float) -> None:
         self._asleep = self.clock.now + seconds
         while (at := self.clock.next_at()) is not None and at <= self._asleep:
@@ -240,7 +259,11 @@ class Network:
         self._wire(worker, True).carry(nbytes, make, sent)
 
     def down(self, worker: WorkerProcess, nbytes: int, make: Callable[[float], WorkerEvent]) -> None:
-        """Master to worker."""
+        """Master to worker, in the order of the link."""
+        behind = self._behind.get(Peer(worker.slot, worker.inc)) if self._behind else None
+        if behind is not None:
+            behind.append(lambda: self.down(worker, nbytes, make))
+            return
         self.bytes_down += nbytes
         self._wire(worker, False).carry(nbytes, make)
 

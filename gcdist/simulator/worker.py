@@ -258,10 +258,13 @@ class SimulatedWorker:
                 work.wanted = False
 
     def send(self, head: Head, body: Message) -> None:
-        """A message takes a core's time to leave and to be taken in, then its time on the link."""
+        """A message takes a core's time to leave, waits for its turn, then takes its time on the link."""
         inc, seconds = self.inc, self._setup.config.simulate.send_seconds
 
         def leave() -> None:
+            self._network.turns.take(pass_by)
+
+        def pass_by() -> None:
             if self.inc == inc:
                 self._leave(head, body)
 

@@ -14,7 +14,7 @@ from gcdist.config import ConfigError
 from gcdist.observe import WorkerRound
 from gcdist.report import read_run
 from gcdist.report.recorded_times import as_whole
-from gcdist.report.replay import replay
+from gcdist.report.replay import between_seconds, replay
 from gcdist.report.whatif import outcomes, usual_changes
 from gcdist.tasks import load_task
 from tests.report.made_runs import made_run
@@ -119,3 +119,20 @@ def test_what_cannot_be_replayed_is_one_line(tmp_path: Path) -> None:
         outcomes(read_run(path), [], lambda line: None)
     with pytest.raises(ConfigError, match=r"it has 5 steps; 20 are needed at least"):
         replay(read_run(made_run(tmp_path / "short", 5, 3)))
+
+
+def test_the_choices_of_an_auto_run_take_what_its_gaps_exceed_the_usual_one_by(tmp_path: Path) -> None:
+    folder = simulated_run(tmp_path / "run", "auto", "auto", INJECTED)
+    run = read_run(folder)
+    plain, _ = between_seconds(run)
+    longer = run.series["seconds"].copy()
+    longer[1:] += 0.3  # a choice after step 1
+    run.series["seconds"] = longer
+    usual, choice = between_seconds(run)
+    assert usual == pytest.approx(plain, abs=1e-6)
+    gaps, at, count = run.steps - 1, 1, 0
+    while at <= gaps:
+        count, at = count + 1, at + min(20, count + 1)
+    assert choice == pytest.approx(0.3 / count, rel=0.1)
+    run.config["code"]["scheme"] = "joint"
+    assert between_seconds(run) == (usual, 0.0)

@@ -29,6 +29,7 @@ FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 
 PAST = 8  # rows before them that are needed to tell
 ROW = 4  # partitions of the row whose time is compared
 DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
+LATELY = 20  # steps
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
 
 
@@ -48,6 +49,7 @@ class WorkLaws:
         self.changed: set[int] = set()  # workers that lost their past; whoever has taken that in clears it
         self._overhead_N = np.full(workers, np.nan)
         self._deviation_N = np.zeros(workers)
+        self._heard_N = np.full(workers, -1)  # step of each worker's newest message
         self._slowdown = Slowdown(workers)
         self.spells = Spells(workers)
 
@@ -72,6 +74,7 @@ class WorkLaws:
             self._add(worker, start, pace)
         elif not len(self._rows[worker]):
             self._cold[worker] = start, pace
+        self._heard_N[worker] = max(self._heard_N[worker], seen.step)
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
@@ -143,8 +146,9 @@ class WorkLaws:
         return np.where(np.isnan(bound_N), most, bound_N)
 
     def deviation(self) -> float:
-        """The largest mean deviation of an overhead, seconds."""
-        return float(self._deviation_N.max(initial=0.0))
+        """The largest mean deviation of an overhead, seconds, of those heard of lately: others' would stay as they were."""
+        lately_N = self._heard_N >= self._heard_N.max(initial=0) - LATELY
+        return float(self._deviation_N[lately_N].max(initial=0.0))
 
     def table(self, worker: int) -> tuple[F64, F64, F64]:
         """(start, pace, weight) of the rows seen of a worker, each (T,); weights sum to 1. Empty: nothing was seen.
@@ -258,6 +262,7 @@ class WorkLaws:
             "rows": [rows.state() for rows in self._rows],
             "overhead": self._overhead_N.copy(),
             "deviation": self._deviation_N.copy(),
+            "heard": self._heard_N.tolist(),
             "cold": [[worker, *row] for worker, row in sorted(self._cold.items())],
             "cold_overhead": sorted(self._cold_overhead),
             "changed": sorted(self.changed),
@@ -271,6 +276,7 @@ class WorkLaws:
             raise ValueError(f"times of {len(state['rows'])} workers, not {self.workers}")
         self._rows = [RowWindow.of(rows) for rows in state["rows"]]
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
+        self._heard_N[:] = state.get("heard", -1)
         self._cold = {int(worker): (start, pace) for worker, start, pace in state.get("cold", ())}
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
         if "spells" in state:

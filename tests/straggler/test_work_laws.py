@@ -163,3 +163,16 @@ def test_where_arrivals_contradict_workers_of_which_nothing_came_lose_their_past
     assert laws.table(0)[0][:3].tolist() == pytest.approx([1.8, 1.8, 1.8])  # twice what it had
     assert laws.count(0) == 3
     assert laws.count(1) == 23
+
+
+def test_the_deviation_of_a_worker_that_is_not_heard_of_any_more_counts_no_longer() -> None:
+    laws = WorkLaws(2)
+    laws.observe(seen(0, (1.0,), 1.0, overhead=0.8, worker=1))  # its first one, and its last
+    for step in range(40):
+        laws.observe(seen(step, (1.0,), 1.0, overhead=0.1, worker=0))
+        if step == 10:
+            assert laws.deviation() == pytest.approx(0.4)
+    assert laws.deviation() < 0.01
+    again = WorkLaws(2)
+    again.load_state_dict(laws.state_dict())
+    assert again.deviation() == laws.deviation()

@@ -37,13 +37,15 @@ class Spells:
         slow = seconds > FACTOR * quantile(past_T, 0.9)
         if not slow and not complete:
             return
-        inside = self._rows_N[worker] > 0
+        inside, mattered = self._rows_N[worker] > 0, self.persistence > MATTERS
         if inside:
             self._stayed, self._left = FORGET * self._stayed + slow, FORGET * self._left + (not slow)
-        before = self.persistence
         self._rows_N[worker] = self._rows_N[worker] + 1 if slow else 0
-        if slow != inside and before > MATTERS:
+        matters = self.persistence > MATTERS
+        if slow != inside and (mattered or matters):
             self.moved.add(worker)
+        if matters != mattered:
+            self.moved |= set(np.flatnonzero(self._rows_N).tolist())
 
     @property
     def persistence(self) -> float:

@@ -85,7 +85,9 @@ def test_an_automatic_deadline_and_an_automatic_scheme_are_predicted(tmp_path: P
         took = float(run.series["seconds"][-1])
         assert took < 0.75 * float(recorded.series["seconds"][-1])
         found = replay(recorded, ['straggler.deadline="auto"', f'code.scheme="{scheme}"'])
-        assert found.seconds == pytest.approx(took, rel=TOLERANCE), scheme
+        # the automatic scheme's choices follow the noise, and that of made-up gradients is not the run's
+        within = 0.2 if scheme == "auto" else TOLERANCE
+        assert found.seconds == pytest.approx(took, rel=within), scheme
 
 
 @pytest.mark.parametrize("deadline", [0.15, 0.3, "auto"])

@@ -76,6 +76,6 @@ def test_gcdist_as_it_comes_cuts_later_within_six_steps(tmp_path: Path, where: s
     """Remembered partitions bear early cuts: what counts is that rows are not cut where nothing is done."""
     infos = run(tmp_path, workers, 0, where, {})
     arrived = [len(info.arrived) for info in infos]
-    assert np.mean(arrived[AT + REMEMBERING :]) > 0.8 * np.mean(arrived[AT - 10 : AT])
+    assert np.mean(arrived[AT + REMEMBERING :]) > 0.6 * np.mean(arrived[AT - 10 : AT])
     assert infos[AT + REMEMBERING].deadline > 1.3 * infos[AT - 1].deadline
     assert all(info.estimated for info in infos)

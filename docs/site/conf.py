@@ -30,6 +30,7 @@ include_patterns = [
     "benchmarks/RESULTS.md",
     "benchmarks/results/wallclock-all.md",
     "benchmarks/results/wallclock-before-auto.md",
+    "benchmarks/results/wallclock-user-batch.md",
     "gcdist/tasks/data/README.md",
 ]
 exclude_patterns = [".*", "build", "dist", "runs", "tests", "examples"]  # folders that need not be walked

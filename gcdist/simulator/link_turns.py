@@ -24,7 +24,7 @@ class LinkTurns:
     >>> while clock.next_at() is not None:
     ...     clock.step()
     >>> passed
-    [(2, 0.001), (1, 0.002), (0, 0.003)]
+    [(1, 0.001), (2, 0.002), (0, 0.003)]
     """
 
     def __init__(self, clock: Clock, cores: Cores, seconds: float, seed: int) -> None:

@@ -35,9 +35,9 @@ from gcdist.bench.validate import Pair, read_pairs, summary, validation_lines
 ABOUT = (
     "Written by `gcdist bench report`; do not edit. Every second counts from the first step on: warm-up, planning, every "
     "wait. Every run is one of real processes; schemes met the same data, initial weights, batches and delays (by seed, "
-    "worker and step) and took turns. Step size, deadline and, for digits, the samples of a step were tuned for each scheme "
-    "and delay model in the simulator, on seeds that are not these (DDP takes those of `sync`); a deadline may be too short "
-    "where the machine is busier than the simulated one."
+    "worker and step), and those of one command took turns. Step size, deadline and, for digits, the samples of a step were "
+    "tuned for each scheme and delay model in the simulator, on seeds that are not these (DDP takes those of `sync`); a "
+    "deadline may be too short where the machine is busier than the simulated one."
 )
 
 

@@ -117,11 +117,12 @@ class WorkLaws:
 
     def doubt(self) -> None:
         """Arrivals contradict what was promised: workers of which nothing was done lately keep only these rows."""
-        for rows in self._rows:
+        for worker, rows in enumerate(self._rows):
             done = np.flatnonzero(~rows.guessed_T)
             lately = len(rows) - 1 - int(done[-1]) if len(done) else 0
             if lately >= DOUBTED:
                 rows.keep(lately)
+                self.spells.forget(worker)
 
     def _learn_overhead(self, worker: int, seconds: float, cold: bool) -> None:
         mean = self._overhead_N[worker]
@@ -207,14 +208,14 @@ class WorkLaws:
         seconds_T = rows.seconds_T(load)[~rows.guessed_T]
         return seconds_T + self.overhead_N()[worker], 1 - len(seconds_T) / max(1, len(rows))
 
-    def row_seconds(self, worker: int, load: int, quantile: float) -> float:
+    def row_seconds(self, worker: int, load: int, chance: float) -> float:
         """Seconds after which a whole row of so many partitions is in with this chance; 0 of a worker never seen."""
         start_T, pace_T, weight_T = self.table(worker)
         if not len(start_T):
             return 0.0
         time_T = start_T + pace_T * (load - 1)
         order = np.argsort(time_T)
-        at = np.searchsorted(np.cumsum(weight_T[order]), quantile * (1 - 1e-12))
+        at = np.searchsorted(np.cumsum(weight_T[order]), chance * (1 - 1e-12))
         return float(time_T[order][min(int(at), len(order) - 1)] + self.overhead_N()[worker])
 
     def count(self, worker: int) -> int:

@@ -165,6 +165,18 @@ def test_where_arrivals_contradict_workers_of_which_nothing_came_lose_their_past
     assert laws.count(1) == 23
 
 
+def test_a_spell_is_over_where_its_worker_loses_its_past() -> None:
+    laws = WorkLaws(1)
+    for step in range(20):
+        laws.observe(seen(step, (1.0,), 1.0))
+    for step in range(20, 24):
+        laws.observe(Seen(0, 0, step, 1.0, 9.0, True, True, False))  # nothing by 8.9: a slow spell
+    assert laws.spells.slow(0) == 4
+    laws.doubt()
+    assert laws.spells.slow(0) == 0
+    assert laws.table(0)[0].min() == pytest.approx(17.8)
+
+
 def test_the_deviation_of_a_worker_that_is_not_heard_of_any_more_counts_no_longer() -> None:
     laws = WorkLaws(2)
     laws.observe(seen(0, (1.0,), 1.0, overhead=0.8, worker=1))  # its first one, and its last

@@ -78,7 +78,7 @@ def choose_cut(
             found.append((Prospect(np.inf, np.inf), np.zeros(len(who), np.int64)))
             continue
         best_loads = rows.prospect(g, load_n), load_n
-        if changes is not None and present_load_N is not None and rows.fits(present_load_N, k):
+        if changes is not None and present_load_N is not None and rows.may_stay(present_load_N, k, load_n):
             as_now = rows.prospect(g, present_load_N[who])
             if as_now.cost <= LOADS_STAY * best_loads[0].cost:
                 best_loads = as_now, present_load_N[who]
@@ -98,7 +98,7 @@ def choose_cut(
     if chosen != last and min(late, found[chosen][0].gain_over(waiting)) < least:
         chosen = last
     prospect, load_n = found[chosen]
-    if chosen == now and present_load_N is not None and rows.fits(present_load_N, k):
+    if chosen == now and present_load_N is not None and rows.may_stay(present_load_N, k, load_n):
         as_it_is = rows.prospect(now, present_load_N[who])
         if as_it_is.noise <= bound and as_it_is.cost <= _KEEP * prospect.cost:
             prospect, load_n = as_it_is, present_load_N[who]

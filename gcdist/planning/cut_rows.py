@@ -88,9 +88,13 @@ class CutRows:
         """Share of the workers with a row that send something, on average."""
         return float(1 - self.p_NG[load_n > 0, g].mean()) if load_n.any() else 0.0
 
-    def fits(self, load_N: I64, k: int) -> bool:
-        """Whether these loads (N,) are those of workers present, and within their caps."""
-        return bool(load_N.sum() == k == load_N[self.who].sum() and np.all(load_N[self.who] <= self.cap_n))
+    def may_stay(self, load_N: I64, k: int, best_n: I64) -> bool:
+        """Whether these loads (N,) are those of workers present, within their caps, and leave nobody idle who is worth half
+        an even share by the best ones: one that has recovered is given work.
+        """
+        load_n = load_N[self.who]
+        idle = np.any((load_n == 0) & (2 * len(best_n) * best_n >= k))
+        return bool(load_N.sum() == k == load_n.sum() and np.all(load_n <= self.cap_n) and not idle)
 
     def balanced(self, k: int) -> list[I64]:
         """Loads (n,) with which all workers are done at about the same time, by quantiles of their times."""

@@ -3,11 +3,13 @@ and hivemind.
 
 4 workers train the digits by real processes; every step of a worker takes at least half a second, so that the machine is
 idle most of the time. Each method's own supervisor starts the killed worker again (torchft, hivemind: this script, at once).
-DDP's script writes a checkpoint every 10 steps, as torchrun's restarts need one. Of each failure:
+DDP's script writes a checkpoint every 10 steps, as torchrun's restarts need one; its agent must not share its store with the
+workers, else a restarted gloo group finds the addresses of dead processes there (pytorch issue 135712). Of each failure:
 
 - pause: the longest time between two steps of those who are left, from the failure on, less the usual one
-- lost: steps that were made before the failure and had to be made again
-- whole: seconds from the failure to the first step with all workers (a stopped worker: from its going on)
+- lost: steps that were made and had to be made again, or were given up
+- whole: seconds from the failure to the first step with all workers (a stopped worker: from its going on); hivemind
+  counts those that its tracker knows
 
 python benchmarks/failures.py [--methods gcdist ddp] [--out benchmarks/results/failures.json]    # pip install gcdist[peers]
 """
@@ -18,14 +20,16 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +40,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gcdist
-from gcdist.bench.peers import Seat, paced_step, peer_module
+from gcdist.bench.ddp import paced_step
+from gcdist.bench.page import machine_text
+from gcdist.bench.peers import Seat, peer_module
 from gcdist.tasks import digits
 
 METHODS = ("gcdist", "ddp", "torchft", "hivemind")
@@ -47,16 +53,21 @@ SAMPLES = 16
 LR = 0.1
 SAVE_EVERY = 10  # steps between checkpoints of DDP's script
 STOPPED = 20.0  # seconds
-CALM, AFTER = 15.0, 40.0  # seconds before a failure, and behind it
+CALM = 15.0  # seconds before a failure
+AFTER, MORE = 120.0, 5.0  # seconds behind it at most, and of steps that are seen when it is whole again
 STARTING = 300.0
 PATIENCE = {"torchft": 3.0, "hivemind": 2.0}  # their timeouts, several steps long
+
+
+Row = tuple[float, int, int]  # time, step, workers counted
 
 
 class Diary:
     """A process's steps in a file: time (of all processes of the machine), step, workers counted."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        folder.joinpath(f"{name}.pid").write_text(str(os.getpid()))
+        folder.joinpath(f"{name}.new").write_text(str(os.getpid()))
+        os.replace(folder / f"{name}.new", folder / f"{name}.pid")
         self._file = folder.joinpath(f"{name}.steps").open("a", buffering=1)
 
     def note(self, step: int, counted: int) -> None:
@@ -110,11 +121,8 @@ def run_ddp(folder: Path, options: argparse.Namespace) -> None:
         task.model.load_state_dict(found["model"])
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     for step, batch in enumerate(batches(rank), begin):
-        loss = task.loss(model, batch)
-        time.sleep(PACE)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        until = time.perf_counter() + PACE
+        paced_step(optimizer, lambda batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
         diary.note(step, WORKERS)
         if rank == 0 and step % SAVE_EVERY == 0:
             torch.save({"step": step, "model": task.model.state_dict()}, folder / "writing.pt")
@@ -131,7 +139,7 @@ def run_peer(folder: Path, options: argparse.Namespace) -> None:
     made = trainer.steps
     for batch in batches(rank):
         until = time.perf_counter() + PACE
-        paced_step(trainer, lambda model, batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
+        paced_step(trainer.optimizer, lambda batch=batch: task.loss(trainer.model, batch), until)  # type: ignore[misc]
         if trainer.steps > made or options.method == "torchft":
             made = trainer.steps
             diary.note(made, trainer.counted)
@@ -161,7 +169,7 @@ class Processes:
             self._start([sys.executable, "-m", "gcdist", "launch", "local", "-n", str(WORKERS), "--", *self._me])
         elif method == "ddp":
             agent = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORKERS}"]
-            self._start([*agent, "--max-restarts=100", *self._me[1:]])
+            self._start([*agent, "--max-restarts=100", *self._me[1:]], {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
         else:
             self._meeting, self._end = peer_module(method).meet("127.0.0.1", WORKERS, PATIENCE[method])
             for rank in range(WORKERS):
@@ -174,9 +182,13 @@ class Processes:
     def _worker(self, rank: int, more: list[str]) -> None:
         self._start([*self._me, "--rank", str(rank), "--meeting", self._meeting, *more])
 
-    def _start(self, command: list[str]) -> None:
+    def alive(self) -> bool:
+        """Whether any is."""
+        return any(process.poll() is None for process in self._running)
+
+    def _start(self, command: list[str], more: Mapping[str, str] = {}) -> None:
         log = self.folder.joinpath("log").open("ab")
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        env = os.environ | {"OMP_NUM_THREADS": "1", **more}
         self._running.append(
             subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
         )
@@ -196,8 +208,8 @@ class Processes:
         self._end()
 
 
-def steps_of(folder: Path) -> list[tuple[float, int, int]]:
-    """(time, step, counted) of the run as those see it who are left: the master, or a worker that nothing happens to."""
+def steps_of(folder: Path) -> list[Row]:
+    """The steps as those see them who are left: the master, or a worker that nothing happens to."""
     path = folder / "master.steps"
     path = path if path.exists() else folder / "worker1.steps"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -217,55 +229,79 @@ def wait_until_whole(folder: Path, alive: Callable[[], bool]) -> None:
         fresh = last and time.monotonic() - last[-1][0] < 4 * PACE
         if len(last) == 3 and fresh and all(counted >= WORKERS for _, _, counted in last):
             return
-        if time.monotonic() > until or not alive():
-            raise RuntimeError(f"not whole after {STARTING:.0f} s: {last}")
+        if not alive():
+            raise RuntimeError(f"its processes have ended; last steps: {last}")
+        if time.monotonic() > until:
+            raise RuntimeError(f"not whole after {STARTING:.0f} s; last steps: {last}")
         time.sleep(0.2)
 
 
-def judged(rows: list[tuple[float, int, int]], began: float, struck: float, free: float, end: float) -> dict[str, Any]:
-    """Pause, steps lost and seconds until everybody counts, of one failure."""
-    calm = [at for at, _, _ in rows if began <= at <= struck]
-    usual = statistics.median(after - before for before, after in pairwise(calm))
-    later = [row for row in rows if struck < row[0] <= end]
-    times = [max([at for at in calm if at <= struck], default=struck), *(at for at, _, _ in later), end]
-    gaps = [after - before for before, after in pairwise(times)]
-    reached = max((step for at, step, _ in rows if at <= struck), default=0)
-    lowest = min((step for _, step, _ in later), default=reached)
-    whole = [at for at, _, counted in later if counted >= WORKERS and at > free]
+def first_whole(rows: Sequence[Row], since: float) -> float | None:
+    """When the first step with everybody after ``since`` ended."""
+    return next((at for at, _, counted in rows if counted >= WORKERS and at > since), None)
+
+
+def judged(
+    rows: Sequence[Row], began: float, struck: float, free: float, since: float, end: float
+) -> dict[str, float | None]:
+    """Pause, steps lost and seconds until everybody counts, of one failure.
+
+    Args:
+        rows: (time, step, workers counted), by time.
+        began: of the calm before the failure, whose steps last as usual.
+        struck: the failure.
+        free: the seconds of ``whole`` begin: the failure, or the end of the stop.
+        since: no earlier step can have had everybody: a process has come in the dead one's place.
+        end: of what was seen.
+    """
+    before = [(at, step) for at, step, _ in rows if began <= at <= struck]
+    usual = statistics.median(after - earlier for (earlier, _), (after, _) in pairwise(before))
+    later = [(at, step) for at, step, _ in rows if struck < at <= end]
+    steps = [before[-1][1], *(step for _, step in later)]
+    again = sum(step <= most for step, most in zip(steps[1:], accumulate(steps, max), strict=False))
+    times = [before[-1][0], *(at for at, _ in later), end]
+    whole = first_whole(rows, since)
     return {
-        "pause": round(max(0.0, max(gaps) - usual), 2),
-        "lost": max(0, reached + 1 - lowest) if lowest <= reached else 0,
-        "whole": round(whole[0] - free, 2) if whole else None,
+        "pause": round(max(0.0, max(after - earlier for earlier, after in pairwise(times)) - usual), 2),
+        "lost": again,
+        "whole": None if whole is None else round(whole - free, 2),
         "usual": round(usual, 3),
     }
 
 
+def strike(failure: str, processes: Processes) -> dict[str, float | None]:
+    """One failure, from the calm before it until the workers are whole again."""
+    folder, began = processes.folder, time.monotonic()
+    time.sleep(CALM)
+    pid, struck = victim(folder), time.monotonic()
+    if failure == "killed":
+        free = struck
+        os.kill(pid, signal.SIGKILL)
+        processes.again()
+        while victim(folder) == pid and time.monotonic() < struck + AFTER:
+            time.sleep(0.05)
+        since = time.monotonic()
+    else:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(STOPPED)
+        with contextlib.suppress(ProcessLookupError):  # its supervisor may have ended it
+            os.kill(pid, signal.SIGCONT)
+        free = since = time.monotonic()
+    while first_whole(steps_of(folder), since) is None and time.monotonic() < free + AFTER and processes.alive():
+        time.sleep(0.2)
+    time.sleep(MORE)
+    return judged(steps_of(folder), began, struck, free, since, time.monotonic())
+
+
 def measure(method: str, folder: Path) -> dict[str, Any]:
-    processes = Processes(method, folder)
-
-    def alive() -> bool:
-        return any(process.poll() is None for process in processes._running)
-
+    """Both failures of a method; ``why`` if it did not get so far."""
     found: dict[str, Any] = {"method": method}
+    processes = Processes(method, folder)
     try:
         for failure in ("killed", "stopped"):
-            wait_until_whole(folder, alive)
-            began = time.monotonic()
-            time.sleep(CALM)
-            struck = free = time.monotonic()
-            pid = victim(folder)
-            if failure == "killed":
-                os.kill(pid, signal.SIGKILL)
-                processes.again()
-            else:
-                os.kill(pid, signal.SIGSTOP)
-                time.sleep(STOPPED)
-                with contextlib.suppress(ProcessLookupError):  # its supervisor may have ended it
-                    os.kill(pid, signal.SIGCONT)
-                free = time.monotonic()
-            time.sleep(AFTER)
-            found[failure] = judged(steps_of(folder), began, struck, free, time.monotonic())
-    except (RuntimeError, OSError, statistics.StatisticsError) as error:
+            wait_until_whole(folder, processes.alive)
+            found[failure] = strike(failure, processes)
+    except (RuntimeError, OSError, ValueError, IndexError) as error:
         found["why"] = str(error)
     finally:
         processes.end()
@@ -311,6 +347,9 @@ def main() -> None:
     if options.out:
         about = {
             "benchmark": "failures",
+            "machine": machine_text(),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("torch", *PATIENCE) if find_spec(name)},
             "workers": WORKERS,
             "pace": PACE,
             "stopped": STOPPED,

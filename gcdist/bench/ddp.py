@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -56,12 +57,9 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
         while not over.item():
             started = time.perf_counter()
             strike_if_told(config, rank, step)
-            optimizer.zero_grad()
-            loss = task.loss(model, fetch(task, samples_of(batches, mine, step), []))
+            batch = fetch(task, samples_of(batches, mine, step), [])
             until = started + delays.seconds(rank, step, float(len(mine)), cell.seed)
-            time.sleep(max(0.0, until - time.perf_counter()))
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            paced_step(optimizer, lambda batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
             step += 1
             seconds = time.perf_counter() - began - paused
             outcome.ends.append(seconds)
@@ -84,6 +82,15 @@ def ddp_rank(rank: int, cell: Cell) -> Outcome | None:
     outcome.arrived = float(cell.workers)
     outcome.bytes_down = outcome.bytes_up  # a ring sends what it receives
     return outcome if rank == 0 else None
+
+
+def paced_step(optimizer: Any, loss_of: Callable[[], torch.Tensor], until: float) -> None:
+    """Forward pass, sleep until ``until`` of `time.perf_counter`, backward pass with its exchange, the optimizer's step."""
+    optimizer.zero_grad()
+    loss = loss_of()
+    time.sleep(max(0.0, until - time.perf_counter()))
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 class _Parallel(DistributedDataParallel):

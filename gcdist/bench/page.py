@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from gcdist.bench.first_screen import first_screen
 from gcdist.bench.forecast import forecast, forecast_text
 from gcdist.bench.machine import machines_in
 from gcdist.bench.pace import pace_lines
+from gcdist.bench.peers import ENGINES
 from gcdist.bench.plots import loss_against_time, predictions, speed_up_by_workers, time_to_target
 from gcdist.bench.problems import get_problem
 from gcdist.bench.tables import (
@@ -101,15 +103,22 @@ def _head(results: Results, commands: Sequence[str], paces: Sequence[str]) -> li
     cells = [cell for cell, _ in results]
     first = cells[0]
     seeds = sorted({cell.seed for cell in cells})
+    engines = {cell.what.engine for cell in cells}
+    peers = [name for name in ENGINES if name in engines]
+    packages = ["torch", "numpy", "gcdist", *(name for name in peers if find_spec(name))]
+    versions = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
     return [
         ABOUT,
         "",
-        f"- machine: {_machine()}",
-        f"- versions: Python {platform.python_version()}, torch {version('torch')}, numpy {version('numpy')}, "
-        f"gcdist {version('gcdist')}",
+        f"- machine: {machine_text()}",
+        f"- versions: {', '.join(versions)}",
         f"- {first.workers} workers and a master (DDP: {first.workers} ranks), one thread each; an even share of the data "
         f"takes at least {first.pace:g} s where delays are injected, and twice the data takes twice as long",
         *(f"- {line}" for line in dict.fromkeys(paces)),
+        *(
+            f"- {name}: step size and samples of `sync`, its timeout tuned by real runs of another seed"
+            for name in peers
+        ),
         f"- {len(seeds)} seeds; a run ends at the target, or after {first.budget:g} s",
         "",
         *(f"    {command}" for command in commands),
@@ -117,7 +126,8 @@ def _head(results: Results, commands: Sequence[str], paces: Sequence[str]) -> li
     ]
 
 
-def _machine() -> str:
+def machine_text() -> str:
+    """This machine in a few words."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

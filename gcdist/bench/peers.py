@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -20,7 +20,7 @@ from torch import nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from gcdist.bench.cells import Cell, Outcome
-from gcdist.bench.ddp import samples_of, strike_if_told
+from gcdist.bench.ddp import paced_step, samples_of, strike_if_told
 from gcdist.bench.problems import get_problem
 from gcdist.bench.schemes import BenchScheme
 from gcdist.config import ConfigError
@@ -29,7 +29,6 @@ from gcdist.straggler import make_delays
 from gcdist.tasks import Task
 
 ENGINES = ("torchft", "hivemind")
-LossOf = Callable[[nn.Module], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +64,6 @@ class Trainer(Protocol):
 
     def close(self) -> None:
         """Leave the others."""
-
-
-def paced_step(trainer: Trainer, loss_of: LossOf, until: float) -> None:
-    """Forward pass, sleep until ``until`` of `time.perf_counter`, backward pass, the project's exchange and step."""
-    trainer.optimizer.zero_grad()
-    loss = loss_of(trainer.model)
-    time.sleep(max(0.0, until - time.perf_counter()))
-    loss.backward()  # type: ignore[no-untyped-call]
-    trainer.optimizer.step()
 
 
 def check_installed(engine: str, scheme: str) -> None:
@@ -146,7 +136,7 @@ def peer_rank(rank: int, cell: Cell, own: str) -> Outcome | None:
             batch = fetch(task, samples_of(batches, mine, at), [])
             until = started + delays.seconds(rank, at, float(len(mine)), cell.seed)
             before = trainer.steps
-            paced_step(trainer, lambda model, batch=batch: task.loss(model, batch), until)  # type: ignore[misc]
+            paced_step(trainer.optimizer, lambda batch=batch: task.loss(trainer.model, batch), until)  # type: ignore[misc]
             at += 1
             if rank > 0:
                 continue
@@ -163,7 +153,7 @@ def peer_rank(rank: int, cell: Cell, own: str) -> Outcome | None:
                     store.set("over", "")
                 task.model.train()
                 paused += time.perf_counter() - now
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:  # torchft: a quorum that did not come
         outcome.status, outcome.why = "stopped", str(error).strip().splitlines()[0][:200]
     outcome.arrived = float(workers)
     outcome.bytes_down = outcome.bytes_up  # as in a ring

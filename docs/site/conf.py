@@ -30,6 +30,7 @@ include_patterns = [
     "benchmarks/RESULTS.md",
     "benchmarks/results/wallclock-all.md",
     "benchmarks/results/wallclock-before-auto.md",
+    "benchmarks/results/wallclock-peers.md",
     "benchmarks/results/wallclock-user-batch.md",
     "gcdist/tasks/data/README.md",
 ]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,17 @@ class Trainer:
 def parallel(torchft: Any, manager: Any, model: nn.Module) -> nn.Module:
     """torchft's DistributedDataParallel, whose parameters have the names that a task's loss knows."""
 
+    @wraps(torchft.DistributedDataParallel._comm_hook, assigned=())  # DDP looks at the signature
+    def average(*args: Any) -> torch.futures.Future[torch.Tensor]:
+        state, bucket = args
+        state.allreduce(bucket.buffer()).wait()  # an error is kept by the manager, and the step is given up
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
     class Parallel(torchft.DistributedDataParallel):  # type: ignore[misc]
+        _comm_hook = staticmethod(average)  # torchft 0.2.0's own one fails an assertion on CPUs when a peer has died
+
         def get_parameter(self, target: str) -> nn.Parameter:
             found: nn.Parameter = self.module.get_parameter(target)
             return found

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
+from gcdist.model.draws import draw
+from gcdist.model.seed_words import seed_words
 from gcdist.quantize import warm_segments
+from gcdist.quantize.floats import add_scaled
+from gcdist.quantize.grid import measure
 from gcdist.quantize.jit import cache_folder
 from gcdist.types import Quantizer
 
@@ -38,6 +44,10 @@ def _first_alone(name: str) -> Iterator[None]:
 
 
 def warm_kernels(quantizer: Quantizer) -> None:
-    """Make this process ready to encode and decode."""
+    """Make this process ready to draw samples, to add and measure gradients, to encode and to decode."""
+    x, one = np.ones(3, np.float32), np.float32(1)
     with _first_alone(quantizer.name):
+        draw(seed_words(0, 0, 0, 0, 2), 2, 1)
+        add_scaled(x, one, one, True, np.empty_like(x))
+        measure(x)
         warm_segments(quantizer)

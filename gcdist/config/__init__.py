@@ -15,7 +15,6 @@ from gcdist.config.sections import (
     ClusterConfig,
     CodeConfig,
     ComputeConfig,
-    Config,
     EvaluationConfig,
     InjectConfig,
     ObserveConfig,
@@ -25,9 +24,8 @@ from gcdist.config.sections import (
     StragglerConfig,
     SummaryConfig,
     TaskConfig,
-    fewer_partitions,
-    floor_warnings,
 )
+from gcdist.config.settings import Config, fewer_partitions, floor_warnings
 
 __all__ = [
     "INJECT_KEYS",

@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 
 from gcdist.config.errors import ConfigError, shown
-from gcdist.config.sections import Config
+from gcdist.config.settings import Config
 
 # relative ones are taken from the folder of the config file
 PATHS = (("inject", "file"), *(("cluster", key) for key in ("secret_file", "certificate", "key", "authority")))

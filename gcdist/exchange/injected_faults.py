@@ -103,6 +103,8 @@ class Orders:
         self._delays = delays
         self._raised: tuple[int, float] = (-1, 0.0)  # step, seconds
         self._what: Corruption | None = None
+        self._asked: tuple[int, int, float, int] | None = None  # the newest arguments of `seconds` ...
+        self._seconds = 0.0  # ... and the delay: a round asks once a partition
 
     def take(self, step: int, fault: Fault) -> None:
         """A "delay" raises the floor of ``step``; a "corrupt" changes the next message."""
@@ -113,8 +115,11 @@ class Orders:
 
     def seconds(self, worker: int, step: int, load: float, seed: int) -> float:
         """The floor of this step."""
+        asked = worker, step, load, seed
+        if asked != self._asked:
+            self._asked, self._seconds = asked, self._delays.seconds(worker, step, load, seed)
         raised, more = self._raised
-        return self._delays.seconds(worker, step, load, seed) + (more if step == raised else 0.0)
+        return self._seconds + (more if step == raised else 0.0)
 
     def survival(self, worker: int, load: F64, t: float) -> F64:
         """The law without the faults: no plan may know of them."""

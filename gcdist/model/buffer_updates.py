@@ -25,8 +25,13 @@ class BufferUpdate(NamedTuple):
     ints: U8
 
 
+_NO_BUFFERS = BufferUpdate(np.zeros(0), np.zeros(0, np.float32), np.zeros(0, np.uint8))
+
+
 def no_update(shape: Shape) -> BufferUpdate:
     """Nothing changed."""
+    if not shape.buffers:
+        return _NO_BUFFERS
     return BufferUpdate(np.zeros(shape.buffers), np.zeros(0, np.float32), np.zeros(0, np.uint8))
 
 

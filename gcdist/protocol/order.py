@@ -19,4 +19,5 @@ def partition_order(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> 
     """
     if len(parts) < 2:
         return parts
-    return tuple(sorted(parts, key=lambda part: (hashed(seed, _ORDER, step, row, part[0]), part[0])))
+    begin = hashed(seed, _ORDER, step, row)
+    return tuple(sorted(parts, key=lambda part: (hashed(part[0], begin=begin), part[0])))

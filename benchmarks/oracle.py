@@ -29,7 +29,7 @@ from gcdist.bench.cells import Cell
 from gcdist.bench.machine import Machine
 from gcdist.bench.scenarios import make_scenario
 from gcdist.config import Config
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.straggler.known_laws import KnownLaws
 from gcdist.tasks import load_task

@@ -18,8 +18,8 @@ from gcdist.exchange.kernel_cache import warm_kernels
 from gcdist.exchange.planes import make_plane
 from gcdist.exchange.setup import Setup
 from gcdist.last_words import leave
-from gcdist.master.driver import Say
 from gcdist.master.main import real_master
+from gcdist.master.port import Say
 from gcdist.memory import keep_freed_memory
 from gcdist.observe import RunFolder, ScriptProgress, say_to_stderr
 from gcdist.run.checkpoint import Checkpoint

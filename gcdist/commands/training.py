@@ -20,7 +20,8 @@ from gcdist.commands.tables import workers_table
 from gcdist.config import Config, ConfigError, load_config
 from gcdist.exchange.signals import on_signals
 from gcdist.last_words import COMMAND, leave
-from gcdist.master.driver import RunStoppedError, Say
+from gcdist.master.driver import RunStoppedError
+from gcdist.master.port import Say
 from gcdist.observe import Progress, Summary, plain, print_summary
 from gcdist.report import judge, read_run
 from gcdist.report.verdict import WORDS

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.observe import WorkerArrivals
 from gcdist.types import F64
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.observe import PartitionCount
 from gcdist.planning.load_cap import named
 from gcdist.types import F64, I64, Mask, Plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 
 TOO_LONG = 0.2  # recommend reading ahead if waiting for data takes this share of the computing time or more ...
 NOTICEABLE = 0.05  # ... and this share of the steps' time or more

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 
 from gcdist.exchange.injected_faults import described, schedule_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
-from gcdist.master.aggregator import Aggregator, Counted
+from gcdist.master.aggregator import Aggregator
 from gcdist.master.downlink import Downlink, Outgoing, make_downlink
+from gcdist.master.port import MasterPort, Say
+from gcdist.master.round_result import RoundResult
 from gcdist.master.round_times import RoundTimes
 from gcdist.master.scheme import Scheme
 from gcdist.model.vector_format import Shape
@@ -49,15 +50,14 @@ from gcdist.protocol.master_io import (
     Stop,
     TakeOut,
 )
-from gcdist.protocol.messages import CloseWhy, Fault, Peer, Round, Tick, Wake
+from gcdist.protocol.messages import Fault, Peer, Tick, Wake
 from gcdist.protocol.order import Part, partition_order
 from gcdist.quantize.grid import measure
 from gcdist.straggler import FaultSchedule
-from gcdist.types import F32, F64, U8, Mask, Plan, RunHaltedError, Seen, StepTerms
+from gcdist.types import F32, F64, Plan, RunHaltedError, Seen
 
 STUCK_SECONDS = 60.0  # seconds of a round before it is said that it takes long
 TELL_SECONDS = 10.0  # seconds between two lines about missing workers
-Say = Callable[[str, str], None]  # (kind, text): one line for the run's log
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
 
 
@@ -76,68 +76,6 @@ class RunStoppedError(SystemExit):
 
     def __str__(self) -> str:
         return f"stopped by {self.reason}"
-
-
-class MasterPort(Protocol):
-    """The master's world."""
-
-    @property
-    def bytes_up(self) -> int:
-        """All bytes that the links have received from workers."""
-        ...
-
-    @property
-    def bytes_down(self) -> int:
-        """All bytes that the links have sent to workers."""
-        ...
-
-    def now(self) -> float:
-        """Seconds, monotonic."""
-        ...
-
-    def next(self, until: float | None) -> MasterEvent:
-        """The next event in stamp order; a Tick once ``until`` has passed."""
-        ...
-
-    def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
-        """Carry out what concerns one peer; never blocks."""
-        ...
-
-    def send_round(self, peer: Peer, sent: Round, state: U8) -> None:
-        """Send a round; ``state`` is immutable from now on. Never blocks."""
-        ...
-
-    def inject(self, peer: Peer | None, step: int, fault: Fault) -> None:
-        """Make a fault happen at a worker as ``step`` opens, or at the master itself (None)."""
-        ...
-
-    def between_rounds(self) -> None:
-        """The master has done its own work since the last round; where time is simulated, it passes now."""
-        ...
-
-    def chosen(self) -> None:
-        """The scheme has chosen a deadline or more by itself; where time is simulated, it passes now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RoundResult:
-    """What one step gave. ``gradient`` (d,) float32, or None when nothing is known (skip the optimizer)."""
-
-    step: int
-    gradient: F32 | None
-    energy: float  # |gradient|^2; 0 if it is None
-    why: CloseWhy
-    seconds: float
-    counted: tuple[Counted, ...]
-    plan: Plan
-    terms: StepTerms
-    live_N: Mask
-    seen: tuple[Seen, ...]  # outcomes observed since the last step was closed, of older steps too
-    messages: int  # with a gradient, that arrived since the last step was closed, late and dropped ones too
-    payload_bytes: int  # of these
-    down_saved: int  # bytes less than with float32 parameters, in the rounds sent
-    promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from gcdist.master.driver import MasterPort
+from gcdist.master.port import MasterPort
 
 
 class Ledger:

@@ -8,8 +8,9 @@ from gcdist.config import checked
 from gcdist.exchange.beat_file import beat_file
 from gcdist.exchange.setup import Setup
 from gcdist.exchange.signals import on_signals
-from gcdist.master.driver import MasterDriver, Record, Say
+from gcdist.master.driver import MasterDriver, Record
 from gcdist.master.links import MasterLinks
+from gcdist.master.port import Say
 from gcdist.protocol.master_io import Stop
 from gcdist.transport import Plane
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gcdist.coding import row_costs
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.types import F64, Plan, StepTerms
 
 

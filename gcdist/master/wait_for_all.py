@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.straggler import Arrivals, WorkLaws
 from gcdist.types import F64, DelayModel
 

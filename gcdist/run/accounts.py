@@ -12,9 +12,10 @@ from gcdist.exchange.shift import segments_of
 from gcdist.master.arrival_tally import ArrivalTally
 from gcdist.master.coverage import Coverage
 from gcdist.master.data_account import DataAccount
-from gcdist.master.driver import MasterDriver, RoundResult
+from gcdist.master.driver import MasterDriver
 from gcdist.master.ledger import Ledger
 from gcdist.master.noise_estimates import signal_and_energy
+from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.master.wait_for_all import WaitForAllClock
 from gcdist.observe import Summary

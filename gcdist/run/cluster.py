@@ -16,7 +16,8 @@ from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
 from gcdist.last_words import leave
 from gcdist.master.arrival_tally import ArrivalTally
-from gcdist.master.driver import MasterDriver, RoundResult, RunStoppedError
+from gcdist.master.driver import MasterDriver, RunStoppedError
+from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.observe import Observer, RunFolder, ScriptProgress, Summary
 from gcdist.planning import PlanReport

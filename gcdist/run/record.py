@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gcdist.master.driver import MasterDriver, RoundResult
+from gcdist.master.driver import MasterDriver
+from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.observe import RunFolder
 from gcdist.planning import PlanReport

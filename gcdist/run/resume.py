@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gcdist.config import Config, ConfigError, load_config, setting_lines, shared_settings
-from gcdist.master.driver import Say
+from gcdist.master.port import Say
 from gcdist.observe import RunFolder, refuse_links
 from gcdist.protocol.messages import SampleSketch, ValueSketch
 from gcdist.run.as_run import as_run, script, settings_text

@@ -11,8 +11,8 @@ import numpy as np
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.arrival_tally import shares_done
-from gcdist.master.driver import RoundResult
 from gcdist.master.noise_estimates import noise_observed, noise_planned
+from gcdist.master.round_result import RoundResult
 from gcdist.model.state import ModelState
 from gcdist.types import F64, METRICS_MOST, RunHaltedError
 

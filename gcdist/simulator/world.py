@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gcdist.exchange.setup import Setup
-from gcdist.master.driver import MasterDriver, Record, Say
+from gcdist.master.driver import MasterDriver, Record
+from gcdist.master.port import Say
 from gcdist.simulator.clock import Clock
 from gcdist.simulator.network import Network
 from gcdist.simulator.shared_gradients import SharedGradients

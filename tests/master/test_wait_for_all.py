@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.aggregator import Counted
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.master.wait_for_all import WaitForAllClock
 from gcdist.straggler import make_delays
 from gcdist.types import Plan, Seen, StepTerms, Use

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.aggregator import Counted
-from gcdist.master.driver import RoundResult
+from gcdist.master.round_result import RoundResult
 from gcdist.model.buffer_updates import no_update
 from gcdist.model.state import ModelState
 from gcdist.run.step import step_info, take_into_model

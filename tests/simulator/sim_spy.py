@@ -11,7 +11,8 @@ import pytest
 
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import decode_row
-from gcdist.master.driver import Record, RoundResult
+from gcdist.master.driver import Record
+from gcdist.master.round_result import RoundResult
 from gcdist.protocol import Peer
 from gcdist.protocol import master_io as m
 from gcdist.run.session import Session

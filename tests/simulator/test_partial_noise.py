@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from gcdist.master.driver import MasterDriver, RoundResult
+from gcdist.master.driver import MasterDriver
 from gcdist.master.noise_estimates import signal_and_energy
+from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.observe import RunFolder
 from gcdist.quantize.grid import measure

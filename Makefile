@@ -119,7 +119,7 @@ bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 
 bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, two minutes
 	$(BIN)/python benchmarks/simulator.py $(ARGS)
 
-bench-processes: $(VENV)/dev $(VENV)/gcdist ## real workers by the dozen on this machine: start, step, memory, three minutes
+bench-processes: $(VENV)/dev $(VENV)/gcdist ## real workers by the dozen on this machine: start, step, memory, five minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_processes.py $(ARGS)
 
 bench-coco: $(VENV)/dev $(VENV)/gcdist ## the papers' experiment on COCO, 50 workers on a virtual clock (ARGS="--steps 100 --jobs 2")

@@ -9,6 +9,7 @@ what processes share (libraries) in each of them; private memory is what one mor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 300.0  # seconds until a run has made its steps
+ENDING = 30.0  # seconds that its processes have to end when they are told
 WARM = 10  # first steps, not counted
 
 
@@ -49,8 +51,19 @@ def ranks(folder: Path) -> dict[int, int]:
 
 
 def step_ends(folder: Path) -> list[float]:
-    """Seconds of the run at which its steps ended."""
-    return [json.loads(line)["seconds"] for path in folder.glob("*/metrics.jsonl") for line in path.open()]
+    """Seconds of the run at which its steps ended; a line that is being written does not count yet."""
+    lines = [line for path in folder.glob("*/metrics.jsonl") for line in path.open()]
+    return [json.loads(line)["seconds"] for line in lines if line.endswith("\n")]
+
+
+def end(run: subprocess.Popen[bytes]) -> None:
+    """End a launcher and its workers, whatever they do."""
+    for told in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, told)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(ENDING)
+            return
 
 
 def measured(workers: int, steps: int) -> dict[str, Any]:
@@ -62,13 +75,13 @@ def measured(workers: int, steps: int) -> dict[str, Any]:
             f'steps = {steps}\nout = "{folder}"\n[task]\nname = "digits"\n[task.options]\nmodel = "mlp"\n'
             "[summary]\nsync_check_steps = 0\n[checkpoint]\nkeep = 0\n"
         )
-        log = (folder / "log").open("wb")
         began = time.monotonic()
         command = [*gcdist, "launch", "local", "-n", str(workers), "--", *gcdist, "train", str(config)]
-        run = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        with (folder / "log").open("wb") as log:
+            run = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        first = 0.0
+        sizes: dict[int, tuple[float, float]] = {}
         try:
-            first = 0.0
-            sizes: dict[int, tuple[float, float]] = {}
             while run.poll() is None and time.monotonic() - began < LIMIT:
                 made = len(step_ends(folder))
                 if made and not first:
@@ -76,13 +89,14 @@ def measured(workers: int, steps: int) -> dict[str, Any]:
                 if made > WARM and not sizes:
                     sizes = {rank: memory(pid) for rank, pid in ranks(folder).items()}
                 time.sleep(0.1)
-            ends = step_ends(folder)
-            if run.poll() != 0 or len(ends) < steps or len(sizes) < workers:
-                raise RuntimeError(f"{workers} workers: {len(ends)} steps\n{(folder / 'log').read_text()[-2000:]}")
         finally:
             if run.poll() is None:
-                os.killpg(run.pid, signal.SIGTERM)
-            run.wait()
+                end(run)
+        ends = step_ends(folder)
+        if len(ends) < steps or set(sizes) != set(range(workers + 1)):
+            seconds = time.monotonic() - began
+            last = (folder / "log").read_text(errors="replace").splitlines()[-3:]
+            raise SystemExit(f"{workers} workers: {len(ends)} of {steps} steps after {seconds:.0f} s; log: {last}")
         each = [size for rank, size in sizes.items() if rank > 0]
         return {
             "workers": workers,
@@ -105,11 +119,9 @@ def main() -> None:
     for workers in (int(word) for word in options.workers.split(",")):
         rows.append(measured(workers, options.steps))
         print(", ".join(f"{name}: {value}" for name, value in rows[-1].items()), flush=True)
-    if options.json:
-        cores = len(os.sched_getaffinity(0))
-        options.json.write_text(
-            json.dumps({"benchmark": "many processes", "cores": cores, "rows": rows}, indent=1) + "\n"
-        )
+        if options.json:
+            found = {"benchmark": "many processes", "cores": len(os.sched_getaffinity(0)), "rows": rows}
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

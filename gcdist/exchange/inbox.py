@@ -133,7 +133,8 @@ class SharedInbox(Inbox[E]):
         """Second thread: wait until an event is ready while the first thread is away; False: it is `over`."""
         with self._lock:
             while not self._over:
-                if self._away and self._is_ready():
+                ready = self._is_ready()  # also while the first thread is here: what is over must not be waited for
+                if ready and self._away:
                     return True
                 now = self._clock()
                 seconds = self._patience(now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from gcdist.exchange.inbox import Inbox, SharedInbox
 
 Note = tuple[str, float]
@@ -210,3 +212,22 @@ def test_a_timer_set_before_the_first_thread_left_is_the_seconds() -> None:
     [cut] = seen
     assert cut is not None
     assert cut[1] >= due
+
+
+def test_a_timer_that_is_over_keeps_nobody_awake_while_the_first_thread_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second thread used to look again and again until the first one had come to its end."""
+    inbox: SharedInbox[object] = SharedInbox(lambda at: at, lambda: 10.0)
+    waits: list[float | None] = []
+
+    def wait(seconds: float | None = None) -> bool:
+        waits.append(seconds)
+        inbox.over()
+        return True
+
+    inbox.back()
+    inbox.later(10.0, lambda at: at)
+    monkeypatch.setattr(inbox._ready, "wait", wait)
+    assert not inbox.stand_in()
+    assert waits == [1.0]

@@ -108,6 +108,7 @@ class Outcome:
     rounds: list[float] = field(default_factory=list)
     arrived: float = float("nan")  # workers a step
     cpu_seconds: float = float("nan")  # processor time of a partition; NaN: DDP, or no arrival
+    choice_seconds: float = float("nan")  # of an automatic choice, median; NaN: there was none
     why: str = ""
 
     @property
@@ -160,7 +161,7 @@ def read_outcome(path: Path) -> tuple[Cell, Outcome]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         values = found["outcome"]
-        values |= {name: _number(values.get(name)) for name in ("seconds", "arrived", "cpu_seconds")}
+        values |= {name: _number(values.get(name)) for name in ("seconds", "arrived", "cpu_seconds", "choice_seconds")}
         values["curve"] = [(row[0], *map(_number, row[1:4]), row[4]) for row in values["curve"]]
         outcome = Outcome(**values)
         return Cell(**found["cell"]), outcome

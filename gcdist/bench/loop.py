@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 import torch
 
@@ -25,6 +25,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
     """
     outcome, arrived = Outcome(), 0
     cpu: list[float] = []
+    choices: list[float] = []
     look = problem.evaluate(task)
     optimizer = torch.optim.SGD(task.model.parameters(), lr=cell.lr)
     outcome.look(0, 0.0, cluster.evaluate(look), cell.target, cell.budget)
@@ -38,6 +39,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
             outcome.bytes_down += info.bytes_down
             arrived += len(info.arrived)
             cpu += [] if info.cpu_seconds is None else [info.cpu_seconds]
+            choices += [info.choice_seconds] if info.choice_seconds else []
             done = info.step + 1
             due = done % problem.every == 0 or info.seconds > cell.budget
             if due and outcome.look(done, info.seconds, cluster.evaluate(look), cell.target, cell.budget):
@@ -49,6 +51,7 @@ def train(cluster: Cluster, problem: Problem, task: Task, cell: Cell) -> Outcome
     if outcome.ends:
         outcome.arrived = arrived / len(outcome.ends)
         outcome.cpu_seconds = fmean(cpu) if cpu else math.nan
+        outcome.choice_seconds = median(choices) if choices else math.nan
     return outcome
 
 

@@ -38,7 +38,6 @@ FREE, APART, TOGETHER = "none", "mild", "together"  # the last two have delays l
 CODED, CHOOSING = "partial", "auto"  # schemes
 FEW = 4  # partitions of a worker in the runs of schemes that plan
 UNCUT = 10.0  # paces: a deadline that every row makes
-TRIAL = 0.01  # seconds of a choice, to see how often there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,8 @@ def measure(
         seconds = _middle(_between(single)[WARM:])
         machine = replace(machine, single_cpu_seconds=single.cpu_seconds, single_master_seconds=seconds)
     machine = _with_coded(machine, runs[3], cells[3], lambda at: predict(short[3], at))
-    return _with_choices(machine, runs[4], cells[4], lambda at: predict(short[4], at))
+    choice = runs[4].choice_seconds / machine.slower(cells[4].even_share, runs[4].cpu_seconds)
+    return replace(machine, choice_seconds=0.0 if math.isnan(choice) else choice)
 
 
 def _nearer(machine: Machine, real: _Figures, found: _Figures, workers: int) -> Machine:
@@ -206,18 +206,6 @@ def _with_coded(machine: Machine, real: Outcome, cell: Cell, predict: Callable[[
         coded = max(0.0, machine.coded_seconds + between)
         machine = replace(machine, encode_seconds=encode, coded_seconds=coded)
     return machine
-
-
-def _with_choices(machine: Machine, real: Outcome, cell: Cell, predict: Callable[[Machine], Outcome]) -> Machine:
-    """The time of an automatic choice: what a run that chooses takes longer between its steps."""
-    scale = machine.slower(cell.even_share, real.cpu_seconds)
-    none, trial = (replace(machine, choice_seconds=seconds) for seconds in (0.0, TRIAL))
-    steps = [_between(predict(each)) for each in (none, trial)]
-    count = min(len(_between(real)), *map(len, steps))
-    without, with_trial = (fmean(each[WARM:count]) for each in steps)
-    more = fmean(_between(real)[WARM:count]) / scale - without
-    slope = (with_trial - without) / TRIAL
-    return replace(machine, choice_seconds=max(0.0, more / slope) if slope > 0 else 0.0)
 
 
 def _between(outcome: Outcome) -> list[float]:

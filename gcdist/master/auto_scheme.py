@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from gcdist.types import Mask, Plan
 # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
 MOVED = 1.25
 CHANGED = 1.5  # ... and once they change so many times faster or more slowly
+# so many choices are made before a step opens, because every step teaches much; later ones while a round is under way
+EARLY = 3
+CHOOSING = 0.03  # most of the time that choosing may take, where nothing but time has passed
 # where memories are to be filled, a step is cut after so many times what waiting for all takes, or by when who fills them
 # is done with this chance: nobody waits for others, nor for who is in a slow spell
 FILL, SURELY = 1.5, 0.95
@@ -24,8 +28,9 @@ FILL, SURELY = 1.5, 0.95
 
 @dataclass(slots=True, eq=False)
 class AutoScheme(Scheme):
-    """Chooses after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps; at once when members, workers' laws or
-    the gradient's size have changed. The first step waits for all: nothing is known before it.
+    """Chooses after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps, less often where that took more than 3%
+    of the time, and when the gradient's size has changed; at once when members or workers' laws have. The first step waits
+    for all: nothing is known before it. All but the first few choices are made while the master waits for a round.
 
     What is chosen stays while it costs at most 3% more than the best (`planning.cut_choice`, `planning.bits_choice`).
     """
@@ -36,6 +41,10 @@ class AutoScheme(Scheme):
     _live: bytes = field(default=b"", init=False)
     _remembered: set[tuple[int, int]] = field(default_factory=set, init=False)  # (worker, partition) of the plan
     _filling: bool = field(default=False, init=False)
+    _thought: tuple[Choice, str] | None = field(
+        default=None, init=False
+    )  # chosen meanwhile, for the next step, and why
+    _took: deque[float] = field(default_factory=lambda: deque(maxlen=5), init=False)  # seconds of the last choices
 
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, after a choice if one is due."""
@@ -51,12 +60,30 @@ class AutoScheme(Scheme):
             rule.forget(laws.changed)
             laws.changed.clear()
         laws.spells.moved.clear()
+        if why is None and self.choices < EARLY:
+            why = self._why_later()
         if why is not None:
             self._choose(live_N, holds, why)
+        elif self._thought is not None:
+            self._take(*self._thought)
+        self._thought = None
         return self._made(live_N, holds)
 
+    def meanwhile(self, live_N: Mask, holds: Holds = ALL) -> None:
+        """While the workers compute: the choice for the next step, if one is due and does not depend on this step."""
+        if self.choices < EARLY or live_N.tobytes() != self._live:
+            return
+        why = self._why_later()
+        found = None if why is None else self._found(live_N, holds)
+        if found is not None and why is not None:
+            self._thought = found, why
+
+    def chose(self, seconds: float) -> None:
+        """A choice has taken so long."""
+        self._took.append(seconds)
+
     def _why(self, live_N: Mask) -> str | None:
-        """Why a choice is due; None: none is."""
+        """Why a choice is due at once; None: none is."""
         rule, laws = self.rule, self.maker.laws
         assert isinstance(rule, ChosenDeadline)
         assert laws is not None
@@ -71,7 +98,14 @@ class AutoScheme(Scheme):
             return ", ".join(each)
         if rule.contradicted:
             return "arrivals contradict what was known"
-        if self._age >= min(self.replan_every, max(1, self.choices)):
+        return None
+
+    def _why_later(self) -> str | None:
+        """Why a choice is due soon; None: none is."""
+        rest = self._rest
+        if self._age < rest:
+            return None
+        if self._age >= min(self.replan_every, max(rest, self.choices)):
             return "what was measured since"
         if self._spread > 0 and not 1 / MOVED <= self.maker.spread / self._spread <= MOVED:
             return "gradients of partitions differ " + ("more" if self.maker.spread > self._spread else "less")
@@ -80,20 +114,37 @@ class AutoScheme(Scheme):
             return "gradients change " + ("faster" if slow > self._slowness else "more slowly")
         return None
 
+    @property
+    def _rest(self) -> int:
+        """Steps from a choice to the next one, so that choosing takes `CHOOSING` of the time at most."""
+        if self.choices < EARLY or not self._took or self.choice is None:
+            return 1
+        seconds = CHOOSING * (self.choice.prospect.seconds + self.between)
+        return int(np.clip(np.ceil(np.median(self._took) / max(seconds, 1e-9)), 1, self.replan_every))
+
     def _choose(self, live_N: Mask, holds: Holds, why: str) -> None:
         rule = self.rule
         assert isinstance(rule, ChosenDeadline)
+        found = self._found(live_N, holds)
+        if found is not None:
+            self._take(found, why)
+        elif self.choice is not None:  # nothing is known of anybody: wait for all
+            self.choice = None
+            rule.adopt(np.inf)
+            self.outdated = True
+
+    def _found(self, live_N: Mask, holds: Holds) -> Choice | None:
+        """The best choice by what is known now; None: nothing is."""
         self._live, self._age = live_N.tobytes(), 0
+        found = self.maker.choose(live_N, holds, self.noise_most, self.choice, self.between)
+        if found is not None:
+            self.choices += 1
+            self._spread, self._slowness = self.maker.spread, self.maker.changes.slowness
+        return found
+
+    def _take(self, found: Choice, why: str) -> None:
+        """This choice from the next step on."""
         before = self.choice
-        found = self.maker.choose(live_N, holds, self.noise_most, before, self.between)
-        if found is None:  # nothing is known of anybody: wait for all
-            if before is not None:
-                self.choice = None
-                rule.adopt(np.inf)
-                self.outdated = True
-            return
-        self.choices += 1
-        self._spread, self._slowness = self.maker.spread, self.maker.changes.slowness
         self._adopt(found.deadline, found)
         if before is None or not found.same_as(before):
             self.outdated, self.choice = True, found

@@ -88,6 +88,7 @@ class _Step:
     messages: int = 0
     payload_bytes: int = 0
     down_saved: int = 0
+    choice_seconds: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -175,10 +176,9 @@ class MasterDriver:
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
         live_N, ready_N = self.machine.live(), self.machine.ready()
-        choices = scheme.choices
+        begun, choices = self.port.now(), scheme.choices
         plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
-        if scheme.choices > choices:
-            self.port.chosen()
+        self._count_choice(scheme, choices, begun)
         promised = scheme.promises
         terms = scheme.terms(plan, live_N, ready_N)
         self.aggregator.reshape(scheme.maker.shape)
@@ -189,6 +189,9 @@ class MasterDriver:
         self._feed(OpenStep(opened, step, step, plan, terms, scheme.code.open(plan, terms), state.since))
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
         state.finish()
+        begun, choices = self.port.now(), scheme.choices
+        scheme.meanwhile(self.machine.live(), self.machine.holds())
+        self._count_choice(scheme, choices, begun)
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
         self._raise_if_over()
@@ -211,7 +214,15 @@ class MasterDriver:
             self._current.payload_bytes,
             self._current.down_saved,
             promised,
+            self._current.choice_seconds,
         )
+
+    def _count_choice(self, scheme: Scheme, choices: int, begun: float) -> None:
+        """Tell the scheme what a choice has taken, if it made one since ``begun``."""
+        if scheme.choices > choices:
+            self.port.chosen()
+            self._current.choice_seconds += (took := self.port.now() - begun)
+            scheme.chose(took)
 
     def _say_stuck(self) -> None:
         """A line about workers whose link lives and who are never done."""

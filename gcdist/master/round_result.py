@@ -27,3 +27,4 @@ class RoundResult:
     payload_bytes: int  # of these
     down_saved: int  # bytes less than with float32 parameters, in the rounds sent
     promised: bool  # p is a promise about a deadline (not a warm-up, not waiting for all)
+    choice_seconds: float = 0.0  # that the master spent on automatic choices

@@ -82,6 +82,12 @@ class Scheme:
         assert self.plan is not None
         return self.plan
 
+    def meanwhile(self, live_N: Mask, holds: Holds = ALL) -> None:
+        """What can be worked out for the next step while the workers compute: nothing, as a rule."""
+
+    def chose(self, seconds: float) -> None:
+        """An automatic choice has taken so long."""
+
     def _plan_anew(self, live_N: Mask, holds: Holds) -> None:
         try:
             self.plan, self.report = self.maker.make(live_N, holds)

@@ -226,9 +226,10 @@ def _settings(run: Run, changes: Sequence[str], steps: int) -> Config:
 
 
 def between_seconds(run: Run) -> tuple[float, float]:
-    """Seconds between two steps, and of an automatic choice: what all gaps together exceed their median by.
+    """Seconds between two steps, median, and of an automatic choice.
 
-    An `auto` run chooses after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps; others make no choice.
+    Runs of older versions did not write down what choices took: there it is what all gaps together exceed their median by,
+    with a choice after steps 1, 2, 4, 7, 11, .. and then every ``replan_every`` steps.
     """
     if run.steps < 2:
         return 0.0, 0.0
@@ -236,6 +237,9 @@ def between_seconds(run: Run) -> tuple[float, float]:
     usual = max(0.0, float(np.nanmedian(gaps)))
     if run.setting("code.scheme", "auto") != "auto":
         return usual, 0.0
+    took = run.series["choice_seconds"]
+    if np.isfinite(took).any():
+        return usual, float(np.median(took[took > 0])) if (took > 0).any() else 0.0
     every, step, choices = run.setting("straggler.replan_every", 20), 1, 0
     while step <= len(gaps):
         choices += 1

@@ -59,6 +59,7 @@ class StepInfo:
     compute_seconds: float | None  # the same: forward and backward
     cpu_seconds: float | None  # processor time of one partition, mean over those that arrived
     loss_share: float  # of the samples, those in partitions that ``loss`` is of
+    choice_seconds: float = 0.0  # of the master, on an automatic choice before the step or during it
     done: tuple[
         float, ...
     ] = ()  # share of its partitions that each arrived worker had done, in the order of ``arrived``
@@ -111,6 +112,7 @@ def step_info(
         compute_seconds=fmean(s.compute_seconds for s in sidecars) if sidecars else None,
         cpu_seconds=sum(s.cpu_seconds for s in sidecars) / partitions if partitions else None,
         loss_share=float(sum(size_K[j] for j, (_, share) in parts.items() if share > 0) / size_K.sum()),
+        choice_seconds=result.choice_seconds,
         done=tuple(share for _, share in sorted(shares_done(result).items())),
         metrics=_metrics(sidecars, size_K),
     )

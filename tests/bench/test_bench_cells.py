@@ -29,7 +29,7 @@ def outcome(seconds: float | None, loss: float = 0.05) -> Outcome:
     made = Outcome(
         "reached" if seconds is not None else "budget", steps=10, bytes_up=1_000_000, arrived=4.0, cpu_seconds=0.001
     )
-    made.seconds = float("nan") if seconds is None else seconds
+    made.seconds, made.choice_seconds = float("nan") if seconds is None else seconds, 0.01
     made.curve = [(0, 0.0, 2.3, 0.1, 0), (10, seconds or 20.0, loss, 0.9, 1_000_000)]
     return made
 

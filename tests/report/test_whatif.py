@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,11 @@ def test_the_choices_of_an_auto_run_take_what_its_gaps_exceed_the_usual_one_by(t
     longer = run.series["seconds"].copy()
     longer[1:] += 0.3  # a choice after step 1
     run.series["seconds"] = longer
+    took = run.series["choice_seconds"]
+    took[1], took[2], took[4] = 0.01, 0.02, 0.04
+    usual, choice = between_seconds(run)
+    assert usual == pytest.approx(plain, abs=1e-6) and choice == pytest.approx(0.02)
+    took.fill(math.nan)  # a run of an older version
     usual, choice = between_seconds(run)
     assert usual == pytest.approx(plain, abs=1e-6)
     gaps, at, count = run.steps - 1, 1, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,18 @@ def test_slow_spells_cost_a_step_each_at_most(tmp_path: Path) -> None:
     even = PARTITIONS / WORKERS * PACE
     assert np.mean([info.step_seconds for info in infos[5:]]) <= 1.5 * even
     assert all(info.estimated for info in infos)
+
+
+def test_choices_take_little_of_the_time_and_are_made_while_workers_compute(tmp_path: Path) -> None:
+    inject = {"model": "shifted-exponential", "shift": PACE, "mean": PACE, "scale_with_load": True}
+    took, config = 0.005, settings(tmp_path, inject=inject)
+    config = config.model_copy(update={"simulate": config.simulate.model_copy(update={"choice_seconds": took})})
+    infos, _ = trained(config, tmp_path / "run", 200)
+    chosen = [i for i, info in enumerate(infos) if info.choice_seconds]
+    assert chosen[:3] == [1, 2, 4]  # before these steps
+    between = [b.seconds - a.seconds - b.step_seconds for a, b in pairwise(infos)]
+    slow = [i for i in chosen if between[i - 1] > 0.9 * took]
+    assert [i for i in slow if i <= 4] == [1, 2, 4]
+    assert len(chosen) - len(slow) >= 5
+    late = infos[10:]
+    assert 0 < sum(info.choice_seconds for info in late) <= 0.05 * (late[-1].seconds - infos[9].seconds)

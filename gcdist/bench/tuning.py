@@ -2,7 +2,7 @@
 
 Grids are geometric and grow while the best point is on an edge, because the optimum may lie beyond it. Step size first,
 then the deadline, then the step size again beside the best deadline; all of it again with half the samples of a step,
-and half of these, while that is faster, else with twice as many. All trials are kept and printed.
+and half of these, while that is at most a tenth slower, else with twice as many. All trials are kept and printed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ LR_FACTOR, DEADLINE_FACTOR = 2.0, 1.5
 GROW_MOST = 8  # most points added to a grid
 START_PACES = 2.0  # the first deadline
 RACE = 1.5  # times the least cost so far: a longer run is stopped, and the other seeds are skipped
+NEAR = 1.1  # times the least cost: two seeds tell no smaller difference, so the search for samples of a step goes on
 LONGEST_PACES = 1000.0  # a longer deadline changes nothing
 
 
@@ -106,9 +107,9 @@ def tune(
     for others in ([x for x in reversed(shares) if x < own], [x for x in shares if x > own]):
         for share in others if best.share in (None, own) else ():
             found = _tuned(cell, _scaled(best, share), cost)
-            if not cost(found) < cost(best):
+            if not cost(found) < NEAR * cost(best):
                 break
-            best = found
+            best = min(best, found, key=cost)
     tried = [(point.lr, point.deadline, point.share, found) for point, found in known.items()]
     return Choice(best.lr, best.deadline, best.share, cost(best), cost(best) <= cell.budget, tried)
 

@@ -153,6 +153,17 @@ def test_the_samples_of_a_step_are_tuned_with_the_rest(best: int, scheme: str) -
     assert Choice.read(json.loads(json.dumps(choice.as_dict()))) == choice
 
 
+@pytest.mark.parametrize(("half", "best"), [(4.3, 2), (5.0, 8)])
+def test_samples_that_are_hardly_slower_do_not_end_the_search(half: float, best: int) -> None:
+    seconds = {8: 4.0, 4: half, 2: 3.0, 1: 4.0, 16: 5.0}
+
+    def run(made: Cell) -> Outcome:
+        off = np.log2(made.lr / (0.8 * (made.even_share / 8) ** 0.5)) ** 2
+        return outcome(seconds[made.even_share] + float(off))
+
+    assert tune(cell("sync"), [7], 0.8, run, (1, 2, 4, 8, 16)).share == best
+
+
 def test_half_the_samples_take_half_the_time() -> None:
     whole, half = cell("sync", budget=3.0), cell("sync", budget=3.0, share=4)
     assert half.config().code.partitions == 16

@@ -134,7 +134,8 @@ def test_the_choices_of_an_auto_run_take_what_its_gaps_exceed_the_usual_one_by(t
     took = run.series["choice_seconds"]
     took[1], took[2], took[4] = 0.01, 0.02, 0.04
     usual, choice = between_seconds(run)
-    assert usual == pytest.approx(plain, abs=1e-6) and choice == pytest.approx(0.02)
+    assert usual == pytest.approx(plain, abs=1e-6)
+    assert choice == pytest.approx(0.02)
     took.fill(math.nan)  # a run of an older version
     usual, choice = between_seconds(run)
     assert usual == pytest.approx(plain, abs=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class AutoScheme(Scheme):
     _thought: tuple[Choice, str] | None = field(
         default=None, init=False
     )  # chosen meanwhile, for the next step, and why
-    _took: deque[float] = field(default_factory=lambda: deque(maxlen=5), init=False)  # seconds of the last choices
+    _seconds: float = field(default=0.0, init=False)  # that a choice takes, median of the last ones
+    _took: deque[float] = field(default_factory=lambda: deque(maxlen=5), init=False)
 
     def plan_for(self, live_N: Mask, holds: Holds = ALL) -> Plan:
         """The plan of the next step, after a choice if one is due."""
@@ -81,6 +83,7 @@ class AutoScheme(Scheme):
     def chose(self, seconds: float) -> None:
         """A choice has taken so long."""
         self._took.append(seconds)
+        self._seconds = float(np.median(self._took))
 
     def _why(self, live_N: Mask) -> str | None:
         """Why a choice is due at once; None: none is."""
@@ -117,10 +120,10 @@ class AutoScheme(Scheme):
     @property
     def _rest(self) -> int:
         """Steps from a choice to the next one, so that choosing takes `CHOOSING` of the time at most."""
-        if self.choices < EARLY or not self._took or self.choice is None:
+        if self.choices < EARLY or self.choice is None:
             return 1
-        seconds = CHOOSING * (self.choice.prospect.seconds + self.between)
-        return int(np.clip(np.ceil(np.median(self._took) / max(seconds, 1e-9)), 1, self.replan_every))
+        share = CHOOSING * (self.choice.prospect.seconds + self.between)
+        return min(self.replan_every, max(1, ceil(self._seconds / max(share, 1e-9))))
 
     def _choose(self, live_N: Mask, holds: Holds, why: str) -> None:
         rule = self.rule

@@ -14,7 +14,7 @@ export PYTHONSAFEPATH = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-partitions bench-planes bench-hosts bench-what-if bench-papers bench-allocation bench-planner bench-chaos bench-simulator bench-processes bench-coco bench-quick bench-full cluster-demo dist clean
+.PHONY: help demo test test-slow cases test-cluster lint format types docs docs-serve check bench-kernels bench-links bench-overhead bench-partitions bench-planes bench-hosts bench-what-if bench-papers bench-allocation bench-planner bench-chaos bench-simulator bench-many bench-processes bench-coco bench-quick bench-full cluster-demo dist clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -118,6 +118,9 @@ bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 
 
 bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, two minutes
 	$(BIN)/python benchmarks/simulator.py $(ARGS)
+
+bench-many: $(VENV)/dev $(VENV)/gcdist ## 8 to 10,000 workers, local data and churn on a virtual clock; goes on where it stopped
+	$(BIN)/python benchmarks/many_workers.py $(ARGS)
 
 bench-processes: $(VENV)/dev $(VENV)/gcdist ## real workers by the dozen on this machine: start, step, memory, five minutes
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/many_processes.py $(ARGS)

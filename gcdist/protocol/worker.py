@@ -156,6 +156,39 @@ class WorkerMachine:
         """This worker holds h_row of these rows at these versions (a simulated one, when a checkpoint was read)."""
         self._held = {row: _Held(version) for row, version in versions.items()}
 
+    # --- a round that nothing interrupts ---
+
+    @property
+    def assignment(self) -> Assignment | None:
+        """Rows of the newest plan that this life was sent."""
+        return self._assignment
+
+    def foreseen(self, new: Round) -> Assignment | None:
+        """The one row that a round is spent on if it comes now; None: it has several, or it would be dropped or refused."""
+        work = new.assignment if new.assignment is not None else self._assignment
+        if self._work is not None or self._leave_by is not None or self._announced > new.step or work is None:
+            return None
+        if (new.assignment is None and new.plan_id != self._plan_id) or len(work.rows) != 1 or not _fits(new, work):
+            return None
+        held, version = self._held.get(work.rows[0], _Held()), new.shift[0]
+        return work if version in (0, held.version, held.version + held.pending) else None
+
+    def catch_up(self, event: RoundIn, done: int) -> list[WorkerInstruction]:
+        """Be where `handle` would have come from a `foreseen` round by now: its row has ``done`` partitions and is encoded.
+
+        The instructions are those that it would have given, without those that only take time (Prefetch, Wake, Compute,
+        Abort, Encode).
+        """
+        self._out, new = [], event.round
+        work = self._accepted(new)
+        assert work is not None
+        shift = dict(zip(work.rows, new.shift, strict=True))
+        cut_at = inf if new.cut is None else event.at + new.cut
+        cut = done < len(work.parts[0])
+        self._work = _Work(new, deque(), deque(work.rows), shift, cut_at, cut, False, done, "encoding")
+        self._out.append(Load(new._replace(assignment=work), event.body))
+        return self._out
+
     # --- the link ---
 
     def _unlinked(self, event: LinkLost) -> None:
@@ -200,8 +233,8 @@ class WorkerMachine:
         elif self._work.phase == "computing":  # PartDone or Aborted will end it
             self._out.append(Abort(self._work.round.step))
 
-    def _round(self, event: RoundIn) -> None:
-        new = event.round
+    def _accepted(self, new: Round) -> Assignment | None:
+        """The work of a round, its shifts settled; None: it does not fit, and this worker ends."""
         if new.assignment is not None:
             self._assignment, self._plan_id = new.assignment, new.plan_id
             for row in [r for r in self._held if r not in new.assignment.rows]:
@@ -211,10 +244,16 @@ class WorkerMachine:
         work = self._assignment
         if work is None or new.plan_id != self._plan_id or self._work is not None or not _fits(new, work):
             self._out.append(Exit(1, f"round {new.step} of plan {new.plan_id} does not fit: the master is not ours"))
-            return
+            return None
         for row, version, beta in zip(work.rows, new.shift, new.beta, strict=True):
             if not self._settle(row, version, beta):
-                return
+                return None
+        return work
+
+    def _round(self, event: RoundIn) -> None:
+        new, work = event.round, self._accepted(event.round)
+        if work is None:
+            return
         self._work = _Work(
             new,
             deque((row, j, a) for row, parts in self._in_order(new.step, work) for j, a in parts),

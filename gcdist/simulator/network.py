@@ -89,6 +89,14 @@ class WorkerProcess(Protocol):
         """Whether the process has ended by itself."""
         ...
 
+    def foresee(self, sent: Round, body: U8, at: float, back: Callable[[], None]) -> bool:
+        """Take a round that comes at ``at`` as one event, if what it leads to is known; ``back``: it is on its way again."""
+        ...
+
+    def interrupt(self) -> None:
+        """Something comes between: a round that was foreseen is where it would be by now."""
+        ...
+
 
 class Network:
     """The master's world and all workers in it: links with latency and bandwidth, one order per direction and link."""
@@ -121,6 +129,8 @@ class Network:
             lambda slot: self.workers[slot].wake(),
         )
         self._asleep = 0.0  # the master is stopped, or at its own work, until then
+        # rounds are foreseen where each worker's time is its own; `interrupt` undoes it
+        self._foresees = not (setup.config.faults or self.cores.shared or self.turns.seconds)
 
     # --- the master's port ---
 
@@ -144,7 +154,9 @@ class Network:
         """When the next thing happens; None: nothing is on its way or in work (but for workers that will join again)."""
         if self._events:
             return self.clock.now
-        return self.clock.next_at() if self.clock.pressing else None
+        if self.clock.pressing:
+            return self.clock.next_at()
+        return self.clock.resting if self.clock.resting > self.clock.now else None
 
     def tell(self, instruction: Admit | Refuse | Announce | CloseLink | Leave) -> None:
         """Deliver to one worker after the link's time."""
@@ -170,6 +182,11 @@ class Network:
         if worker.inc != peer.inc:
             return  # its link is gone, and the master will hear of it
         nbytes = SMALL + self._round_nbytes(sent) + len(state)
+        if self._foresees and not self.trouble.knows(peer.worker):
+            wire = self._wire(worker, False)
+            if not len(wire):
+                self._foresee(worker, wire, nbytes, sent, state)
+                return
 
         def leave() -> None:
             behind = self._behind.pop(peer, [])
@@ -181,6 +198,18 @@ class Network:
         if self.turns.seconds:
             self._behind[peer] = []
         self.turns.take(leave)
+
+    def _foresee(self, worker: WorkerProcess, wire: _Wire, nbytes: int, sent: Round, state: U8) -> None:
+        """Send a round on an empty link: as one event with its message, if what comes of it is known."""
+        worker.interrupt()
+        self.bytes_down += nbytes
+        at, travel = wire.reserve(nbytes)
+
+        def carry() -> None:
+            wire.enter(at, nbytes, travel, lambda when: RoundIn(when, sent, state), None)
+
+        if not worker.foresee(sent, state, at, carry):
+            carry()
 
     def _round_nbytes(self, sent: Round) -> int:
         """Bytes of a round without its parameters: asked for once where many workers get the same."""
@@ -203,6 +232,7 @@ class Network:
             self._busy(seconds)
             return
         worker = self.workers[peer.worker]
+        worker.interrupt()
         match fault.kind:
             case "kill":
                 worker.kill(fault.seconds)
@@ -237,6 +267,7 @@ class Network:
 
     def join(self, worker: WorkerProcess, after: float) -> None:
         """A worker makes a link: a fresh ticket, then hello; not while it is stopped or cut off."""
+        worker.interrupt()
         worker.inc = inc = next(self._tickets)
         peer = Peer(worker.slot, inc)
         hello = self._setup.hello(f"worker{worker.slot}", worker.slot)
@@ -260,6 +291,7 @@ class Network:
 
     def down(self, worker: WorkerProcess, nbytes: int, make: Callable[[float], WorkerEvent]) -> None:
         """Master to worker, in the order of the link."""
+        worker.interrupt()
         behind = self._behind.get(Peer(worker.slot, worker.inc)) if self._behind else None
         if behind is not None:
             behind.append(lambda: self.down(worker, nbytes, make))
@@ -269,6 +301,7 @@ class Network:
 
     def drop(self, worker: WorkerProcess, reason: str) -> None:
         """The link breaks: what is on its way is gone, both ends are told; the master once no cut is in the way."""
+        worker.interrupt()
         peer, now = Peer(worker.slot, worker.inc), self.clock.now + self._setup.config.simulate.latency
         worker.inc = -1
         when = max(now, self.trouble.healed_at(worker.slot))
@@ -280,6 +313,7 @@ class Network:
         self._events.append(Lost(self.clock.now, peer, reason))
         worker = self.workers[peer.worker]
         if worker.inc == peer.inc:
+            worker.interrupt()
             worker.inc = -1
             worker.take(lambda at: LinkLost(at, reason))
 
@@ -320,6 +354,11 @@ class _Wire:
 
     def carry(self, nbytes: int, make: Callable[[float], Any], sent: Callable[[], None] | None = None) -> None:
         """Send ``nbytes``; ``make`` gives the other end's event, ``sent`` is called once it is there."""
+        at, travel = self.reserve(nbytes)
+        self.enter(at, nbytes, travel, make, sent)
+
+    def reserve(self, nbytes: int) -> tuple[float, float]:
+        """When ``nbytes`` that leave now are there, behind all before them; the seconds that they take of the link."""
         network, clock = self._network, self._network.clock
         begin, port = max(clock.now, self._free), network.port
         left = begin
@@ -328,8 +367,19 @@ class _Wire:
             begin = max(begin, first)
         travel = network._transfer_seconds(self._worker.slot, self._up, nbytes)
         self._free = max(left, begin + travel)
+        return self._free + self._latency, travel
+
+    def enter(
+        self,
+        at: float,
+        nbytes: int,
+        travel: float,
+        make: Callable[[float], Any],
+        sent: Callable[[], None] | None,
+    ) -> None:
+        """What was `reserve`d is on its way."""
         self._queue.append((self._worker.inc, nbytes, travel, make, sent))
-        clock.at(self._free + self._latency, self._deliver)
+        self._network.clock.at(at, self._deliver)
 
     def _deliver(self) -> None:
         network, worker = self._network, self._worker

@@ -106,6 +106,10 @@ class Outages:
         state = self._states.get(slot)
         return state is not None and self._clock.now < state.stopped
 
+    def knows(self, slot: int) -> bool:
+        """Whether anything ever happened to the worker."""
+        return slot in self._states
+
     def healed_at(self, slot: int) -> float:
         """When the cable is whole: in the past, if it is."""
         state = self._states.get(slot)

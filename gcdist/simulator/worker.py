@@ -20,8 +20,9 @@ from gcdist.protocol.master_io import (
     Failed,
     Leaving,
 )
-from gcdist.protocol.messages import Head
+from gcdist.protocol.messages import Head, Round
 from gcdist.protocol.worker_io import (
+    RoundIn,
     SendCredit,
     SendFailed,
     SendLeaving,
@@ -29,12 +30,13 @@ from gcdist.protocol.worker_io import (
     Sigterm,
     WorkerEvent,
 )
-from gcdist.simulator.clock import Coming
+from gcdist.simulator.clock import Clock, Coming
 from gcdist.simulator.cores import Job
 from gcdist.simulator.network import SMALL, Network
 from gcdist.simulator.shared_gradients import SharedGradients, SharedView
 from gcdist.transport import digest
-from gcdist.worker.driver import Pace, WorkerDriver
+from gcdist.types import U8
+from gcdist.worker.driver import Foreseen, Pace, WorkerDriver
 from gcdist.worker.partition_memory import memory_of
 from gcdist.worker.rows import RowMaker
 
@@ -47,6 +49,17 @@ class _Work:
     tag: object  # of what comes of it
     computing: bool
     wanted: bool = True
+
+
+@dataclass(slots=True)
+class _ForeseenRound:
+    """A round that one event stands for."""
+
+    sent: Round
+    body: U8
+    times: Foreseen
+    back: Callable[[], None]
+    coming: Coming
 
 
 class _Later:
@@ -80,11 +93,13 @@ class SimulatedWorker:
         self._throttled = (0.0, 1.0)  # until when, and the share of the time that the process runs
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
+        self._foreseen: _ForeseenRound | None = None
         self._begin()
 
     def _begin(self) -> None:
         """A process starts."""
         setup, config = self._setup, self._setup.config
+        self.interrupt()
         self.lives += 1
         for tag in list(self._tagged):
             self.cancel(tag)
@@ -129,10 +144,12 @@ class SimulatedWorker:
 
     def throttle(self, seconds: float, share: float) -> None:
         """Work that begins in the next ``seconds`` takes 1/share times as long."""
+        self.interrupt()
         self._throttled = self._clock.now + seconds, share
 
     def terminate(self) -> None:
         """SIGTERM."""
+        self.interrupt()
         self.take(Sigterm)
 
     def take(self, make: Callable[[float], WorkerEvent]) -> None:
@@ -165,6 +182,57 @@ class SimulatedWorker:
         for do in waiting:
             do()
 
+    # --- rounds that nothing interrupts ---
+
+    def foresee(self, sent: Round, body: U8, at: float, back: Callable[[], None]) -> bool:
+        """Take a round that comes at ``at`` as one event, if what it leads to is known; ``back``: it is on its way again."""
+        if self._throttled[0] or self._waiting:
+            return False
+        times = self.driver.foresee(sent, at, self._computes_until, 1.0)
+        if times is None:
+            return False
+        coming = self._clock.at(times.ready, self._reach, asked=times.asked)
+        self._foreseen = _ForeseenRound(sent, body, times, back, coming)
+        return True
+
+    def _reach(self) -> None:
+        """The row of the foreseen round is ready."""
+        found, self._foreseen = self._foreseen, None
+        assert found is not None
+        times = found.times
+        if not times.done:
+            self._replay(found)  # the cut comes before anything is done
+            return
+        self._computes_until = times.free
+        self._clock.resting = max(self._clock.resting, times.rests)
+        self.driver.catch_up(RoundIn(times.at, found.sent, found.body), times.done, times.taken)
+        if self.is_over():
+            self._network.drop(self, "the worker ended")
+
+    def interrupt(self) -> None:
+        """Something comes between: a round that was foreseen is where it would be by now."""
+        found, self._foreseen = self._foreseen, None
+        if found is None:
+            return
+        self._clock.call_off(found.coming)
+        if self._clock.now < found.times.at:
+            found.back()
+        else:
+            self._replay(found)
+
+    def _replay(self, found: _ForeseenRound) -> None:
+        """Let happen what a round would have led to up to now, on a clock of its own; the rest is to come."""
+        clock, past = self._clock, Clock()
+        past.now = found.times.at
+        self._clock = self._network.clock = past
+        try:
+            self._feed(lambda at: RoundIn(at, found.sent, found.body))
+            while (at := past.next_at()) is not None and at <= clock.now:
+                past.step()
+        finally:
+            self._clock = self._network.clock = clock
+        clock.adopt(past)
+
     # --- the worker's port ---
 
     def now(self) -> float:
@@ -187,8 +255,13 @@ class SimulatedWorker:
             else:
                 assert later.coming is not None
                 mine.remove(later.coming)
-        if self.lives == later.life:
-            self.take(later.make)
+        if self.lives != later.life:
+            return
+        if self._foreseen is not None:
+            if tag == "wake":
+                return  # of a round that is over
+            self.interrupt()
+        self.take(later.make)
 
     def work(
         self,

@@ -15,6 +15,7 @@ from gcdist.exchange.sidecar import stamp_held
 from gcdist.model.gradients import PartitionResult, UserCodeError
 from gcdist.protocol.last_events import LastEvents
 from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Round, Tick, Wake
+from gcdist.protocol.order import partition_order
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
     Abort,
@@ -99,6 +100,19 @@ class _Row:
     under_way: bool = False  # the last one begun is not done
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A round of one row that nothing interrupts; times on the port's clock."""
+
+    at: float  # when it comes
+    done: list[float]  # seconds from then until each partition of the message is done; none: it is cut before
+    taken: float  # seconds until the row is complete or cut
+    asked: float  # when that is: the worker waits for its message from then on; without a message: from the beginning
+    ready: float  # when the message leaves, or the cut that leaves nothing to send
+    free: float  # until then a partition occupies the worker
+    rests: float  # until then a timer or a dropped partition runs, without a consequence
+
+
 class WorkerDriver:
     """Serves rounds in one worker.
 
@@ -158,11 +172,8 @@ class WorkerDriver:
     def feed(self, event: WorkerEvent) -> None:
         """Handle one event and do what it asks for."""
         match event:
-            case RoundIn(at=at, round=new):
-                self._arrived = at
-                if new.assignment is not None:
-                    self._load = sum(len(parts) for parts in new.assignment.parts)
-                    self._partial = new.assignment.partial
+            case RoundIn():
+                self._note(event)
             case PartDone():
                 try:
                     if not self._take(event):
@@ -181,6 +192,67 @@ class WorkerDriver:
                 self._last.add(event, instructions)
         for instruction in instructions:
             self._do(instruction)
+
+    def _note(self, event: RoundIn) -> None:
+        """When a round came, and what its plan asks for."""
+        self._arrived = event.at
+        if (work := event.round.assignment) is not None:
+            self._load = sum(len(parts) for parts in work.parts)
+            self._partial = work.partial
+
+    def catch_up(self, event: RoundIn, done: list[float], taken: float) -> None:
+        """Do all that a round asks for whose row is ready now: `foresee` knew it, and nothing came between.
+
+        Args:
+            event: the round, which came some time ago.
+            done: seconds from then until each partition of the message was done.
+            taken: seconds until the row was complete or cut.
+        """
+        self._note(event)
+        for told in self.machine.catch_up(event, len(done)):
+            self._do(told)
+        work = self.machine.assignment
+        assert work is not None
+        step, row, parts = event.round.step, work.rows[0], work.parts[0]
+        order = partition_order(self.machine.seed, step, row, parts) if work.partial else parts
+        made = self._row = _Row([Compute(step, row, j, a) for j, a in order[: len(done)]], done)
+        self.feed(self._deferred_row(self._port.now(), step, row, len(parts), made, taken))
+
+    def foresee(self, sent: Round, at: float, free: float, slower: float) -> Foreseen | None:
+        """When a round that comes at ``at`` leads to a message, if nothing comes between; None: that is not known.
+
+        Only where work takes simulated time (`Pace`). ``free``: until then the worker is occupied with a partition;
+        ``slower``: its work takes so many times as long.
+        """
+        work = self.machine.foreseen(sent)
+        if work is None:
+            return None
+        parts = work.parts[0]
+        load = len(parts) if sent.assignment is not None else self._load
+        delay = self._delays.seconds(self.worker, sent.step, float(load), self._seed)
+        least = delay / max(load, 1) if self._inside else 0.0
+        length, floor = max(self._pace.part_seconds * slower, least), 0.0
+        cut_at = inf if sent.cut is None else at + sent.cut
+        now, rests, done = at, 0.0, list[float]()
+        for r in range(1, len(parts) + 1):
+            if work.partial and not self._inside:
+                floor = at + (delay * (r / load) if self._scale_with_load else delay)
+            if floor < inf:
+                free = max(now, free) + length
+            ready = max(floor, free)
+            if cut_at <= ready:
+                now, rests = cut_at, free if max(floor, free) < inf else 0.0
+                break
+            if ready == inf:
+                return None
+            now = ready
+            done.append(now - at)
+        if not done:
+            return Foreseen(at, done, 0.0, at, now, free, rests)
+        floor = 0.0 if work.partial or self._inside else at + delay
+        ready = max(floor, now + self._pace.encode_seconds * slower)
+        rests = max(rests, cut_at if cut_at < inf else 0.0)
+        return None if ready == inf else Foreseen(at, done, now - at, now, ready, free, rests)
 
     def _do(self, told: WorkerInstruction) -> None:
         match told:

@@ -1,8 +1,8 @@
 """The shared types of gcdist: what the rooms say to each other.
 
-Numpy and scipy only. Every room may import this module; it imports nothing of gcdist. A class that is not a Protocol is a
-frozen dataclass with slots. Suffixes of array names give their shape: N workers, R rows (messages of a step; R = n unless
-a worker sends several), K partitions, S segments of the flat parameter vector.
+Numpy and scipy only. Every room may import this module; it imports nothing of gcdist but `records`. A class that is not a
+Protocol is a frozen dataclass with slots, or a `record`. Suffixes of array names give their shape: N workers, R rows
+(messages of a step; R = n unless a worker sends several), K partitions, S segments of the flat parameter vector.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+
+from gcdist.records import record
 
 F32: TypeAlias = NDArray[np.float32]
 F64: TypeAlias = NDArray[np.float64]
@@ -201,7 +203,7 @@ class StepTerms:
     excess_R: F64 | None = None  # of partial rows: E[l^2/m - l | m >= 1] at these cuts (R,), math section 10
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Use:
     """What becomes of one message m: ``added += weight*m`` now (None: keep it packed), ``h_row += beta*m`` at both
     ends.
@@ -321,7 +323,7 @@ class Key:
     segment: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Encoded:
     """What an encoding did: ``energy = |x|^2`` and ``error = |Q(x)-x|^2`` as made (their ratio recalibrates the law)."""
 
@@ -391,7 +393,7 @@ class DelayModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkTimes:
     """When a row's partitions were done, as its worker measured it: seconds since the receipt of the round."""
 
@@ -399,7 +401,7 @@ class WorkTimes:
     row: float  # until the row was complete or cut
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Seen:
     """One outcome of one row: the only food of the arrival statistics.
 

@@ -16,6 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "hashing": set(),
     "names": set(),
+    "records": set(),
     "whole_file": set(),
     "last_words": set(),
     "coding": set(),
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # may import everything below
 ABOVE = {"api", "cli", "commands", "__init__", "__main__", "bench", "report", "integrations"}
-BELOW = {"types", "memory", "hashing", "names", "whole_file", "last_words"}  # what every room may import
+BELOW = {"types", "memory", "hashing", "names", "records", "whole_file", "last_words"}  # what every room may import
 PURE = {"types", "coding", "quantize", "straggler", "planning", "protocol"}
 CLOCKS = {"time", "datetime", "sched", "asyncio", "socket", "threading"}
 

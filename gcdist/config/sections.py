@@ -278,8 +278,8 @@ class SimulateConfig(Section):
     round or a message with a gradient, which pass the master one after another. ``choice_seconds``: of the master for each
     choice of `auto` or of an automatic deadline. ``master_message_seconds`` and ``master_byte_seconds``: of
     the master's processor for a message with a gradient, and for each of its bytes, one after another. ``pack_messages``:
-    messages are packed and unpacked as on a real link, and each gradient is computed alone; the run is slower, and the same
-    to the last bit.
+    messages are packed and unpacked as on a real link, each gradient is computed alone, and a worker's round happens event
+    by event; the run is slower, and the same to the last bit.
     """
 
     latency: NotNegative = 0.0005

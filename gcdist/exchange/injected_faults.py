@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from gcdist.exchange.message import Message
 from gcdist.protocol import Head
 from gcdist.protocol.codec import Kind
 from gcdist.protocol.messages import Fault
+from gcdist.records import record_by_identity
 from gcdist.straggler import FaultSchedule, Planned
 from gcdist.transport import digest
 from gcdist.types import F64, U8, Corruption, DelayModel
@@ -86,7 +86,7 @@ def throttle_process(fault: Fault) -> None:
     subprocess.run(command, stdin=subprocess.DEVNULL, start_new_session=True, check=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class Outgoing:
     """A message as it leaves. ``digest``: what the frame claims of its payload; None: the truth."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gcdist.exchange.sidecar import Carried, Sidecar
+from gcdist.records import record_by_identity
 from gcdist.types import U8
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class Message:
     """The body of one row's message as it travels: packed payload and its sidecar.
 
@@ -24,7 +23,7 @@ class Message:
         return len(self.payload) + len(self.sidecar)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class CheckedMessage:
     """A checked message: its bytes fit the plan of its sender, so adding it cannot fail.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import chain
 from math import isfinite
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gcdist.model.buffer_updates import BufferUpdate
+from gcdist.records import record_by_identity
 from gcdist.types import F64, METRICS_MOST, U8, Mask, WorkTimes, check_metric_name
 
 SHARE_MOST = 1 + 1e-6  # sums of shares are rounded
@@ -28,7 +29,7 @@ def _no_parameters() -> Mask:
     return np.zeros(0, bool)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class Sidecar:
     """Of one row of one step.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,10 +14,11 @@ from gcdist.model.vector_format import Shape
 from gcdist.protocol.master_io import Accumulate, Keep
 from gcdist.protocol.messages import Head
 from gcdist.quantize import Sums
+from gcdist.records import record_by_identity
 from gcdist.types import F32, F64, Closing, Quantizer, Use
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class Counted:
     """One counted row: how it was used and what its sidecar said."""
 

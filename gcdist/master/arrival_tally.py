@@ -52,8 +52,8 @@ class ArrivalTally:
         np.add.at(self.planned_N, owner, 1 - p_R[rows])
         np.add.at(self.variance_N, owner, p_R[rows] * (1 - p_R[rows]))
         np.add.at(self.steps_N, owner, 1)
-        for counted in result.counted:
-            self.observed_N[plan.worker_R[counted.row]] += 1
+        counted = np.array([each.row for each in result.counted], np.int64)
+        np.add.at(self.observed_N, plan.worker_R[counted], 1)
         for worker, share in shares_done(result).items():
             self.done_N[worker] += share
 
@@ -93,9 +93,14 @@ class ArrivalTally:
 
 def shares_done(result: RoundResult) -> dict[int, float]:
     """Share of its partitions that each worker, by index, had done in time; 1 where rows are not cut."""
-    load_R, worker_R = np.diff(result.plan.A_RK.indptr).tolist(), result.plan.worker_R.tolist()
+    rows = np.array([counted.row for counted in result.counted], np.int64)
+    done_C = np.array([len(counted.sidecar.parts_P4) for counted in result.counted], np.float64)
+    share_C = np.minimum(1.0, done_C / np.maximum(1, np.diff(result.plan.A_RK.indptr)[rows]))
+    owners, shares = result.plan.worker_R[rows].tolist(), share_C.tolist()
+    whole = dict(zip(owners, shares, strict=True))
+    if len(whole) == len(owners):  # one row each
+        return whole
     found = dict[int, list[float]]()
-    for counted in result.counted:
-        share = len(counted.sidecar.parts_P4) / max(1, load_R[counted.row])
-        found.setdefault(worker_R[counted.row], []).append(min(1.0, share))
-    return {worker: sum(shares) / len(shares) for worker, shares in found.items()}
+    for worker, share in zip(owners, shares, strict=True):
+        found.setdefault(worker, []).append(share)
+    return {worker: sum(each) / len(each) for worker, each in found.items()}

@@ -41,11 +41,7 @@ class Coverage:
         if result.gradient is None:
             self.without_gradient += 1
         else:
-            for message in result.counted:
-                done = {int(j) for j in message.sidecar.parts_P4[:, 0]}  # of a row that was cut: some of its partitions
-                parts = result.plan.parts(message.row)
-                whole = message.sidecar.remembers  # what is remembered of the others counts
-                counted_K[[j for j, coefficient in parts if coefficient != 0 and (whole or j in done)]] = True
+            counted_K[_counted(result)] = True
         seen = np.flatnonzero(counted_K)
         self._gap_K[seen] = np.maximum(self._gap_K[seen], self.steps - 1 - self._last_K[seen])
         self._last_K[seen] = self.steps
@@ -117,6 +113,21 @@ class Coverage:
         self.steps, self.without_gradient = state["steps"], state["without_gradient"]
         self._count_K[:], self._last_K[:], self._gap_K[:] = state["count"], state["last"], state["gap"]
         self._say_at = max(FIRST, AGAIN * self.steps)
+
+
+def _counted(result: RoundResult) -> I64:
+    """The partitions that a step counted, some several times."""
+    A_RK, found = result.plan.A_RK, []
+    all_count = bool(A_RK.data.all())  # no partition is stored without a coefficient
+    for message in result.counted:
+        number_P = message.sidecar.parts_P4[:, 0]  # of a row that was cut: some of its partitions
+        if message.sidecar.remembers or not all_count:
+            stored = slice(int(A_RK.indptr[message.row]), int(A_RK.indptr[message.row + 1]))
+            number_S = A_RK.indices[stored][A_RK.data[stored] != 0]
+            # what is remembered of the others counts
+            number_P = number_S if message.sidecar.remembers else number_P[np.isin(number_P, number_S)]
+        found.append(number_P)
+    return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
 
 
 def _who(plan: Plan, rare: I64) -> str:

@@ -35,9 +35,9 @@ class DataAccount:
             self._data_seconds += fmean(counted.sidecar.data_seconds for counted in result.counted)
             self._compute_seconds += fmean(counted.sidecar.compute_seconds for counted in result.counted)
             self._step_seconds += result.seconds
-        for counted in result.counted:
-            self._batches += len(counted.sidecar.parts_P4)
-            self._empty += int((counted.sidecar.parts_P4[:, 2] == 0).sum())
+            share_P = np.concatenate([counted.sidecar.parts_P4[:, 2] for counted in result.counted])
+            self._batches += len(share_P)
+            self._empty += int((share_P == 0).sum())
         for j in np.flatnonzero(~result.plan.covered_K).tolist():
             self._uncovered[j] = self._uncovered.get(j, 0) + 1
 

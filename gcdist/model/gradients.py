@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from time import perf_counter, thread_time
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from gcdist.model.device import CPU, device_generator_kept, moved, seed_device
 from gcdist.model.randomness import COMPUTE, generators_are_kept, generators_kept, seed_generators
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
+from gcdist.records import record_by_identity
 from gcdist.tasks import Task
 from gcdist.types import F32, I64, Mask
 
@@ -45,7 +46,7 @@ class _Made(NamedTuple):
     trained: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class PartitionResult:
     """One partition's share of one step's gradient, and what came with it."""
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 from gcdist.observe.files import GrowingFile
+from gcdist.records import record
 
 VERSION = 1  # of workers.jsonl
 THIN_BYTES = 32 << 20
 End: TypeAlias = Literal["counted", "late", "stale", "failed", "lost"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerRound:
     """One round of one worker. Times in seconds, sizes in bytes; None: not known.
 

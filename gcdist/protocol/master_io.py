@@ -5,17 +5,18 @@ Every event begins with ``at``: monotonic seconds, stamped by whoever received i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TypeAlias
 
 from gcdist.protocol.messages import Body, CloseWhy, CreditWhy, Head, Hello, Peer, Round, Tick, Wake
+from gcdist.records import record
 from gcdist.types import Closing, Decoder, Plan, Seen, StepTerms, Use, WorkTimes
 
 # --- events of the master ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Joined:
     """A link is up and the worker has said hello."""
 
@@ -24,7 +25,7 @@ class Joined:
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Lost:
     """The link is gone."""
 
@@ -33,7 +34,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leaving:
     """The worker has been told to go (SIGTERM, spot notice) and asks to be released."""
 
@@ -41,7 +42,7 @@ class Leaving:
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Silent:
     """Nothing was heard from the worker for ``seconds``; its link stands. 0: it is heard again."""
 
@@ -50,7 +51,7 @@ class Silent:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Credit:
     """The worker is free for the newest round. ``step`` is the round it ends (-1 for fresh), ``held`` its seconds there."""
 
@@ -61,7 +62,7 @@ class Credit:
     held: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Arrived:
     """A message is in, stamped at its last byte. ``fault``: what the receiver found wrong with the bytes."""
 
@@ -73,7 +74,7 @@ class Arrived:
     work: WorkTimes | None = None  # of a row that may be cut: when its partitions were done
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Failed:
     """The user's model or data raised in a worker."""
 
@@ -84,7 +85,7 @@ class Failed:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stop:
     """Close the open step and let everybody go."""
 
@@ -92,7 +93,7 @@ class Stop:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OpenStep:
     """The driver opens a step; ``params`` is the version of the parameters that its rounds carry."""
 
@@ -105,7 +106,7 @@ class OpenStep:
     since: int | None = None  # a worker that has these parameters or later ones gets differences; None: nobody does
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Settle:
     """No step is open, and ``step`` will be the next: whatever is in hand is stale (before a checkpoint)."""
 
@@ -113,7 +114,7 @@ class Settle:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Restore:
     """The workers hold these shifts (a checkpoint was read), and have had a round each unless they are ``cold``."""
 
@@ -129,14 +130,14 @@ MasterEvent: TypeAlias = (
 # --- instructions of the master ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Admit:
     """Welcome the peer."""
 
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refuse:
     """Refuse the peer for good, with the reason. ``differs``: it is one of the run's, with other settings or data."""
 
@@ -145,7 +146,7 @@ class Refuse:
     differs: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Announce:
     """Tell the peer that ``step`` is open; replaces any older announcement not yet sent."""
 
@@ -153,7 +154,7 @@ class Announce:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendRound:
     """Send a round and the parameters it names."""
 
@@ -161,7 +162,7 @@ class SendRound:
     round: Round
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Accumulate:
     """Add the message: ``added += use.weight*m`` if not late, and ``h_row += use.beta*m``."""
 
@@ -172,7 +173,7 @@ class Accumulate:
     late: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Keep:
     """Hold the message packed until CloseStep gives its weight (and apply ``use.beta`` now)."""
 
@@ -200,7 +201,7 @@ QUIET = frozenset({DropWhy.STALE, DropWhy.CUT, DropWhy.FAILED, DropWhy.LATE, Dro
 """Reasons without a line of their own: they are usual, or told elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Drop:
     """A message or a worker's round was dropped; for the log and the counters. ``text``: what it was, in words."""
 
@@ -210,28 +211,28 @@ class Drop:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TakeOut:
     """Subtract h_row from H and set it to zero: its holder or the row is gone."""
 
     row: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Observe:
     """Feed the arrival statistics."""
 
     seen: Seen
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Replan:
     """The plan no longer fits the workers present: make a new one before the next step."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseLink:
     """Close the link of one peer that broke the protocol or was replaced."""
 
@@ -239,7 +240,7 @@ class CloseLink:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseStep:
     """The step is over: form the estimate from ``rows``."""
 
@@ -249,14 +250,14 @@ class CloseStep:
     why: CloseWhy
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leave:
     """Release the peer: its process may end."""
 
     peer: Peer
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Halt:
     """End the run with this text: going on cannot help."""
 

@@ -5,9 +5,9 @@ A ``body`` is opaque to the machines: they pass it through and never look inside
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from gcdist.records import record
 from gcdist.types import Corruption, FaultKind
 
 PROTOCOL = 10  # raised when a message changes; peers of another number are refused
@@ -192,14 +192,14 @@ class Fault(NamedTuple):
     share: float | None = None  # of the time that a throttled process runs
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tick:
     """Time passes (either machine); handled last among events of equal stamp."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Wake:
     """Deliver a Tick at this time (either machine); replaces the previous one."""
 

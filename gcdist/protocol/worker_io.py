@@ -5,15 +5,15 @@ Every event begins with ``at``: monotonic seconds, stamped by whoever received i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from gcdist.protocol.messages import Body, CreditWhy, Head, Round, Tick, Wake
+from gcdist.records import record
 
 # --- events of the worker ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Linked:
     """The link is up and the master has admitted this incarnation."""
 
@@ -21,7 +21,7 @@ class Linked:
     inc: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LinkLost:
     """The link is gone, or could not be made."""
 
@@ -29,7 +29,7 @@ class LinkLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refused:
     """The master refused this worker for good."""
 
@@ -37,7 +37,7 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Announced:
     """The master has opened ``step``."""
 
@@ -45,7 +45,7 @@ class Announced:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RoundIn:
     """A round and its parameters are in."""
 
@@ -54,7 +54,7 @@ class RoundIn:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Astray:
     """The parameters of ``step`` do not lead to the master's replica: the digest differs, or the differences do not fit."""
 
@@ -62,21 +62,21 @@ class Astray:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sigterm:
     """This process was asked to end."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Released:
     """The master lets this worker go."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PartDone:
     """One partition's gradient is there; ``body``: what the driver adds to its row, if it has not yet."""
 
@@ -86,7 +86,7 @@ class PartDone:
     body: Body = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Aborted:
     """The worker waits for nothing of an aborted step: its partition was broken off, or its result will be dropped."""
 
@@ -94,7 +94,7 @@ class Aborted:
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class EncodedRow:
     """A row's message is ready (an injected delay's floor is over)."""
 
@@ -105,7 +105,7 @@ class EncodedRow:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SentRow:
     """The message's last byte left this host."""
 
@@ -114,7 +114,7 @@ class SentRow:
     row: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class UserError:
     """The user's model or data raised, or gave numbers that are not finite."""
 
@@ -144,7 +144,7 @@ WorkerEvent: TypeAlias = (
 # --- instructions of the worker ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Load:
     """Take the parameters (and buffers) of a round into the model; the round's assignment is always there."""
 
@@ -152,7 +152,7 @@ class Load:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Take:
     """Take the parameters of a round whose work is dropped before it began: later differences begin there."""
 
@@ -160,14 +160,14 @@ class Take:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Zero:
     """Set h_row to zero and forget the pending message."""
 
     row: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Commit:
     """The master accepted the pending message: ``h_row += beta*m``."""
 
@@ -175,21 +175,21 @@ class Commit:
     beta: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Discard:
     """The master did not accept the pending message."""
 
     row: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Abort:
     """``step`` is over: stop its work as far as possible."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Compute:
     """Add ``coefficient * g_partition`` to the row's vector."""
 
@@ -199,7 +199,7 @@ class Compute:
     coefficient: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Encode:
     """Subtract the shift, quantize and pack the row; EncodedRow answers.
 
@@ -212,7 +212,7 @@ class Encode:
     parts: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Send:
     """Send the message; SentRow answers."""
 
@@ -220,7 +220,7 @@ class Send:
     body: Body
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendCredit:
     """Tell the master that this worker is free for the newest round. ``held``: seconds it had this one; the driver's."""
 
@@ -229,7 +229,7 @@ class SendCredit:
     held: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendFailed:
     """Tell the master of a user's error."""
 
@@ -238,19 +238,19 @@ class SendFailed:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SendLeaving:
     """Tell the master that this process was asked to end."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Connect:
     """Make a new link in ``after`` seconds, with a fresh ticket."""
 
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prefetch:
     """These partitions of this step come next."""
 
@@ -258,7 +258,7 @@ class Prefetch:
     partitions: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Exit:
     """End the process."""
 

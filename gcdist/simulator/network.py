@@ -130,7 +130,7 @@ class Network:
         )
         self._asleep = 0.0  # the master is stopped, or at its own work, until then
         # rounds are foreseen where each worker's time is its own; `interrupt` undoes it
-        self._foresees = not (setup.config.faults or self.cores.shared or self.turns.seconds)
+        self._foresees = not (simulate.pack_messages or setup.config.faults or self.cores.shared or self.turns.seconds)
 
     # --- the master's port ---
 

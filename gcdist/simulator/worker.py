@@ -333,6 +333,9 @@ class SimulatedWorker:
     def send(self, head: Head, body: Message) -> None:
         """A message takes a core's time to leave, waits for its turn, then takes its time on the link."""
         inc, seconds = self.inc, self._setup.config.simulate.send_seconds
+        if not (seconds or self._network.turns.seconds):
+            self._leave(head, body)
+            return
 
         def leave() -> None:
             self._network.turns.take(pass_by)
@@ -341,7 +344,7 @@ class SimulatedWorker:
             if self.inc == inc:
                 self._leave(head, body)
 
-        if seconds == 0.0:
+        if not seconds:
             leave()
         elif self._network.cores.shared:
             self._network.cores.work(seconds, leave)

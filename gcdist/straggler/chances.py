@@ -64,6 +64,7 @@ class ModelChances:
     def __init__(self, delays: DelayModel, arrivals: Arrivals) -> None:
         self._delays = delays
         self._arrivals = arrivals
+        self._ready: tuple[float, F64, F64] | None = None  # the newest deadline and loads (N,), and what came of them
 
     def p_long_run(self, worker: int, load: F64, deadline: float, most_load: float | None) -> F64:
         """The survival at the deadline, at least `WAIT_P`."""
@@ -71,8 +72,11 @@ class ModelChances:
 
     def p_given_ready(self, deadline: float, load_N: F64, ready_N: Mask) -> F64:
         """The survival of ready workers; that of busy ones by how much less than foretold busy workers arrived."""
-        one = np.ones(1)
-        p_N = np.array([self.p_long_run(i, load * one, deadline, None)[0] for i, load in enumerate(load_N)])
+        if self._ready is None or self._ready[0] != deadline or not np.array_equal(self._ready[1], load_N):
+            one = np.ones(1)
+            found = [self.p_long_run(i, load * one, deadline, None)[0] for i, load in enumerate(load_N)]
+            self._ready = deadline, load_N.copy(), np.array(found)
+        p_N = self._ready[2]
         return np.where(ready_N, p_N, self._arrivals.p_of_busy(p_N))
 
     def p_by_deadline(self, tau_G: F64, most_load: float | None) -> F64:

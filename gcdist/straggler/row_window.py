@@ -10,6 +10,7 @@ import numpy as np
 from gcdist.types import F64, Mask
 
 WINDOW = 100  # rows that are remembered
+ROOM = 8  # for so many more, at least
 _START, _PACE, _GUESSED, _AGAIN = range(4)
 
 
@@ -21,15 +22,32 @@ class RowWindow:
     """
 
     def __init__(self) -> None:
-        self._row_4T = np.zeros((4, 0))
+        self._room_4T = np.zeros((4, ROOM))  # more than there are, so that adding one copies nothing
+        self._begin = self._end = 0  # the rows in it
+
+    @property
+    def _row_4T(self) -> F64:
+        row_4T: F64 = self._room_4T[:, self._begin : self._end]
+        return row_4T
 
     def __len__(self) -> int:
-        return self._row_4T.shape[1]
+        return self._end - self._begin
 
     def add(self, start: float, pace: float, guessed: bool = False, again: bool = False) -> None:
         """Add a row; the oldest one goes if there are too many."""
-        new = np.array([[start], [pace], [float(guessed)], [float(again)]])
-        self._row_4T = np.concatenate([self._row_4T[:, len(self) >= WINDOW :], new], axis=1)
+        if len(self) >= WINDOW:
+            self._begin += 1
+        if self._end == self._room_4T.shape[1]:
+            self._move(self._row_4T)
+        self._room_4T[:, self._end] = start, pace, guessed, again
+        self._end += 1
+
+    def _move(self, row_4T: F64) -> None:
+        """Hold these rows, elsewhere: who has looked at the old ones has them still."""
+        held = row_4T.shape[1]
+        self._room_4T = np.zeros((4, held + max(ROOM, held // 4)))
+        self._room_4T[:, :held] = row_4T
+        self._begin, self._end = 0, held
 
     @property
     def start_T(self) -> F64:
@@ -62,7 +80,7 @@ class RowWindow:
 
     def keep(self, newest: int) -> None:
         """Forget all but so many; they are the worker's usual ones from now on."""
-        self._row_4T = self._row_4T[:, len(self) - newest :].copy()
+        self._move(self._row_4T[:, len(self) - newest :])
         self._row_4T[_AGAIN] = 0.0
 
     def stretch(self, ratio: float, but: int) -> bool:

@@ -39,8 +39,11 @@ class Slowdown:
         """
         if len(past_T) < LEAST_ROWS or step < self._last:
             return
-        middle, rank = quantile(past_T, 0.5), math.ceil((1 - RARE) * (len(past_T) + 1))
-        slow = seconds > max(float(np.sort(past_T)[rank - 1]), MATERIAL * middle)
+        rank, middle = math.ceil((1 - RARE) * (len(past_T) + 1)), 0.0
+        slow = bool(np.count_nonzero(past_T < seconds) >= rank)  # longer than the order statistic of that rank
+        if slow:
+            middle = quantile(past_T, 0.5)
+            slow = seconds > MATERIAL * middle
         if not slow and not complete:
             return
         self._last = step

@@ -15,8 +15,9 @@ import numpy as np
 
 from gcdist.straggler.order import quantile
 from gcdist.straggler.row_window import RowWindow
-from gcdist.straggler.slowdown import Slowdown
+from gcdist.straggler.slowdown import LEAST_ROWS, Slowdown
 from gcdist.straggler.spells import MATTERS, Spells
+from gcdist.straggler.spells import PAST as FEWEST
 from gcdist.types import F64, I64, Plan, Seen
 
 HALF_LIFE = 25.0  # steps after which an observation weighs half
@@ -68,11 +69,14 @@ class WorkLaws:
             return
         done = seen.work.done
         start, pace = done[0], (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
+        rows = self._rows[worker]
         if not seen.cold:
-            self._slowdown.judge(worker, seen.step, done[-1], self._rows[worker].seconds_T(len(done)))
-            self.spells.judge(worker, start + (ROW - 1) * pace, self._usual(worker, ROW))
+            if len(rows) >= LEAST_ROWS:  # with fewer nothing can be told
+                self._slowdown.judge(worker, seen.step, done[-1], rows.seconds_T(len(done)))
+            if len(rows) >= FEWEST:
+                self.spells.judge(worker, start + (ROW - 1) * pace, self._usual(worker, ROW))
             self._add(worker, start, pace)
-        elif not len(self._rows[worker]):
+        elif not len(rows):
             self._cold[worker] = start, pace
         self._heard_N[worker] = max(self._heard_N[worker], seen.step)
         if seen.overhead is not None:
@@ -83,17 +87,18 @@ class WorkLaws:
         self._cold.pop(worker, None)
         rows = self._rows[worker]
         rows.add(start, pace, guessed, again=self.spells.slow(worker) > 1)
-        new = LASTING if self.spells.slow(worker) >= LASTING else CHANGED if self._is_new(rows.seconds_T(ROW)) else 0
+        new = LASTING if self.spells.slow(worker) >= LASTING else CHANGED if self._is_new(rows) else 0
         if new:
             rows.keep(new)
             self.spells.forget(worker)
             self.changed.add(worker)
 
     @staticmethod
-    def _is_new(time_T: F64) -> bool:
+    def _is_new(rows: RowWindow) -> bool:
         """Whether all the last rows were unlike those before."""
-        if len(time_T) < CHANGED + PAST:
+        if len(rows) < CHANGED + PAST:
             return False
+        time_T = rows.seconds_T(ROW)
         past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
         slower = last_T.min() > FACTOR * quantile(past_T, 0.9)
         return bool(slower or last_T.max() < quantile(past_T, 0.1) / FACTOR)

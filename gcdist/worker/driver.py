@@ -42,6 +42,7 @@ from gcdist.protocol.worker_io import (
     WorkerInstruction,
     Zero,
 )
+from gcdist.records import record
 from gcdist.types import U8, DelayModel
 from gcdist.worker.computing import Computing, InlineComputing, Make
 from gcdist.worker.rows import RowMaker
@@ -100,7 +101,7 @@ class _Row:
     under_way: bool = False  # the last one begun is not done
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Foreseen:
     """A round of one row that nothing interrupts; times on the port's clock."""
 

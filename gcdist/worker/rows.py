@@ -20,6 +20,7 @@ from gcdist.protocol.messages import Round
 from gcdist.protocol.order import Part
 from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.grid import measure
+from gcdist.records import record_by_identity
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
 from gcdist.worker.change_watch import Change, ChangeWatch
 from gcdist.worker.partition_memory import PartitionMemory
@@ -62,11 +63,14 @@ class _Row:
             self.used = result.used
         elif result.used is not self.used:
             self.used = result.used | self.used
-        self.buffers = merged([result.buffers] if self.buffers is None else [self.buffers, result.buffers], shape)
+        if self.buffers is None:
+            self.buffers = merged([result.buffers], shape)
+        elif shape.buffers:
+            self.buffers = merged([self.buffers, result.buffers], shape)
         self.metrics.append(dict(result.metrics))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record_by_identity
 class _Pending:
     """A sent message that awaits the master's verdict."""
 

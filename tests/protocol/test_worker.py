@@ -352,3 +352,36 @@ def test_answers_of_dropped_work_are_ignored() -> None:
         UserError(4.0, 7, 0, "boom"),
     ):
         assert machine.handle(event) == []
+
+
+def test_catching_up_leads_where_the_events_lead() -> None:
+    """Rounds of a shifted, partial row: whole, cut, committed, discarded; the same state and instructions that matter."""
+    partial = PLAN._replace(partial=True)
+    both = linked(), linked()
+    version, cut, plan = 0, 0.5, partial
+    matter = (Load, Commit, Discard, Zero, Send, SendCredit)
+    for step in range(8):
+        committed = step % 3 == 1
+        version = version + committed if step != 5 else 0  # then the master begins anew
+        round_in = RoundIn(
+            float(step),
+            Round(step, 0, step, None, (version,), (0.5 * committed,), plan if step == 0 else None, cut),
+            "theta",
+        )
+        done = 2 - step % 2
+        slow, quick = both
+        told = slow.handle(round_in)
+        for _, (partition, _) in zip(range(done), partition_order(0, step, 2, PLAN.parts[0]), strict=False):
+            told += slow.handle(PartDone(step + 0.1, step, partition))
+        if done == 1:
+            told += slow.handle(Tick(step + cut))
+        assert told[-1] == Encode(step, 2, done, 2)
+        assert quick.foreseen(round_in.round) == plan
+        assert quick.catch_up(round_in, done) == [each for each in told if isinstance(each, matter)]
+        for event in (EncodedRow(step + 0.6, step, 2, 8, "m"), SentRow(step + 0.7, step, 2)):
+            assert quick.handle(event) == slow.handle(event)
+        assert quick == slow
+    assert linked().foreseen(sent(0).round) is None  # it would be refused: there is no plan
+    stale = linked()
+    stale.handle(Announced(0.0, 1))
+    assert stale.foreseen(sent(0, assignment=PLAN).round) is None

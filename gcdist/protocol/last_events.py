@@ -17,6 +17,7 @@ HELD = 300  # events
 TEXT = 300  # characters of one text
 _LEFT_OUT = frozenset({"body", "decoder", "plan", "hello", "terms"})  # large, or no news; no reference to them is kept
 _NAMES: dict[type, tuple[str, ...]] = {}  # fields of each kind of event and instruction that are kept
+_SMALL: set[type] = set()  # kinds of which all fields are
 _VALUES: dict[type, Callable[[Any], tuple[Any, ...]]] = {}  # reads them
 
 
@@ -31,29 +32,44 @@ class LastEvents:
     """
 
     def __init__(self, most: int = HELD) -> None:
-        self._ring: deque[tuple[_Brief, list[_Brief]]] = deque(maxlen=most)
+        self._ring: deque[tuple[_Held, list[_Held]]] = deque(maxlen=most)
 
     def add(self, event: object, instructions: Sequence[object]) -> None:
         """Take one event in; bodies, plans and decoders are not held."""
-        self._ring.append((_brief(event), [_brief(each) for each in instructions]))
+        self._ring.append((_held(event), [_held(each) for each in instructions]))
 
     def lines(self) -> Iterator[str]:
         """The oldest first, each as one JSON object; workers are counted from 1, rows and partitions are array indices."""
         for event, instructions in self._ring:
-            yield json.dumps({**_shown("event", event), "instructions": [_shown("do", each) for each in instructions]})
+            shown = _shown("event", _brief(event))
+            yield json.dumps({**shown, "instructions": [_shown("do", _brief(each)) for each in instructions]})
 
 
 _Brief = tuple[type, tuple[Any, ...]]
+_Held = object  # an event or instruction with nothing to leave out, as nobody changes it; of another one its `_Brief`
 
 
-def _brief(value: object) -> _Brief:
+def _held(value: object) -> _Held:
     kind = type(value)
-    values = _VALUES.get(kind)
-    if values is None:
-        assert is_dataclass(value)
-        names = _NAMES[kind] = tuple(each.name for each in fields(value) if each.name not in _LEFT_OUT)
-        values = _VALUES[kind] = _reader(names)
-    return kind, values(value)
+    if kind in _SMALL:
+        return value
+    values = _VALUES.get(kind) or _learned(kind)
+    return value if kind in _SMALL else (kind, values(value))
+
+
+def _brief(held: _Held) -> _Brief:
+    return held if isinstance(held, tuple) else (type(held), _VALUES[type(held)](held))
+
+
+def _learned(kind: type) -> Callable[[Any], tuple[Any, ...]]:
+    """How values of a kind are read."""
+    assert is_dataclass(kind)
+    every = tuple(each.name for each in fields(kind))
+    names = _NAMES[kind] = tuple(name for name in every if name not in _LEFT_OUT)
+    if names == every:
+        _SMALL.add(kind)
+    values = _VALUES[kind] = _reader(names)
+    return values
 
 
 def _reader(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:

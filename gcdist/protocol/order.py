@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from gcdist.hashing import hashed
 
 Part = tuple[int, float]  # partition and coefficient
@@ -17,7 +19,10 @@ def partition_order(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> 
     >>> partition_order(0, 7, 2, ((4, 1.0), (5, 1.0), (6, 0.5)))
     ((4, 1.0), (6, 0.5), (5, 1.0))
     """
-    if len(parts) < 2:
-        return parts
+    return parts if len(parts) < 2 else _drawn(seed, step, row, parts)
+
+
+@lru_cache(4096)  # the worker asks, and the master when the message comes
+def _drawn(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
     begin = hashed(seed, _ORDER, step, row)
     return tuple(sorted(parts, key=lambda part: (hashed(part[0], begin=begin), part[0])))

@@ -163,9 +163,14 @@ class Arrivals:
         least_N = np.where(m_N > 0, _LEAST / (m_N + 1), 0.0)
         return np.clip(p_N, least_N, 1 - 1 / (2 * self.window))
 
-    def p_of_busy(self, p_N: F64) -> F64:
-        """P(a busy worker is not in), (N,), where ``p_N`` is known of the long run; for the weights of the next step."""
+    def p_of_busy(self, p_N: F64, busy_N: Mask) -> F64:
+        """P(a busy worker is not in), (N,), where ``p_N`` is known of the long run; for the weights of the next step.
+
+        It is right for those of ``busy_N`` alone.
+        """
         self._open_bins, self._open_N = None, 1 - p_N
+        if not busy_N.any():
+            return p_N
         return 1 - self._persistence() * (1 - p_N)
 
     def promise_nothing(self) -> None:

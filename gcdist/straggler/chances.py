@@ -77,7 +77,7 @@ class ModelChances:
             found = [self.p_long_run(i, load * one, deadline, None)[0] for i, load in enumerate(load_N)]
             self._ready = deadline, load_N.copy(), np.array(found)
         p_N = self._ready[2]
-        return np.where(ready_N, p_N, self._arrivals.p_of_busy(p_N))
+        return np.where(ready_N, p_N, self._arrivals.p_of_busy(p_N, ~ready_N))
 
     def p_by_deadline(self, tau_G: F64, most_load: float | None) -> F64:
         """The survival at load 1 or, where that is said, at the most that a plan gives."""

@@ -125,6 +125,11 @@ class Orders:
         """The law without the faults: no plan may know of them."""
         return self._delays.survival(worker, load, t)
 
+    @property
+    def corrupts(self) -> bool:
+        """Whether the next message with a payload is another one than the true one."""
+        return self._what is not None
+
     def outgoing(self, head: Head, body: Message) -> list[Outgoing]:
         """The message that is sent in place of the true one; a message without a payload (a probe) stays as it is."""
         what = self._what

@@ -15,7 +15,7 @@ from gcdist.protocol.master_io import Accumulate, Keep
 from gcdist.protocol.messages import Head
 from gcdist.quantize import Sums
 from gcdist.records import record_by_identity
-from gcdist.types import F32, F64, Closing, Quantizer, Use
+from gcdist.types import F32, F64, Closing, Layout, Quantizer, Use
 
 
 @record_by_identity
@@ -54,6 +54,7 @@ class Aggregator:
         self._predictor: F32 | None = None  # from the first step that asks for one
         self._message = np.zeros(0, np.float32)
         self._scratch = np.zeros(0, np.float32)
+        self._lengths: tuple[Layout, dict[tuple[int, ...], int]] = self.layout, {}  # by bits, of the newest layout
 
     def reshape(self, shape: Shape) -> None:
         """From the next step on the vector has this shape; if it is another one, shifts and predictor begin anew."""
@@ -86,7 +87,7 @@ class Aggregator:
         Raises:
             ValueError: one line that says what is wrong.
         """
-        need = payload_nbytes(self._quantizer, shape.layout, bits)
+        need = self._nbytes(shape.layout, bits)
         if head.nbytes != len(body.payload) or need != len(body.payload):
             raise ValueError(f"payload of row {head.row} has {len(body.payload)} bytes, must have {need}")
         try:
@@ -108,6 +109,15 @@ class Aggregator:
             named = [int(j) for j in sidecar.parts_P4[:, 0]]
             raise ValueError(f"message of row {head.row}: it holds partitions {named}, must hold {list(partitions)}")
         return CheckedMessage(body.payload, sidecar, bits)
+
+    def _nbytes(self, layout: Layout, bits: tuple[int, ...]) -> int:
+        """Length of a payload: asked for with each message, looked up once."""
+        if layout is not self._lengths[0]:
+            self._lengths = layout, {}
+        lengths = self._lengths[1]
+        if bits not in lengths:
+            lengths[bits] = payload_nbytes(self._quantizer, layout, bits)
+        return lengths[bits]
 
     def accumulate(self, told: Accumulate) -> None:
         """``added += weight*m`` unless late, and ``h_row += beta*m``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -232,7 +233,7 @@ class PlanMaker:
         self._energy += energy
         self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
         spreads = [sidecar.plain_spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
-        spreads = [spread for spread in spreads if np.isfinite(spread)]
+        spreads = [spread for spread in spreads if math.isfinite(spread)]
         if plan.partial and spreads:
             self._signal += signal
             self._weight += 1.0
@@ -242,7 +243,7 @@ class PlanMaker:
                 self._ratios += 1.0
         for sidecar, bits_S in counted:
             omega = float(self._law[bits_S[0]])  # of all segments of a row
-            if sidecar.energy > 0 and np.isfinite(omega):
+            if sidecar.energy > 0 and math.isfinite(omega):
                 self._error += sidecar.error / sidecar.energy
                 self._expected += omega
 

@@ -56,7 +56,7 @@ REFUSED_EXIT = 2  # exit code of bad input: the user must change something
 
 def _fits(new: Round, work: Assignment) -> bool:
     """Whether a round has one entry for each row."""
-    return len({len(each) for each in (new.shift, new.beta, work.rows, work.parts, work.bits)}) == 1
+    return len(new.shift) == len(new.beta) == len(work.rows) == len(work.parts) == len(work.bits)
 
 
 @dataclass(slots=True)

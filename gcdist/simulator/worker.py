@@ -354,6 +354,10 @@ class SimulatedWorker:
     def _leave(self, head: Head, body: Message) -> None:
         peer = Peer(self.slot, self.inc)
         sent = partial(self.take, lambda at: SentRow(at, head.step, head.row))
+        if not self.orders.corrupts:
+            made = partial(Arrived, peer=peer, head=head, body=body)
+            self._network.up(self, SMALL + HEAD_NBYTES + body.nbytes, made, sent)
+            return
         leaving = self.orders.outgoing(head, body)
         for left, out in zip(range(len(leaving) - 1, -1, -1), leaving, strict=True):
             if out.kind != Kind.MESSAGE:

@@ -4,9 +4,9 @@
 
 A quadratic model of 100 parameters, one partition a worker, `joint` at 4 bits, shifted exponential delays, a fixed deadline.
 The limit is what the same gradients take in a plain loop: those of the workers that make the deadline, as the others are
-not computed. ``--packed`` also measures the full way (`simulate.pack_messages`): messages packed, each gradient alone.
-Seconds are those of this process's processor, so that other work on the machine counts little. Each number of workers is
-measured in a process of its own, so that memory is its own.
+not computed. ``--packed`` also measures the full way (`simulate.pack_messages`): messages packed, each gradient alone, event
+by event. Seconds are those of this process's processor, so that other work on the machine counts little. Each number of
+workers is measured in a process of its own, so that memory is its own.
 """
 
 from __future__ import annotations

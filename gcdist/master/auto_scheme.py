@@ -14,7 +14,7 @@ from gcdist.master.plan_maker import ALL, Choice, Holds
 from gcdist.master.scheme import Scheme
 from gcdist.planning.cut_choice import patience
 from gcdist.straggler.chosen_deadline import ChosenDeadline
-from gcdist.types import Mask, Plan
+from gcdist.types import Mask, Plan, StepTerms
 
 # choose anew once partitions differ, over the gradient, so many times more or less than at the last choice
 MOVED = 1.25
@@ -70,6 +70,14 @@ class AutoScheme(Scheme):
             self._take(*self._thought)
         self._thought = None
         return self._made(live_N, holds)
+
+    def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
+        """The promise of the next step, by the workers' laws too where outcomes are few."""
+        terms, rule, laws = super(AutoScheme, self).terms(plan, live_N, ready_N), self.rule, self.maker.laws
+        assert isinstance(rule, ChosenDeadline)
+        if laws is None or self.known_p or not self.promises:
+            return terms
+        return rule.with_laws(terms, plan.worker_R, laws.nothing_N)
 
     def meanwhile(self, live_N: Mask, holds: Holds = ALL) -> None:
         """While the workers compute: the choice for the next step, if one is due and does not depend on this step."""

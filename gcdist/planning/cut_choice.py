@@ -15,7 +15,9 @@ from gcdist.types import F64, I64, Mask
 
 _KEEP = 1.03  # present deadline and loads stay while their cost is at most 1.03 times the best
 LOADS_STAY = 1.15  # where partitions are remembered, loads stay while they cost at most 15% more: a moved one is new
-_FRESH = 0.5  # of the workers with a row send something in a step, on average: what is not sent is not measured
+# of the workers with a row so many send something in a step, on average: a weight of 1/(1-p) is the more wrong the larger p
+# is, as p is estimated, and what is not sent is not measured
+_SENDING = 0.5
 _LEAVE, _STAY = 1.15, 1.05  # least gains over waiting for all to cut rows, and to go on with it ...
 # ... with the user's batch, and with one as small as what is done by some cut (`CutRows.lateness`)
 PATIENCE, MORE_PATIENCE = 2.0, 0.05  # a step that waits for all is cut after twice the expected seconds and 50 ms
@@ -87,8 +89,8 @@ def choose_cut(
     waits = [(rows.prospect(-1, load_n), load_n) for load_n in rows.balanced(k)]
     found[-1] = min([found[-1], *(waits if changes is None else ())], key=lambda each: each[0].cost)
     last = len(found) - 1
-    fresh = [changes is None or rows.arriving(g, load_n) >= _FRESH for g, (_, load_n) in enumerate(found)]
-    allowed = [g for g, (each, _) in enumerate(found) if (each.noise <= bound and fresh[g]) or g == last]
+    sending = [rows.arriving(g, load_n) >= _SENDING for g, (_, load_n) in enumerate(found)]
+    allowed = [g for g, (each, _) in enumerate(found) if (each.noise <= bound and sending[g]) or g == last]
     best = min(allowed, key=lambda g: found[g][0].cost)
     now = min(int(np.searchsorted(tau_G, present)), len(found) - 1)
     chosen = now if now in allowed and found[now][0].cost <= _KEEP * found[best][0].cost else best

@@ -26,6 +26,8 @@ _LEAST = 0.25
 _EXPONENT_PRIOR = (0.1, 0.2, 0.7)  # before the first outcome: seconds are probably proportional to the load
 _PERSISTENCE_PRIOR = 1.0  # weight, in arrivals of busy workers, of the assumption that busy workers arrive as expected
 _PERSISTENCE_SHRINK = 4.0  # weight, in arrivals, of the other busy workers in one worker's own persistence
+_TELLING = 4.0  # outcomes from which a chance was estimated, before it tells anything of persistence
+_CALIBRATION = 4.0  # weight, in arrivals, of the assumption that chances were foretold rightly on average
 _IMPLAUSIBLE = 0.05  # plans ignore an exponent below this probability
 _QUANTILES = (0.2, 0.4, 0.6, 0.8)  # edges of the bins of a worker's times in which exponents are compared
 _WITNESSES = 64  # workers whose outcomes decide between exponents
@@ -95,6 +97,17 @@ class Arrivals:
         self._slot[worker] = {}
         self._long_run = None
 
+    def forget_before(self, step: int) -> None:
+        """Forget the outcomes of older steps."""
+        for i, keys in enumerate(self._key_NW):
+            old = [slot for slot, key in enumerate(keys) if key is not None and key[1] < step]
+            self._slot[i] = {key: slot for key, slot in self._slot[i].items() if key[1] >= step}
+            for slot in old:
+                keys[slot] = None
+            self._in_NW[i, old] = self._out_NW[i, old] = self._ready_NW[i, old] = self._kept_NW[i, old] = False
+            self._seconds_NW[i, old], self._load_NW[i, old], self._expected_NW[i, old] = math.inf, 1.0, math.nan
+        self._long_run = None
+
     def state_dict(self) -> dict[str, Any]:
         """Copies of the remembered outcomes, for a checkpoint. ``key`` (N, window, 2) is (row, step), -1 where none is."""
         key = [[(-1, -1) if each is None else each for each in keys] for keys in self._key_NW]
@@ -157,7 +170,8 @@ class Arrivals:
         self._open_bins = self._foretell(deadline, load_N)
         p_N, m_N = self._estimate(deadline, self._at(load_N))
         # the plain share of arrivals, without the pseudo-arrival: what persistence is measured against
-        self._open_N = np.clip(1 - p_N - p_N / np.maximum(m_N, 1.0), 0.0, 1.0)
+        q_N = np.clip(1 - p_N - p_N / np.maximum(m_N, 1.0), 0.0, 1.0)
+        self._open_N = np.where(m_N >= _TELLING, q_N, math.nan)
         k_N = self._persistence()
         p_N = np.where(ready_N, k_N * p_N, 1 - k_N * (1 - p_N))
         least_N = np.where(m_N > 0, _LEAST / (m_N + 1), 0.0)
@@ -355,13 +369,17 @@ class Arrivals:
         """k of each worker, (N,)."""
         told = ~np.isnan(self._expected_NW) & (self._in_NW | self._out_NW)
         busy = told & ~self._ready_NW
-        expected_NW = np.where(busy, self._expected_NW, 0.0)
+        # what was foretold too high or too low for everybody is no sign of persistence
+        expected, arrived = float(self._expected_NW[told].sum()), float(self._kept_NW[told].sum())
+        right = (arrived + _CALIBRATION) / (expected + _CALIBRATION)
+        foretold_NW = np.minimum(right * self._expected_NW, 1.0)
+        expected_NW = np.where(busy, foretold_NW, 0.0)
         expected_N, arrived_N = expected_NW.sum(axis=1), (busy & self._kept_NW).sum(axis=1)
         k_all = float((arrived_N.sum() + _PERSISTENCE_PRIOR) / (expected_N.sum() + _PERSISTENCE_PRIOR))
         k_N = (arrived_N + _PERSISTENCE_SHRINK * k_all) / (expected_N + _PERSISTENCE_SHRINK)
         k_N = np.minimum(k_N, 1.0)
         # evidence: log-likelihood of all outcomes against k = 1, less what one parameter gains by chance
-        q_NW = np.clip(np.where(told, self._expected_NW, 0.5), _PLAUSIBLE, 1 - _PLAUSIBLE)
+        q_NW = np.clip(np.where(told, foretold_NW, 0.5), _PLAUSIBLE, 1 - _PLAUSIBLE)
         k = k_N[:, None]
         with_NW = np.clip(np.where(self._ready_NW, 1 - k * (1 - q_NW), k * q_NW), 1e-3, 1 - 1e-3)
         gain_NW = np.where(self._kept_NW, np.log(with_NW / q_NW), np.log((1 - with_NW) / (1 - q_NW)))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
+
+import numpy as np
 
 from gcdist.straggler.arrivals import Arrivals
 from gcdist.straggler.deadline import ArrivalRule
-from gcdist.types import DelayModel
+from gcdist.types import F64, I64, DelayModel, StepTerms
+
+LAWS, ENOUGH = 10.0, 50.0  # outcomes that the laws count for, until so many have been seen
+_SURE = 0.03  # the laws' chances are no closer to 0 and 1
 
 
 class ChosenDeadline(ArrivalRule):
@@ -17,9 +23,12 @@ class ChosenDeadline(ArrivalRule):
     Where waiting for all was adopted, a step is cut all the same once it takes longer than ``patience``: a worker that has
     become slow, or stands still, would cost whole steps before anybody could choose anew.
 
-    Where outcomes contradict the promises, the past is forgotten, but nobody is waited for: ``contradicted`` asks for a new
-    choice at once. Rows that are cut say how fast a worker is however early the cut comes, so no step explores.
+    Where outcomes contradict the promises, all before these outcomes is forgotten, but nobody is waited for:
+    ``contradicted`` asks for a new choice at once. Rows that are cut say how fast a worker is however early the cut
+    comes, so no step explores.
     """
+
+    _lenient = True  # it promises from the second step on
 
     def __init__(
         self,
@@ -53,14 +62,35 @@ class ChosenDeadline(ArrivalRule):
         self._deadline, self._patience = deadline, patience
         self.contradicted = False
 
+    def with_laws(self, terms: StepTerms, owner_R: I64, nothing: Callable[[F64], F64]) -> StepTerms:
+        """The same promise where outcomes are few: the workers' laws count for `LAWS` outcomes beside them.
+
+        Until m outcomes of one worker have been seen its p is at most ``m/(m+1)``, so that many workers with a small chance
+        would all be believed too much. The laws know the time of every partition, and of the other workers' too.
+
+        Args:
+            terms: of a step with cuts.
+            owner_R: worker of each row, (R,).
+            nothing: P(no partition is done by the cut), (N,), by the laws, given the cuts (N,).
+        """
+        if self._promised_N is None or terms.cut_N is None or not self.chances.measured:
+            return terms
+        m_N = self._outcomes_N
+        if m_N.min() >= ENOUGH:
+            return terms
+        law_N = np.clip(nothing(terms.cut_N), _SURE, 1 - _SURE)
+        p_N = np.where(m_N < ENOUGH, (LAWS * law_N + m_N * self._promised_N) / (LAWS + m_N), self._promised_N)
+        self._promised_N, self._outcomes_N = p_N, m_N + LAWS
+        return replace(terms, p_R=np.where(terms.p_R < 1, p_N[owner_R], terms.p_R))
+
     def forget(self, workers: Iterable[int]) -> None:
         """Forget the outcomes of these workers: their speed has changed."""
         for worker in workers:
             self.arrivals.forget_worker(worker)
         self._surprise.forget()
 
-    def _relearn(self) -> None:
-        self.arrivals.forget()
+    def _relearn(self, since: int) -> None:
+        self.arrivals.forget_before(since)
         self._surprise.forget()
         self._promised_N = None
         self.contradicted = True

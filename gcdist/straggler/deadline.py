@@ -43,6 +43,8 @@ class ArrivalRule:
     the warm-up begins anew; it then waits for at most 16 of the deadlines before.
     """
 
+    _lenient = False  # whether `Surprise` takes in how many outcomes a chance was estimated from
+
     def __init__(
         self,
         arrivals: Arrivals,
@@ -61,6 +63,7 @@ class ArrivalRule:
         self._wait = max_wait  # of a step of the warm-up
         self._surprise = Surprise()
         self._promised_N: F64 | None = None  # p of the step that is open; None: it waits
+        self._outcomes_N = np.zeros(arrivals.workers)  # that these were estimated from
         self._promised_deadline = max_wait
 
     @property
@@ -115,15 +118,17 @@ class ArrivalRule:
         # a step that closed early says nothing of who was still out
         tells = not seen.censored or seen.seconds >= self._promised_deadline * (1 - _ROUNDING)
         if self._promised_N is not None and seen.step == self._last and not seen.cold and tells:
-            self._surprise.add(seen.step, float(self._promised_N[seen.worker]), not seen.censored)
+            p, outcomes = float(self._promised_N[seen.worker]), float(self._outcomes_N[seen.worker])
+            outcomes = outcomes if self._lenient else math.inf
+            self._surprise.add(seen.step, p, not seen.censored, outcomes)
 
     def review(self) -> None:
         """Before a step opens: forget measured laws that the last steps contradict."""
-        if self.chances.measured and self._surprise.found():
-            self._relearn()
+        if self.chances.measured and (since := self._surprise.found()) is not None:
+            self._relearn(since)
 
-    def _relearn(self) -> None:
-        """The laws have changed: forget the past, and wait for all again to learn the new ones."""
+    def _relearn(self, since: int) -> None:
+        """The laws have changed, not after step ``since``: forget the past, and wait for all again to learn the new ones."""
         self._wait = min(self.max_wait, _RELEARN_WAIT * self._promised_deadline)
         self.arrivals.forget()
         self._surprise.forget()
@@ -166,6 +171,7 @@ class ArrivalRule:
             if not plan.partial:  # of a partial row one partition is enough, whatever its load
                 load_N[owner_R] = np.maximum(np.diff(plan.A_RK.indptr), 1)
             p_N = self._promised_N = self.chances.p_given_ready(deadline, load_N, ready_N)
+            self._outcomes_N = self.arrivals.count_N()
         self._promised_deadline = deadline
         return StepTerms(deadline, np.where(live_N[owner_R], p_N[owner_R], 1.0))
 
@@ -283,8 +289,8 @@ class AutoDeadline(ArrivalRule):
         super().observe(seen)
         self._surprised |= not (seen.censored or seen.cold) and seen.seconds > _LONGER * self._longest
 
-    def _relearn(self) -> None:
-        super()._relearn()
+    def _relearn(self, since: int) -> None:
+        super()._relearn(since)
         self._deadline = self.max_wait
 
     def retune(

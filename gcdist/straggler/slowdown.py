@@ -54,7 +54,7 @@ class Slowdown:
     def found(self) -> bool:
         """Whether the last steps had more slow rows than chance gives."""
         slow = sum(len(ratios) > 0 for ratios in self._ratios)
-        return slow > 0 and slow >= MOST * len(self._judged) and self._surprise.found()
+        return slow > 0 and slow >= MOST * len(self._judged) and self._surprise.found() is not None
 
     def take(self) -> list[tuple[int, float]]:
         """Of each worker: its slow rows in a row up to now, and how many times slower they are; begins anew."""

@@ -15,6 +15,7 @@ import torch
 
 import gcdist
 from gcdist.run.step import StepInfo
+from gcdist.tasks import load_task
 from tests.simulator.test_unbiased import task
 
 WORKERS, PARTITIONS = 4, 32
@@ -166,3 +167,35 @@ def test_choices_take_little_of_the_time_and_are_made_while_workers_compute(tmp_
     assert len(chosen) - len(slow) >= 5
     late = infos[10:]
     assert 0 < sum(info.choice_seconds for info in late) <= 0.05 * (late[-1].seconds - infos[9].seconds)
+
+
+@pytest.mark.parametrize(("workers", "steps"), [(48, 30), (128, 15)])
+def test_many_workers_are_weighed_as_rightly_as_few(tmp_path: Path, workers: int, steps: int) -> None:
+    """The gradient is as long as the true one on average: its noise is planned below 0.2 of |g|^2 a step, 0.02 of all
+    steps, so that a deviation of 0.15 is more than one of five standard deviations. It was 0.7 and 0.5 of it when each step
+    contradicted what was promised, and all was forgotten.
+    """
+    options = {"samples": 8192, "blocks": 64, "differ": 0.5, "condition": 20.0, "dim": 50, "noise": 0.3}
+    mine = load_task("quadratic", options, 8192 // (4 * workers), tmp_path)
+    config = gcdist.Config(
+        out=tmp_path,
+        cluster={"workers": workers},
+        code={"partitions": 4 * workers},
+        inject={
+            "model": "pareto",
+            "scale": PACE,
+            "shape": np.linspace(1.2, 4, workers).tolist(),
+            "scale_with_load": True,
+        },
+        simulate={"compute_seconds": 0.0},
+        checkpoint={"keep": 0},
+    )
+    lengths, data = [], mine.dataset
+    with gcdist.simulate(mine, config, folder=tmp_path / "run", say=lambda kind, text: None) as cluster:
+        x = mine.model.get_parameter("x")
+        for step in cluster.steps(steps):
+            true_D = data.hessian_D * (x.detach().numpy().astype(np.float64) - data.optimum)
+            step.backward()
+            assert x.grad is not None
+            lengths.append(float(x.grad.numpy() @ true_D / (true_D @ true_D)))
+    assert np.mean(lengths[5:]) == pytest.approx(1.0, abs=0.15)

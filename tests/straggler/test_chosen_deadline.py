@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from scipy.sparse import csr_array
 
 from gcdist.straggler import ChosenDeadline
@@ -65,3 +68,36 @@ def test_who_has_changed_loses_its_outcomes_alone() -> None:
     assert rule.arrivals.count_N().tolist() == [40, 40, 0, 40]
     step(rule, 40, [True] * N)
     assert rule.arrivals.count_N().tolist() == [41, 41, 1, 41]
+
+
+def test_what_contradicts_the_promises_is_remembered() -> None:
+    """What came before is not: with nothing at all, the next promise would be as wrong, and be contradicted again."""
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
+    rule.adopt(1.0)
+    for number in range(40):
+        step(rule, number, [True] * N)
+    for number in range(40, 44):
+        step(rule, number, [True, False, False, False])
+    rule.review()
+    assert rule.contradicted
+    kept = rule.arrivals.count_N()
+    assert 1 <= kept.min() <= kept.max() <= 4
+    assert rule.terms(PLAN, ALL, ALL).p_R[1:].min() > 0.4
+
+
+def test_where_outcomes_are_few_the_laws_count_beside_them() -> None:
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
+    rule.adopt(1.0)
+    law_N = np.array([0.9, 0.9, 0.2, 1.0])
+
+    def promised() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        terms = replace(rule.terms(PLAN, ALL, ALL), cut_N=np.ones(N))
+        return rule.with_laws(terms, PLAN.worker_R, lambda cut_N: law_N).p_R
+
+    assert promised() == pytest.approx([0.9, 0.9, 0.2, 0.97])  # nothing was seen
+    for number in range(60):
+        step(rule, number, [number % 10 > 0, number % 10 > 0, number % 10 == 0, False])
+        if number == 9:
+            early = promised()
+    assert np.all((early > [0.4, 0.4, 0.4, 0.9]) & (early < [0.6, 0.6, 0.7, 1.0]))
+    assert promised() == pytest.approx(rule.terms(PLAN, ALL, ALL).p_R)  # much was

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -154,15 +155,16 @@ def main() -> None:
         return
     if blocked := why_not():
         raise SystemExit(f"benchmarks/hosts.py: {blocked}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that hosts and ranks go, too
     rows = []
     for name in METHODS:
         rows.append(measure(name, options))
         row = rows[-1]
         nbytes = f", {row['bytes'] / 1e6:.1f} MB a step" if row["bytes"] else ""
         print(f"{name:36} {row['seconds']:7.2f} s a step ({row['least']:.2f} to {row['most']:.2f}){nbytes}", flush=True)
-    if options.out:
-        found = {"benchmark": "hosts", "rate_mbit": options.rate, "parameters": options.parameters, "rows": rows}
-        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if options.out:
+            found = {"benchmark": "hosts", "rate_mbit": options.rate, "parameters": options.parameters, "rows": rows}
+            options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -124,6 +124,7 @@ class Problem:
     # partition (math section 10); None: rows are whole
     excess: Callable[[int, F64], F64] | None = None
     spread: float = 0.0
+    rows_spread: float | None = None  # the same by what rows differ by, where that is more; None: it is the same
     load_N: I64 | None = (
         None  # loads that were chosen already, (N,), whole partitions that sum to k; None: the design's
     )

@@ -8,7 +8,15 @@ from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
 
-def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int, row_NL: F64 | float = 1.0) -> F64:
+def cut_costs(
+    p_N: F64,
+    omega_N: F64,
+    excess_NL: F64,
+    spread: float,
+    k: int,
+    row_NL: F64 | float = 1.0,
+    rows_spread: float | None = None,
+) -> F64:
     """Noise over ``|g|^2`` that each worker adds at each load, (N, L+1); column l is the load l, column 0 is 0.
 
     ``(p+omega)/(1-p) |y|^2/|g|^2 + (1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2``: the two sums of section 10 for partitions
@@ -26,12 +34,15 @@ def cut_costs(p_N: F64, omega_N: F64, excess_NL: F64, spread: float, k: int, row
         spread: ``S^2/|g|^2``, how much partitions differ.
         k: number of partitions.
         row_NL: what a shift leaves of ``|y|^2``, (N, L).
+        rows_spread: ``spread`` by what rows differ by, for the first sum; None: partitions differ by chance, so it is the
+            same.
     """
+    apart = spread if rows_spread is None else rows_spread
     load_L = np.arange(1, excess_NL.shape[-1] + 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         absent_N = row_costs(p_N, omega_N)
         arrived_N = (1 + omega_N) / (1 - p_N)
-        row_L = (max(0.0, 1 - k * spread) + p_N.shape[-1] * k * spread) * (load_L / k) ** 2
+        row_L = (max(0.0, 1 - k * apart) + p_N.shape[-1] * k * apart) * (load_L / k) ** 2
         cost_NL = absent_N[..., None] * row_L * row_NL + spread * arrived_N[..., None] * excess_NL
     usable_N = (p_N < 1) & np.isfinite(omega_N)
     cost_NL = np.where(usable_N[..., None], cost_NL, np.inf)
@@ -67,5 +78,5 @@ def cut_plan_loads(problem: Problem, p_N: F64, omega_N: F64) -> I64:
     most = max(1, int(cap_N.max(initial=0)))
     load_L = np.arange(1, most + 1)
     excess_NL = np.stack([problem.excess(i, load_L.astype(np.float64)) for i in range(problem.n)])
-    cost_NL = cut_costs(p_N, omega_N, excess_NL, problem.spread, problem.k)
+    cost_NL = cut_costs(p_N, omega_N, excess_NL, problem.spread, problem.k, rows_spread=problem.rows_spread)
     return cheapest_loads(cost_NL, problem.k, cap_N)

@@ -118,8 +118,8 @@ class AutoScheme(Scheme):
             return None
         if self._age >= min(self.replan_every, max(rest, self.choices)):
             return "what was measured since"
-        if self._spread > 0 and not 1 / MOVED <= self.maker.spread / self._spread <= MOVED:
-            return "gradients of partitions differ " + ("more" if self.maker.spread > self._spread else "less")
+        if self._spread > 0 and not 1 / MOVED <= self.maker.rows_spread / self._spread <= MOVED:
+            return "gradients of partitions differ " + ("more" if self.maker.rows_spread > self._spread else "less")
         slow = self.maker.changes.slowness
         if self._slowness > 0 and not 1 / CHANGED <= slow / self._slowness <= CHANGED:
             return "gradients change " + ("faster" if slow > self._slowness else "more slowly")
@@ -150,7 +150,7 @@ class AutoScheme(Scheme):
         found = self.maker.choose(live_N, holds, self.noise_most, self.choice, self.between)
         if found is not None:
             self.choices += 1
-            self._spread, self._slowness = self.maker.spread, self.maker.changes.slowness
+            self._spread, self._slowness = self.maker.rows_spread, self.maker.changes.slowness
         return found
 
     def _take(self, found: Choice, why: str) -> None:

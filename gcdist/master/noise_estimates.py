@@ -18,12 +18,13 @@ def noise_planned(
     size_K: F64,
     spread: float = 0.0,
     left: tuple[float, float] = (1.0, 1.0),
+    rows_spread: float | None = None,
 ) -> float:
     """``sum_i c_i (Y_i/k)^2``, with p of this step: error over |g|^2 if all partitions agree (math sections 1 and 10).
 
     Cut rows add ``(1+omega)/(1-p) E[l^2/m - l] S^2/|g|^2`` each, and differ by as much as was measured, as in
-    `coding.cut_loads.cut_costs`; ``spread`` is ``S^2/|g|^2``. A memory of partitions leaves
-    the share ``left[0]`` of what cuts add, and a shift ``left[1]`` of the rest.
+    `coding.cut_loads.cut_costs`; ``spread`` is ``S^2/|g|^2``, ``rows_spread`` the same by what rows differ by. A memory of
+    partitions leaves the share ``left[0]`` of what cuts add, and a shift ``left[1]`` of the rest.
     """
     p_R = terms.p_R
     rows = np.flatnonzero(plan.weighted_R() & (p_R < 1))
@@ -31,7 +32,8 @@ def noise_planned(
     omega = omega_by_bits[plan.bits_RS[rows]].mean(axis=1)
     energy_R = share_R[rows] ** 2
     if terms.excess_R is not None:
-        energy_R = max(0.0, 1 - len(size_K) * spread) * energy_R + np.diff(plan.A_RK.indptr)[rows] * spread
+        apart = spread if rows_spread is None else rows_spread
+        energy_R = max(0.0, 1 - len(size_K) * apart) * energy_R + np.diff(plan.A_RK.indptr)[rows] * apart
     noise_R = row_costs(p_R[rows], omega) * energy_R * left[1]
     if terms.excess_R is not None:
         noise_R = noise_R + (1 + omega) / (1 - p_R[rows]) * terms.excess_R[rows] * spread * left[0]

@@ -30,6 +30,7 @@ NEARLY = 1.1  # partitions whose sizes differ by less than this factor count as 
 Holds: TypeAlias = Mapping[int, Sequence[int]]  # partitions of each worker that cannot read all of them
 ALL: Holds = {}
 FORGET = 0.98  # factor, for each step, of the older errors in the calibration of the noise law
+SORTED = 2.0  # rows differ so many times more than partitions within them say: the data is sorted
 SMALL = 0.25  # an estimate of |g|^2 below a quarter of the usual one is raised to it
 REMEMBER = 1.1  # a memory of partitions must promise 10% less time to begin ...
 PLAIN = 1.03  # ... and to go on, that rows without it are at most 3% faster
@@ -129,7 +130,7 @@ class PlanMaker:
         laws: times of the workers, if rows are cut at the deadline; None: rows are whole.
     """
 
-    _LEARNED = ("error", "expected", "energy", "agreeing", "signal", "weight", "ratio", "ratios")
+    _LEARNED = ("error", "expected", "energy", "agreeing", "differing", "signal", "weight", "ratio", "ratios")
 
     def __init__(
         self,
@@ -167,6 +168,7 @@ class PlanMaker:
         self.changes = ChangeEstimates(len(bits_cap_N))
         self._error = self._expected = 0.0
         self._energy = self._agreeing = 0.0  # sums of |v_i|^2: as estimated, and as if partitions agreed
+        self._differing = 0.0  # what a spread of 1 would add to the latter
         self._signal = self._weight = 0.0  # sums over steps of |g|^2, and of 1
         self._ratio = self._ratios = 0.0  # sums over steps of S^2/|g|^2 of one partition, and of 1
 
@@ -217,10 +219,16 @@ class PlanMaker:
     def spread(self) -> float:
         """``S^2/|g|^2`` of one partition (math section 10); before anything is known 1/k, as if all were noise.
 
-        An exponential mean of the steps' own ratios: where the step size is at its edge, |g|^2 swings, and a few large ones
-        must not stand for all.
+        An exponential mean of the steps' own ratios within rows: where the step size is at its edge, |g|^2 swings, and a few
+        large ones must not stand for all.
         """
         return self._ratio / self._ratios if self._ratios > 0 else 1.0 / len(self._size_K)
+
+    @property
+    def rows_spread(self) -> float:
+        """The same by what rows differ by, where that is much more: data that is sorted, and neighbours at one worker."""
+        rows = (self._energy - self._agreeing) / self._differing if self._differing > 0 and self._ratios > 0 else 0.0
+        return rows if rows > SORTED * self.spread else self.spread
 
     def calibrate(self, plan: Plan, counted: Sequence[tuple[Sidecar, U8]], signal: float, energy: float) -> None:
         """Take in one step: what its messages' errors came to against the law's, and the rows' energies to the gradient's.
@@ -228,10 +236,12 @@ class PlanMaker:
         ``counted``: each message and its bits (S,); ``signal`` and ``energy``: estimates of |g|^2 and of ``sum_i |v_i|^2``.
         """
         for name in self._LEARNED:
-            forget = FORGET if name in ("error", "expected", "energy", "agreeing") else FORGET_SPREAD
+            forget = FORGET if name in ("error", "expected", "energy", "agreeing", "differing") else FORGET_SPREAD
             setattr(self, f"_{name}", forget * getattr(self, f"_{name}"))
         self._energy += energy
-        self._agreeing += signal * float(np.sum((plan.A_RK @ self._size_K) ** 2))
+        squares = float(np.sum((plan.A_RK @ self._size_K) ** 2))
+        self._agreeing += signal * squares
+        self._differing += signal * (float(np.sum(plan.A_RK.data**2)) - len(self._size_K) * squares)
         spreads = [sidecar.plain_spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
         spreads = [spread for spread in spreads if math.isfinite(spread)]
         if plan.partial and spreads:
@@ -267,7 +277,8 @@ class PlanMaker:
         if self.laws is None or not (live_N & self.laws.known_N).any():
             return None
         omega_N = self.omega_N(len(live_N))
-        return choose_cut(self.laws, live_N, len(self._size_K), omega_N, self.spread, noise_most, present, between)
+        given = self.laws, live_N, len(self._size_K), omega_N, self.spread, noise_most, present, between
+        return choose_cut(*given, rows_spread=self.rows_spread)
 
     def choose(
         self, live_N: Mask, holds: Holds, noise_most: float, before: Choice | None, between: float
@@ -287,14 +298,15 @@ class PlanMaker:
         bits = self._bits if before is None else before.bits
         omega_N = np.full(len(live_N), self.noise[bits])
         present, load_N = (np.inf, None) if before is None else (before.deadline, before.load_N)
-        cut = choose_cut(laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N)
+        apart = self.rows_spread
+        given = laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N
+        cut = choose_cut(*given, rows_spread=apart)
         plain, remember_N = None, None
         if isinstance(self.code, Auto) and self.code.may_remember:
             now_N = None if before is None else before.remember_N
             changes = self.changes.changes(now_N)
             if (changes.able_N & live_N).any():
-                given = laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N
-                other = choose_cut(*given, changes)
+                other = choose_cut(*given, changes, apart)
                 if other.prospect.gain_over(cut.prospect) >= (REMEMBER if now_N is None else 1 / PLAIN):
                     plain, remember_N, cut = cut.prospect, changes.able_N & live_N, other
             self._remember_N = np.zeros(len(live_N), bool) if remember_N is None else remember_N
@@ -372,6 +384,7 @@ class PlanMaker:
             holds_NK=_holders(live_N, holds, len(self._size_K)),
             excess=excess,
             spread=self.spread,
+            rows_spread=self.rows_spread,
             load_N=self._load_N if self._load_N is not None and not np.any(self._load_N[~live_N]) else None,
         )
 

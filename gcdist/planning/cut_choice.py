@@ -51,6 +51,7 @@ def choose_cut(
     cap_N: F64 | None = None,
     present_load_N: I64 | None = None,
     changes: Changes | None = None,
+    rows_spread: float | None = None,
 ) -> CutChoice:
     """The deadline with the least `Prospect.cost`, and the loads at it.
 
@@ -69,8 +70,9 @@ def choose_cut(
         cap_N: most partitions of each worker; None: any.
         present_load_N: loads now, which stay at the present deadline while they cost next to nothing; None: none.
         changes: what a memory of each partition leaves of both noises; None: there is none.
+        rows_spread: ``spread`` by what rows differ by (`coding.cut_loads.cut_costs`); None: the same.
     """
-    rows = CutRows.of(laws, live_N, k, omega_N, spread, present, between, cap_N, changes)
+    rows = CutRows.of(laws, live_N, k, omega_N, spread, present, between, cap_N, changes, rows_spread)
     who, tau_G = rows.who, rows.tau_G
     found: list[tuple[Prospect, I64]] = []
     for g in range(len(tau_G)):

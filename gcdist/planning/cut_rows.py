@@ -49,6 +49,7 @@ class CutRows:
         between: float,
         cap_N: F64 | None,
         changes: Changes | None,
+        rows_spread: float | None = None,
     ) -> CutRows:
         """Of these laws; the arguments are those of `choose_cut`."""
         who = np.flatnonzero(live_N & laws.known_N)
@@ -77,8 +78,8 @@ class CutRows:
             )
             left_GNL, row_GNL = left_2NGL.swapaxes(1, 2)
             sums_GNL = sums_GNL * left_GNL
-        cost_GNL = cut_costs(p_NG.T, omega_N[who], sums_GNL, spread, k, row_GNL)
-        exact_GNL = cut_costs(p_NG.T, np.zeros(len(who)), sums_GNL, spread, k, row_GNL)
+        cost_GNL = cut_costs(p_NG.T, omega_N[who], sums_GNL, spread, k, row_GNL, rows_spread)
+        exact_GNL = cut_costs(p_NG.T, np.zeros(len(who)), sums_GNL, spread, k, row_GNL, rows_spread)
         seconds = StepSeconds(table_n, overhead_n, tau_G)
         return CutRows(
             who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL, cost_GNL, exact_GNL, seconds, between

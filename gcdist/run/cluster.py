@@ -258,7 +258,8 @@ class Cluster:
         accounts.add(result, self._scheme)
         seconds, traffic = accounts.ledger.seconds, accounts.ledger.traffic()
         maker, sizes_K = self._scheme.maker, self.session.sizes_K
-        info = step_info(result, seconds, traffic, maker.noise, sizes_K, maker.spread, maker.left(result.plan))
+        left, apart = maker.left(result.plan), maker.rows_spread
+        info = step_info(result, seconds, traffic, maker.noise, sizes_K, maker.spread, left, apart)
         self._record.step(info, result)
         if self.on_step is not None:
             self.on_step(info)

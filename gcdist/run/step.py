@@ -74,6 +74,7 @@ def step_info(
     size_K: F64,
     spread: float = 0.0,
     left: tuple[float, float] = (1.0, 1.0),
+    rows_spread: float | None = None,
 ) -> StepInfo:
     """The figures of a finished round.
 
@@ -85,6 +86,7 @@ def step_info(
         size_K: (K,) shares of the samples.
         spread: ``S^2/|g|^2`` of one partition, as measured.
         left: what a memory of partitions leaves of both noises, see `noise_planned`.
+        rows_spread: the spread by what rows differ by; None: the same.
     """
     lines = (line for counted in result.counted for line in counted.sidecar.parts_P4.tolist())
     parts = {int(j): (loss, share) for j, loss, share, _ in lines if j < len(size_K)}
@@ -105,7 +107,7 @@ def step_info(
         deadline=result.terms.deadline,
         why=result.why,
         plan_id=result.plan.plan_id,
-        noise_planned=noise_planned(result.plan, result.terms, omega_by_bits, size_K, spread, left),
+        noise_planned=noise_planned(result.plan, result.terms, omega_by_bits, size_K, spread, left, rows_spread),
         noise_observed=noise_observed(result, omega_by_bits),
         estimated=result.gradient is not None,
         data_seconds=fmean(s.data_seconds for s in sidecars) if sidecars else None,

@@ -314,7 +314,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plots", type=Path, help="draw the pictures there")
     asked = parser.parse_args()
-    names = asked.experiments.split(",")
+    names, known = asked.experiments.split(","), sorted({cell.experiment for cell in cells()})
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--experiments: found {unknown[0]!r}; allowed: {', '.join(known)}")
     wanted = [cell for cell in cells() if cell.experiment in names and cell.workers <= asked.largest]
     if asked.only_made:
         wanted = [cell for cell in wanted if (asked.out / cell.place).exists()]

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     __version__: str
     from gcdist.api import connect, simulate
     from gcdist.config import Config, ConfigError, load_config
-    from gcdist.master.driver import RunStoppedError
     from gcdist.run.cluster import Cluster, Step, StepInfo
     from gcdist.tasks import Task, partition_by
-    from gcdist.types import RunHaltedError
+    from gcdist.types import RunHaltedError, RunStoppedError
 
 # imported when first used: planning and the mathematics need no torch, which takes two seconds to import
 _HOMES = {
@@ -21,7 +20,7 @@ _HOMES = {
     "Config": "gcdist.config",
     "ConfigError": "gcdist.config",
     "RunHaltedError": "gcdist.types",
-    "RunStoppedError": "gcdist.master.driver",
+    "RunStoppedError": "gcdist.types",
     "Step": "gcdist.run.cluster",
     "StepInfo": "gcdist.run.cluster",
     "Task": "gcdist.tasks",

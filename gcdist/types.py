@@ -50,6 +50,23 @@ class RunHaltedError(RuntimeError):
     """The run cannot go on; the text says why."""
 
 
+class RunStoppedError(SystemExit):
+    """Somebody asked the run to end (SIGINT, SIGTERM, SIGHUP).
+
+    Workers are released; uncaught, the script ends without a traceback.
+
+    ``code`` is the exit status that a shell expects of a stopped program.
+    """
+
+    def __init__(self, reason: str) -> None:
+        number = {"SIGHUP": 1, "SIGINT": 2, "SIGTERM": 15}.get(reason)
+        super().__init__(128 + number if number else 1)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"stopped by {self.reason}"
+
+
 WIDE_SHARE = 64  # of a vector's coordinates at most one in so many is in a wide segment
 
 

@@ -20,7 +20,6 @@ from gcdist.commands.tables import workers_table
 from gcdist.config import Config, ConfigError, load_config
 from gcdist.exchange.signals import on_signals
 from gcdist.last_words import COMMAND, leave
-from gcdist.master.driver import RunStoppedError
 from gcdist.master.port import Say
 from gcdist.observe import Progress, Summary, plain, print_summary
 from gcdist.report import judge, read_run
@@ -28,6 +27,7 @@ from gcdist.report.verdict import WORDS
 from gcdist.run.cluster import Cluster
 from gcdist.run.session import load_user_task
 from gcdist.tasks import Task
+from gcdist.types import RunStoppedError
 
 ConfigFile = Annotated[
     Path, typer.Argument(help="Settings of the run (TOML); examples/reference.toml shows every key.")

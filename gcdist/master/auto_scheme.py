@@ -42,9 +42,7 @@ class AutoScheme(Scheme):
     _live: bytes = field(default=b"", init=False)
     _remembered: set[tuple[int, int]] = field(default_factory=set, init=False)  # (worker, partition) of the plan
     _filling: bool = field(default=False, init=False)
-    _thought: tuple[Choice, str] | None = field(
-        default=None, init=False
-    )  # chosen meanwhile, for the next step, and why
+    _thought: tuple[Choice, str] | None = field(default=None, init=False)  # chosen meanwhile, and why
     _seconds: float = field(default=0.0, init=False)  # that a choice takes, median of the last ones
     _took: deque[float] = field(default_factory=lambda: deque(maxlen=5), init=False)
 
@@ -77,7 +75,7 @@ class AutoScheme(Scheme):
         assert isinstance(rule, ChosenDeadline)
         if laws is None or self.known_p or not self.promises:
             return terms
-        return rule.with_laws(terms, plan.worker_R, laws.nothing_N)
+        return rule.with_laws(terms, plan.worker_R, laws.nothing)
 
     def meanwhile(self, live_N: Mask, holds: Holds = ALL) -> None:
         """While the workers compute: the choice for the next step, if one is due and does not depend on this step."""

@@ -54,28 +54,11 @@ from gcdist.protocol.messages import Fault, Peer, Tick, Wake
 from gcdist.protocol.order import Part, partition_order
 from gcdist.quantize.grid import measure
 from gcdist.straggler import FaultSchedule
-from gcdist.types import F32, F64, Plan, RunHaltedError, Seen
+from gcdist.types import F32, F64, Plan, RunHaltedError, RunStoppedError, Seen
 
 STUCK_SECONDS = 60.0  # seconds of a round before it is said that it takes long
 TELL_SECONDS = 10.0  # seconds between two lines about missing workers
 Record = list[tuple[MasterEvent, list[MasterInstruction]]]
-
-
-class RunStoppedError(SystemExit):
-    """Somebody asked the run to end (SIGINT, SIGTERM, SIGHUP).
-
-    Workers are released; uncaught, the script ends without a traceback.
-
-    ``code`` is the exit status that a shell expects of a stopped program.
-    """
-
-    def __init__(self, reason: str) -> None:
-        number = {"SIGHUP": 1, "SIGINT": 2, "SIGTERM": 15}.get(reason)
-        super().__init__(128 + number if number else 1)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"stopped by {self.reason}"
 
 
 @dataclass(slots=True)

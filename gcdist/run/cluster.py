@@ -16,7 +16,7 @@ from gcdist.config import ConfigError, FaultConfig
 from gcdist.exchange.injected_faults import drill
 from gcdist.last_words import leave
 from gcdist.master.arrival_tally import ArrivalTally
-from gcdist.master.driver import MasterDriver, RunStoppedError
+from gcdist.master.driver import MasterDriver
 from gcdist.master.round_result import RoundResult
 from gcdist.master.scheme import Scheme
 from gcdist.observe import Observer, RunFolder, ScriptProgress, Summary
@@ -39,7 +39,7 @@ from gcdist.run.user_state import Stateful, generators_now
 from gcdist.simulator.quiescence import Quiescence
 from gcdist.straggler import ArrivalRule, pick
 from gcdist.tasks.task import Evaluate
-from gcdist.types import Plan, RunHaltedError
+from gcdist.types import Plan, RunHaltedError, RunStoppedError
 
 
 class Cluster:

@@ -36,7 +36,8 @@ from gcdist.simulator.network import SMALL, Network
 from gcdist.simulator.shared_gradients import SharedGradients, SharedView
 from gcdist.transport import digest
 from gcdist.types import U8
-from gcdist.worker.driver import Foreseen, Pace, WorkerDriver
+from gcdist.worker.driver import WorkerDriver
+from gcdist.worker.pace import Foreseen, Pace
 from gcdist.worker.partition_memory import memory_of
 from gcdist.worker.rows import RowMaker
 
@@ -188,7 +189,7 @@ class SimulatedWorker:
         """Take a round that comes at ``at`` as one event, if what it leads to is known; ``back``: it is on its way again."""
         if self._throttled[0] or self._waiting:
             return False
-        times = self.driver.foresee(sent, at, self._computes_until, 1.0)
+        times = self.driver.foresee(sent, at, self._computes_until)
         if times is None:
             return False
         coming = self._clock.at(times.ready, self._reach, asked=times.asked)

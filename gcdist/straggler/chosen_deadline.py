@@ -11,7 +11,7 @@ import numpy as np
 
 from gcdist.straggler.arrivals import Arrivals
 from gcdist.straggler.deadline import ArrivalRule
-from gcdist.types import F64, I64, DelayModel, StepTerms
+from gcdist.types import I64, DelayModel, StepTerms
 
 LAWS, ENOUGH = 10.0, 50.0  # outcomes that the laws count for, until so many have been seen
 _SURE = 0.03  # the laws' chances are no closer to 0 and 1
@@ -62,7 +62,7 @@ class ChosenDeadline(ArrivalRule):
         self._deadline, self._patience = deadline, patience
         self.contradicted = False
 
-    def with_laws(self, terms: StepTerms, owner_R: I64, nothing: Callable[[F64], F64]) -> StepTerms:
+    def with_laws(self, terms: StepTerms, owner_R: I64, nothing: Callable[[int, float], float]) -> StepTerms:
         """The same promise where outcomes are few: the workers' laws count for `LAWS` outcomes beside them.
 
         Until m outcomes of one worker have been seen its p is at most ``m/(m+1)``, so that many workers with a small chance
@@ -71,17 +71,19 @@ class ChosenDeadline(ArrivalRule):
         Args:
             terms: of a step with cuts.
             owner_R: worker of each row, (R,).
-            nothing: P(no partition is done by the cut), (N,), by the laws, given the cuts (N,).
+            nothing: P(no partition is done by the cut) by the laws, given the worker and its cut.
         """
         if self._promised_N is None or terms.cut_N is None or not self.chances.measured:
             return terms
-        m_N = self._outcomes_N
-        if m_N.min() >= ENOUGH:
+        here, m_N, p_N = terms.p_R < 1, self._outcomes_N, self._promised_N
+        few = np.flatnonzero(m_N < min(ENOUGH, self.arrivals.window))
+        few = np.intersect1d(few, owner_R[here])
+        if not len(few):
             return terms
-        law_N = np.clip(nothing(terms.cut_N), _SURE, 1 - _SURE)
-        p_N = np.where(m_N < ENOUGH, (LAWS * law_N + m_N * self._promised_N) / (LAWS + m_N), self._promised_N)
-        self._promised_N, self._outcomes_N = p_N, m_N + LAWS
-        return replace(terms, p_R=np.where(terms.p_R < 1, p_N[owner_R], terms.p_R))
+        law_F = np.clip([nothing(i, float(terms.cut_N[i])) for i in few.tolist()], _SURE, 1 - _SURE)
+        p_N[few] = (LAWS * law_F + m_N[few] * p_N[few]) / (LAWS + m_N[few])
+        m_N[few] += LAWS
+        return replace(terms, p_R=np.where(here, p_N[owner_R], terms.p_R))
 
     def forget(self, workers: Iterable[int]) -> None:
         """Forget the outcomes of these workers: their speed has changed."""

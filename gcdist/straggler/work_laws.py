@@ -245,12 +245,9 @@ class WorkLaws:
             excess_GL[:, column] = (weight_GT * load * np.maximum(0.0, load * inverse_GT - 1.0)).sum(axis=1)
         return 1.0 - some_G, excess_GL / np.maximum(some_G, 1e-12)[:, None]
 
-    def nothing_N(self, cut_N: F64) -> F64:
-        """P(no partition is done by the cut), seconds since the round's receipt, of each worker, (N,)."""
-        one = np.ones(1, np.int64)
-        return np.array(
-            [self.outcomes(worker, one, cut_N[worker : worker + 1])[0][0] for worker in range(self.workers)]
-        )
+    def nothing(self, worker: int, cut: float) -> float:
+        """P(no partition of the worker's row is done by the cut), seconds since the round's receipt."""
+        return float(self.outcomes(worker, np.ones(1, np.int64), np.array([cut]))[0][0])
 
     def excess_R(self, plan: Plan, cut_N: F64) -> F64:
         """``E[l^2/m - l | m >= 1]`` of each row of a plan whose workers are cut at these seconds, (R,); 0 without data."""

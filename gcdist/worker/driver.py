@@ -42,9 +42,9 @@ from gcdist.protocol.worker_io import (
     WorkerInstruction,
     Zero,
 )
-from gcdist.records import record
 from gcdist.types import U8, DelayModel
 from gcdist.worker.computing import Computing, InlineComputing, Make
+from gcdist.worker.pace import Foreseen, Injected, Pace, foresee
 from gcdist.worker.rows import RowMaker
 
 
@@ -76,22 +76,6 @@ class WorkerPort(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long a worker's work takes in the simulator; zero where it really takes its time.
-
-    ``defer``: compute a row only when its message is about to leave, so that work that becomes stale costs nothing.
-    ``work``: takes seconds of work, an event, its tag, the time before which it must not come, whether it is computing (one
-    partition at a time) or encoding (beside it), and the least seconds that it occupies the worker; delivers it as `later`
-    does. None: the work has taken its time already.
-    """
-
-    part_seconds: float = 0.0
-    encode_seconds: float = 0.0
-    defer: bool = False
-    work: Callable[[float, Callable[[float], WorkerEvent], object, float, bool, float], None] | None = None
-
-
 @dataclass(slots=True)
 class _Row:
     """The row in hand: what was begun of it, and when its partitions were done (seconds since the round's receipt)."""
@@ -99,19 +83,6 @@ class _Row:
     begun: list[Compute] = field(default_factory=list)
     done: list[float] = field(default_factory=list)
     under_way: bool = False  # the last one begun is not done
-
-
-@record
-class Foreseen:
-    """A round of one row that nothing interrupts; times on the port's clock."""
-
-    at: float  # when it comes
-    done: list[float]  # seconds from then until each partition of the message is done; none: it is cut before
-    taken: float  # seconds until the row is complete or cut
-    asked: float  # when that is: the worker waits for its message from then on; without a message: from the beginning
-    ready: float  # when the message leaves, or the cut that leaves nothing to send
-    free: float  # until then a partition occupies the worker
-    rests: float  # until then a timer or a dropped partition runs, without a consequence
 
 
 class WorkerDriver:
@@ -219,41 +190,18 @@ class WorkerDriver:
         made = self._row = _Row([Compute(step, row, j, a) for j, a in order[: len(done)]], done)
         self.feed(self._deferred_row(self._port.now(), step, row, len(parts), made, taken))
 
-    def foresee(self, sent: Round, at: float, free: float, slower: float) -> Foreseen | None:
+    def foresee(self, sent: Round, at: float, free: float) -> Foreseen | None:
         """When a round that comes at ``at`` leads to a message, if nothing comes between; None: that is not known.
 
-        Only where work takes simulated time (`Pace`). ``free``: until then the worker is occupied with a partition;
-        ``slower``: its work takes so many times as long.
+        Only where work takes simulated time (`Pace`). ``free``: until then the worker is occupied with a partition.
         """
         work = self.machine.foreseen(sent)
         if work is None:
             return None
-        parts = work.parts[0]
-        load = len(parts) if sent.assignment is not None else self._load
-        delay = self._delays.seconds(self.worker, sent.step, float(load), self._seed)
-        least = delay / max(load, 1) if self._inside else 0.0
-        length, floor = max(self._pace.part_seconds * slower, least), 0.0
-        cut_at = inf if sent.cut is None else at + sent.cut
-        now, rests, done = at, 0.0, list[float]()
-        for r in range(1, len(parts) + 1):
-            if work.partial and not self._inside:
-                floor = at + (delay * (r / load) if self._scale_with_load else delay)
-            if floor < inf:
-                free = max(now, free) + length
-            ready = max(floor, free)
-            if cut_at <= ready:
-                now, rests = cut_at, free if max(floor, free) < inf else 0.0
-                break
-            if ready == inf:
-                return None
-            now = ready
-            done.append(now - at)
-        if not done:
-            return Foreseen(at, done, 0.0, at, now, free, rests)
-        floor = 0.0 if work.partial or self._inside else at + delay
-        ready = max(floor, now + self._pace.encode_seconds * slower)
-        rests = max(rests, cut_at if cut_at < inf else 0.0)
-        return None if ready == inf else Foreseen(at, done, now - at, now, ready, free, rests)
+        load = len(work.parts[0])
+        seconds = self._delays.seconds(self.worker, sent.step, float(load), self._seed)
+        injected = Injected(seconds, self._scale_with_load, self._inside)
+        return foresee(self._pace, injected, load, work.partial, sent.cut, at, free)
 
     def _do(self, told: WorkerInstruction) -> None:
         match told:

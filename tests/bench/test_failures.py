@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.bench.scripts import script
+
 
 @pytest.fixture(scope="module")
 def failures() -> ModuleType:
-    spec = spec_from_file_location("failures", Path(__file__).parents[2] / "benchmarks" / "failures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("failures")
 
 
 CALM = [(0.5 * i, i, 4) for i in range(1, 21)]  # until 10.0 s

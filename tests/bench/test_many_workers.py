@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.bench.scripts import script
+
 
 @pytest.fixture(scope="module")
 def many() -> ModuleType:
-    spec = spec_from_file_location("many_workers", Path(__file__).parents[2] / "benchmarks" / "many_workers.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return script("many_workers")
 
 
 def test_the_smallest_run_reaches_the_target_and_is_kept(many: ModuleType, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_where_outcomes_are_few_the_laws_count_beside_them() -> None:
 
     def promised() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         terms = replace(rule.terms(PLAN, ALL, ALL), cut_N=np.ones(N))
-        return rule.with_laws(terms, PLAN.worker_R, lambda cut_N: law_N).p_R
+        return rule.with_laws(terms, PLAN.worker_R, lambda worker, cut: float(law_N[worker])).p_R
 
     assert promised() == pytest.approx([0.9, 0.9, 0.2, 0.97])  # nothing was seen
     for number in range(60):

@@ -7,6 +7,8 @@ import numpy as np
 from gcdist.coding.optimal import row_costs
 from gcdist.types import F64, I64, Problem
 
+FIRST_LOOK = 8  # even loads that are looked at first: all loads up to k for each of n workers would be n k numbers
+
 
 def cut_costs(
     p_N: F64,
@@ -72,11 +74,24 @@ def cheapest_loads(cost_NL: F64, k: int, cap_N: F64) -> I64:
 
 
 def cut_plan_loads(problem: Problem, p_N: F64, omega_N: F64) -> I64:
-    """The loads (N,) of a plan whose rows are cut; ``problem.excess`` must be there. ValueError: nobody can arrive."""
+    """The loads (N,) of a plan whose rows are cut; ``problem.excess`` must be there. ValueError: nobody can arrive.
+
+    Only as many loads are looked at as are needed: `cheapest_loads` never takes a load beyond one that it left out.
+    """
     assert problem.excess is not None
     cap_N = np.where(p_N < 1, np.minimum(problem.load_cap_N, problem.k), 0)
     most = max(1, int(cap_N.max(initial=0)))
-    load_L = np.arange(1, most + 1)
-    excess_NL = np.stack([problem.excess(i, load_L.astype(np.float64)) for i in range(problem.n)])
-    cost_NL = cut_costs(p_N, omega_N, excess_NL, problem.spread, problem.k, rows_spread=problem.rows_spread)
-    return cheapest_loads(cost_NL, problem.k, cap_N)
+    columns = min(most, FIRST_LOOK * -(-problem.k // max(1, int((cap_N > 0).sum()))))
+    while True:
+        load_L = np.arange(1, columns + 1, dtype=np.float64)
+        excess_NL = np.stack([problem.excess(i, load_L) for i in range(problem.n)])
+        cost_NL = cut_costs(p_N, omega_N, excess_NL, problem.spread, problem.k, rows_spread=problem.rows_spread)
+        try:
+            load_N = cheapest_loads(cost_NL, problem.k, cap_N)
+        except ValueError:
+            if columns == most:
+                raise
+        else:
+            if columns == most or load_N.max(initial=0) < columns:  # else a larger load may be cheaper
+                return load_N
+        columns = min(most, 4 * columns)

@@ -31,6 +31,7 @@ PAST = 8  # rows before them that are needed to tell
 ROW = 4  # partitions of the row whose time is compared
 DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
 LATELY = 20  # steps
+AT_ONCE = 32  # loads whose outcomes are worked out by one operation; more would take much memory
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
 
 
@@ -241,8 +242,10 @@ class WorkLaws:
         some_G = weight_GT.sum(axis=1)
         inverse_GT = 1.0 / np.maximum(u_GT, 1.0)
         excess_GL = np.zeros((len(cut_G), len(load_L)))
-        for column, load in enumerate(load_L):
-            excess_GL[:, column] = (weight_GT * load * np.maximum(0.0, load * inverse_GT - 1.0)).sum(axis=1)
+        for begin in range(0, len(load_L), AT_ONCE):
+            load_L1 = load_L[begin : begin + AT_ONCE, None]
+            over_GLT = np.maximum(0.0, load_L1 * inverse_GT[:, None, :] - 1.0)
+            excess_GL[:, begin : begin + AT_ONCE] = (weight_GT[:, None, :] * load_L1 * over_GLT).sum(axis=2)
         return 1.0 - some_G, excess_GL / np.maximum(some_G, 1e-12)[:, None]
 
     def nothing(self, worker: int, cut: float) -> float:

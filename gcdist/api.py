@@ -21,7 +21,7 @@ from gcdist.exchange.setup import Setup
 from gcdist.last_words import leave
 from gcdist.master.main import real_master
 from gcdist.master.port import Say
-from gcdist.memory import keep_freed_memory, objects_set_aside
+from gcdist.memory import cycles_sought_seldom, keep_freed_memory, objects_set_aside
 from gcdist.observe import RunFolder, ScriptProgress, say_to_stderr
 from gcdist.run.checkpoint import Checkpoint
 from gcdist.run.cluster import Cluster, Step
@@ -204,6 +204,7 @@ def simulate(
         # thousands of workers make and drop objects by the million: looking for cycles among all those that were there
         # before takes a sixth of the time
         aside.enter_context(objects_set_aside())
+        aside.enter_context(cycles_sought_seldom())
         standstill = Quiescence(driver, network)
         cluster = Cluster(session, driver, run, on_close=aside.close, resumed=found, standstill=standstill)
         if resume is not False:

@@ -84,6 +84,20 @@ def objects_set_aside() -> Iterator[None]:
         gc.unfreeze()
 
 
+@contextmanager
+def cycles_sought_seldom(objects: int = 100_000) -> Iterator[None]:
+    """Look for cycles once so many objects are new, in place of 700: where nearly all objects go by themselves.
+
+    Each look at young objects moves those that a step still needs among the old ones, and a look at all of those follows.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(objects, before[0]), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def free_bytes() -> int | None:
     """Memory of this machine that is free; None: it does not say."""
     try:

@@ -117,17 +117,19 @@ class Coverage:
 
 def _counted(result: RoundResult) -> I64:
     """The partitions that a step counted, some several times."""
-    A_RK, found = result.plan.A_RK, []
-    all_count = bool(A_RK.data.all())  # no partition is stored without a coefficient
-    for message in result.counted:
-        number_P = message.sidecar.parts_P4[:, 0]  # of a row that was cut: some of its partitions
-        if message.sidecar.remembers or not all_count:
-            stored = slice(int(A_RK.indptr[message.row]), int(A_RK.indptr[message.row + 1]))
-            number_S = A_RK.indices[stored][A_RK.data[stored] != 0]
-            # what is remembered of the others counts
-            number_P = number_S if message.sidecar.remembers else number_P[np.isin(number_P, number_S)]
-        found.append(number_P)
-    return np.concatenate(found).astype(np.int64) if found else np.zeros(0, np.int64)
+    A_RK, none = result.plan.A_RK, [np.zeros(0, np.int64)]
+    plain = [message for message in result.counted if not message.sidecar.remembers]
+    # of a row that was cut: some of its partitions
+    number_P = np.concatenate([*none, *(message.sidecar.parts_P4[:, 0] for message in plain)]).astype(np.int64)
+    if not A_RK.data.all():  # partitions that are stored without a coefficient do not count
+        row_P = np.repeat([m.row for m in plain], [len(m.sidecar.parts_P4) for m in plain]).astype(np.int64)
+        row_S = np.repeat(np.arange(A_RK.shape[0]), np.diff(A_RK.indptr))
+        place_S = (row_S * A_RK.shape[1] + A_RK.indices)[A_RK.data != 0]
+        number_P = number_P[np.isin(row_P * A_RK.shape[1] + number_P, place_S)]
+    remembering = [message.row for message in result.counted if message.sidecar.remembers]
+    held = [slice(int(A_RK.indptr[row]), int(A_RK.indptr[row + 1])) for row in remembering]
+    # what is remembered of the others counts
+    return np.concatenate([number_P, *(A_RK.indices[stored][A_RK.data[stored] != 0] for stored in held)])
 
 
 def _who(plan: Plan, rare: I64) -> str:

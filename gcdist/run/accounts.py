@@ -54,12 +54,14 @@ class Accounts:
         if (line := self.coverage.add(result)) is not None:
             self._driver.say("warning", line)
         self._scheme = scheme
-        maker, bits_RS = scheme.maker, result.plan.bits_RS
-        messages = [(c.sidecar, bits_RS[c.row]) for c in result.counted]
-        maker.calibrate(result.plan, messages, *signal_and_energy(result, maker.noise))
-        load_R = np.diff(result.plan.A_RK.indptr)
-        for counted in result.counted:
-            maker.changes.observe(int(result.plan.worker_R[counted.row]), int(load_R[counted.row]), counted.sidecar)
+        maker, plan = scheme.maker, result.plan
+        rows = np.array([counted.row for counted in result.counted], np.int64)
+        sidecars = [counted.sidecar for counted in result.counted]
+        messages = list(zip(sidecars, plan.bits_RS[rows], strict=True))
+        maker.calibrate(plan, messages, *signal_and_energy(result, maker.noise))
+        worker_C, load_C = plan.worker_R[rows].tolist(), np.diff(plan.A_RK.indptr)[rows].tolist()
+        for worker, load, sidecar in zip(worker_C, load_C, sidecars, strict=True):
+            maker.changes.observe(worker, load, sidecar)
         self.waiting.add(result)
         self.ledger.step_seconds += result.seconds
         self.count_saved(result.messages, result.payload_bytes)

@@ -13,8 +13,10 @@ def quantile(value_T: F64, share: float) -> float:
     >>> quantile(np.array([3.0, 1.0, 2.0]), 0.75)
     2.5
     """
-    sorted_T = np.sort(value_T)
+    sorted_T = np.array(value_T)
+    sorted_T.sort()
     at = share * (len(sorted_T) - 1)
     low = int(at)
     high = min(low + 1, len(sorted_T) - 1)
-    return float(sorted_T[low] + (at - low) * (sorted_T[high] - sorted_T[low]))
+    first, second = sorted_T.item(low), sorted_T.item(high)
+    return float(first + (at - low) * (second - first))

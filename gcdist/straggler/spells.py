@@ -38,6 +38,8 @@ class Spells:
         if not slow and not complete:
             return
         inside, mattered = self._rows_N[worker] > 0, self.persistence > MATTERS
+        if not slow and not inside:
+            return  # the usual case: nothing changes
         if inside:
             self._stayed, self._left = FORGET * self._stayed + slow, FORGET * self._left + (not slow)
         self._rows_N[worker] = self._rows_N[worker] + 1 if slow else 0

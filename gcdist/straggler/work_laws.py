@@ -9,12 +9,13 @@ rows were followed by others (`Spells`); one that has changed for long loses its
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 import numpy as np
 
 from gcdist.straggler.order import quantile
-from gcdist.straggler.row_window import RowWindow
+from gcdist.straggler.row_window import PARTS, RowWindow
 from gcdist.straggler.slowdown import LEAST_ROWS, Slowdown
 from gcdist.straggler.spells import MATTERS, Spells
 from gcdist.straggler.spells import PAST as FEWEST
@@ -27,8 +28,8 @@ POOL = 64  # rows of the others that are looked at, at most
 CHANGED = 12  # rows in a row that are all longer, or all shorter, than the worker's past: it has changed
 LASTING = 24  # rows of a slow spell from which on it is the worker's usual speed
 FACTOR = 1.5  # so many times the 90% quantile of its past, or shorter than the 10% quantile over this
+NEAR = 1.4  # below FACTOR: a row that is not so much longer or shorter than 90% of the past is not unlike it
 PAST = 8  # rows before them that are needed to tell
-ROW = 4  # partitions of the row whose time is compared
 DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
 LATELY = 20  # steps
 AT_ONCE = 32  # loads whose outcomes are worked out by one operation; more would take much memory
@@ -75,11 +76,12 @@ class WorkLaws:
             if len(rows) >= LEAST_ROWS:  # with fewer nothing can be told
                 self._slowdown.judge(worker, seen.step, done[-1], rows.seconds_T(len(done)))
             if len(rows) >= FEWEST:
-                self.spells.judge(worker, start + (ROW - 1) * pace, self._usual(worker, ROW))
+                self.spells.judge(worker, start + (PARTS - 1) * pace, self._usual(worker, PARTS))
             self._add(worker, start, pace)
         elif not len(rows):
             self._cold[worker] = start, pace
-        self._heard_N[worker] = max(self._heard_N[worker], seen.step)
+        if seen.step > self._heard_N[worker]:
+            self._heard_N[worker] = seen.step
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
@@ -87,8 +89,9 @@ class WorkLaws:
         """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""
         self._cold.pop(worker, None)
         rows = self._rows[worker]
-        rows.add(start, pace, guessed, again=self.spells.slow(worker) > 1)
-        new = LASTING if self.spells.slow(worker) >= LASTING else CHANGED if self._is_new(rows) else 0
+        slow = self.spells.slow(worker)
+        rows.add(start, pace, guessed, again=slow > 1)
+        new = LASTING if slow >= LASTING else CHANGED if self._is_new(rows) else 0
         if new:
             rows.keep(new)
             self.spells.forget(worker)
@@ -99,8 +102,12 @@ class WorkLaws:
         """Whether all the last rows were unlike those before."""
         if len(rows) < CHANGED + PAST:
             return False
-        time_T = rows.seconds_T(ROW)
+        time_T = rows.seconds_T(PARTS)
         past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
+        newest, most = time_T.item(-1), 0.9 * (len(past_T) - 1)
+        longer, shorter = past_T < newest / NEAR, past_T > newest * NEAR  # than how many the newest row was, by far
+        if np.count_nonzero(longer) < most and np.count_nonzero(shorter) < most:
+            return False  # the usual case
         slower = last_T.min() > FACTOR * quantile(past_T, 0.9)
         return bool(slower or last_T.max() < quantile(past_T, 0.1) / FACTOR)
 
@@ -108,8 +115,8 @@ class WorkLaws:
         """Seconds of so many partitions in each remembered row outside slow spells, (T,)."""
         rows = self._rows[worker]
         before = len(rows) - self.spells.slow(worker)
-        seconds_T: F64 = rows.seconds_T(parts)[:before][~rows.again_T[:before]]
-        return seconds_T
+        seconds_T: F64 = rows.seconds_T(parts)[:before]
+        return seconds_T[~rows.again_T[:before]] if rows.agains else seconds_T
 
     def follow(self) -> bool:
         """If everybody has become slower, take the remembered times as so much longer; whether that was so."""
@@ -131,15 +138,15 @@ class WorkLaws:
                 self.spells.forget(worker)
 
     def _learn_overhead(self, worker: int, seconds: float, cold: bool) -> None:
-        mean = self._overhead_N[worker]
-        if np.isnan(mean) or worker in self._cold_overhead:
+        mean, deviation = self._overhead_N.item(worker), self._deviation_N.item(worker)
+        if isnan(mean) or worker in self._cold_overhead:
             self._cold_overhead.discard(worker)
             if cold:
                 self._cold_overhead.add(worker)
             self._overhead_N[worker], self._deviation_N[worker] = seconds, seconds / 2
             return
-        self._deviation_N[worker] += 0.25 * (abs(seconds - mean) - self._deviation_N[worker])
-        self._overhead_N[worker] += 0.125 * (seconds - mean)
+        self._deviation_N[worker] = deviation + 0.25 * (abs(seconds - mean) - deviation)
+        self._overhead_N[worker] = mean + 0.125 * (seconds - mean)
 
     @property
     def known_N(self) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -49,6 +49,27 @@ def test_a_partition_that_is_hardly_ever_counted_is_said_while_it_happens() -> N
     assert sum(line is not None for line in again) == 1
 
 
+def test_what_is_stored_without_a_coefficient_does_not_count_and_what_is_remembered_does() -> None:
+    A_RK = A.copy()
+    A_RK.data[0] = 0.0  # row 0 computes partition 0, and it stands for nothing
+    plan = Plan(0, A_RK, PLAN.worker_R, PLAN.bits_RS, PLAN.p_R, PLAN.covered_K)
+
+    def counted(row: int, partitions: list[int], memory: float = 0.0) -> Any:
+        parts_P4 = np.array([[j, 0.5, 0.1, 0.0] for j in partitions])
+        return SimpleNamespace(row=row, sidecar=Sidecar(parts_P4, memory=memory))
+
+    def counts(*messages: Any) -> list[int]:
+        coverage = Coverage(SIZES)
+        coverage.add(SimpleNamespace(counted=list(messages), gradient=np.zeros(1), plan=plan))  # type: ignore[arg-type]
+        found: list[int] = coverage._count_K.tolist()
+        return found
+
+    assert counts(counted(0, [0, 1])) == [0, 1, 0, 0]
+    assert counts(counted(0, [0]), counted(1, [3])) == [0, 0, 0, 1]
+    assert counts(counted(0, [0], memory=2.0), counted(1, [2], memory=2.0)) == [0, 1, 1, 1]
+    assert counts() == [0, 0, 0, 0]
+
+
 def test_a_partition_that_comes_now_and_then_is_not_said() -> None:
     coverage = Coverage(SIZES)
     rng = np.random.default_rng(0)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gcdist.straggler import FirstPartition, WorkLaws, make_delays, with_cuts
+from gcdist.straggler.row_window import PARTS, RowWindow
+from gcdist.straggler.work_laws import CHANGED, FACTOR, PAST
 from gcdist.types import Seen, StepTerms, WorkTimes
 
 
@@ -188,3 +190,28 @@ def test_the_deviation_of_a_worker_that_is_not_heard_of_any_more_counts_no_longe
     again = WorkLaws(2)
     again.load_state_dict(laws.state_dict())
     assert again.deviation() == laws.deviation()
+
+
+def test_rows_unlike_the_past_are_found_as_by_all_of_them() -> None:
+    rng, found = np.random.default_rng(5), {True: 0, False: 0}
+    for case in range(2000):
+        rows = RowWindow()
+        spread, change = rng.choice([0.02, 0.2, 1.0]), rng.choice([0.4, 0.6, 0.7, 1.0, 1.45, 1.6, 3.0])
+        n = int(rng.integers(CHANGED + PAST, 110))
+        for i in range(n):
+            slow = change if i >= n - CHANGED else 1.0
+            rows.add(
+                slow * (1.0 + rng.exponential(spread)),
+                slow * rng.choice([0.0, 0.1]),
+                again=bool(case % 2 and i % 7 == 0),
+            )
+        if case % 5 == 0:
+            rows.stretch(1.7, 3)
+        time_T = rows.start_T + rows.pace_T * (PARTS - 1)
+        assert rows.seconds_T(PARTS).tolist() == time_T.tolist()
+        past_T, last_T = time_T[:-CHANGED], time_T[-CHANGED:]
+        slower, faster = FACTOR * np.quantile(past_T, 0.9), np.quantile(past_T, 0.1) / FACTOR
+        is_new = bool(last_T.min() > slower or last_T.max() < faster)
+        assert WorkLaws._is_new(rows) == is_new
+        found[is_new] += 1
+    assert min(found.values()) > 300

@@ -1,25 +1,38 @@
-"""The forecast of `gcdist doctor --trace` for a scenario, from recorded steps of an even share's delays."""
+"""The doctor's forecast for a scenario: an even share's delays, as many steps as a run took, the machine's own seconds."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from gcdist.bench.cells import Cell
-from gcdist.doctor.worth import REGIMES, Worth, weigh
+from gcdist.bench.machine import Machine
+from gcdist.doctor.recorded import Recorded
+from gcdist.doctor.worth import LEAST_STEPS, REGIMES, Worth, weigh
 from gcdist.straggler import make_delays
 
-STEPS = 400
 
+def forecast(cell: Cell, steps: int, machine: Machine | None) -> Worth | None:
+    """The doctor's comparison for the cell's delays, workers and seed; None: none are injected.
 
-def forecast(cell: Cell) -> Worth | None:
-    """The doctor's comparison for the cell's delays, workers and seed; None: none are injected."""
+    Args:
+        cell: of a scheme that plans.
+        steps: of a run; its first ones have little to choose by.
+        machine: what its links take and the master between two steps; None: nothing.
+    """
     config = cell.config()
     if config.inject.model == "none":
         return None
     delays = make_delays(config.inject.model, cell.workers, **config.inject.params())
-    share = float(cell.even_share)
+    share, workers = float(cell.even_share), range(cell.workers)
+    seconds = [[delays.seconds(i, t, share, cell.seed) for i in workers] for t in range(max(steps, LEAST_STEPS))]
+    constants = {} if machine is None else machine.section(cell)
+    outside = sum(constants.get(name, 0.0) for name in ("latency", "link_seconds", "encode_seconds"))
     return weigh(
-        np.array([[delays.seconds(i, t, share, cell.seed) for i in range(cell.workers)] for t in range(STEPS)])
+        Recorded(
+            np.array(seconds),
+            outside_N=np.full(cell.workers, outside),
+            between=constants.get("master_seconds", 0.0),
+        )
     )
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from gcdist.bench.first_screen import first_screen
 from gcdist.bench.forecast import forecast, forecast_text
-from gcdist.bench.machine import machines_in
+from gcdist.bench.machine import Machine, machines_in
 from gcdist.bench.pace import pace_lines
 from gcdist.bench.peers import ENGINES
 from gcdist.bench.plots import loss_against_time, predictions, speed_up_by_workers, time_to_target
@@ -62,9 +63,10 @@ def write_page(folders: Sequence[Path], page: Path, pictures: Path) -> None:
     main = loaded[0]
     lines = ["# Wall clock under stragglers", "", *first_screen(main, page, pictures), "## How it was measured", ""]
     lines += _head(main, commands_of(folders), [line for folder in folders for line in pace_lines(folder)])
+    machines = {name: each for folder in folders for name, each in machines_in(folder).items()}
     for problem in dict.fromkeys(cell.problem for cell, _ in main):
         of_problem = [(cell, outcome) for cell, outcome in main if cell.problem == problem]
-        lines += _problem(problem, of_problem, page, pictures)
+        lines += _problem(problem, of_problem, page, pictures, machines.get(problem))
     several = [(cell, outcome) for results in loaded for cell, outcome in results if cell.pace == main[0][0].pace]
     lines += _by_workers(several, page, pictures)
     lines += _validation(folders, page, pictures)
@@ -136,7 +138,7 @@ def machine_text() -> str:
     return f"{model}, {os.cpu_count()} cores, shared by all processes"
 
 
-def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list[str]:
+def _problem(problem: str, results: Results, page: Path, pictures: Path, machine: Machine | None) -> list[str]:
     found = entries(results)
     scenarios = names(found, "scenario")
     schemes = in_registry_order(names(found, "scheme"))
@@ -160,7 +162,7 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
                 "",
             ]
             lines += _grid(schemes, scenarios, by, partial(ratio_text, ratios=ratios))
-    lines += _beforehand(results, by)
+    lines += _beforehand(results, by, machine)
     for title, take in _MORE.items():
         lines += ["", f"{title}:", "", *_grid(schemes, scenarios, by, take)]
     lines += [
@@ -174,21 +176,25 @@ def _problem(problem: str, results: Results, page: Path, pictures: Path) -> list
 COMES = "auto"  # gcdist with its defaults
 
 
-def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry]) -> list[str]:
+def _beforehand(results: Results, by: Mapping[tuple[str, str], Entry], machine: Machine | None) -> list[str]:
     """The doctor's forecast for the delays, beside the results."""
     ratios = speed_ups(results, "sync")
-    first = {cell.scenario.name: cell for cell, _ in reversed(results)}
+    first = {cell.scenario.name: cell for cell, _ in reversed(results) if cell.scheme == COMES}
     rows = []
     for scenario, cell in first.items():
-        worth = forecast(cell)
-        if worth is not None and (entry := by.get((scenario, COMES))) is not None:
+        entry = by[scenario, COMES]
+        if not entry.steps > 0:  # NaN: it never arrived
+            continue
+        worth = forecast(replace(cell, share=None), round(entry.steps), machine)
+        if worth is not None:
             rows.append(f"| {scenario} | {forecast_text(worth)} | {ratio_text(entry, ratios)} |")
     if not rows:
         return []
     about = (
-        "Beforehand: is it worth coding, and how many times faster than waiting for all, as `gcdist doctor --trace` says "
-        f"from such delays, and as measured with `{COMES}`. The doctor chooses by the code of the run, from the times that "
-        "the steps before have shown; how much partitions differ it does not know, so that it gives a range:"
+        "Beforehand: is it worth coding, and how many times faster than waiting for all, as `gcdist doctor` says from so "
+        f"many steps of such delays, and as measured with `{COMES}`. The doctor chooses by the code of the run, from the "
+        "times that the steps before have shown; what links take and the master between two steps it has from the short "
+        "runs before these. How much partitions differ it does not know, so that it gives a range:"
     )
     return ["", about, "", "| delays | doctor | measured |", "|---|---|---|", *sorted(rows)]
 

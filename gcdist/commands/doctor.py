@@ -19,6 +19,7 @@ from gcdist.config import ClusterConfig, ConfigError, load_config
 from gcdist.doctor import Finding, address, links, machine, network, software, tls_port, verdict, worth
 from gcdist.doctor.connect import SilentError, connect
 from gcdist.doctor.probe import probe as probe_run
+from gcdist.doctor.recorded import from_csv, from_run
 from gcdist.doctor.serve import serve as answer
 from gcdist.doctor.wire import WireError
 from gcdist.exchange.planes import credentials
@@ -205,17 +206,17 @@ def _worth(
             if count is None:
                 raise ConfigError("doctor --probe: give the number of workers: -n")
             with tempfile.TemporaryDirectory(prefix="gcdist-probe-") as folder:
-                seconds, least = probe_run(probed, count, Path(folder))
+                found = probe_run(probed, count, Path(folder))
         elif run is not None:
-            seconds, least = worth.from_run(run)
+            found = from_run(run)
         else:
             assert trace is not None
-            seconds, least = worth.from_csv(trace, unit)
-        found = worth.weigh(seconds, least)
+            found = from_csv(trace, unit)
+        comparison = worth.weigh(found)
     except ValueError as error:
         raise ConfigError(f"doctor: {error}") from None
-    about["coding"] = found.as_dict()
-    return [worth.finding(found)]
+    about["coding"] = comparison.as_dict()
+    return [worth.finding(comparison)]
 
 
 def _serve(host: str, port: int, count: int | None) -> None:

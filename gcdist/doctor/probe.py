@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gcdist.doctor.worth import from_run
-from gcdist.types import F64
+from gcdist.doctor.recorded import Recorded, from_run
 
 STEPS = 40
 _SETTINGS = (
@@ -22,8 +21,8 @@ _SETTINGS = (
 )
 
 
-def probe(config: Path, workers: int, folder: Path) -> tuple[F64, bool]:
-    """Train some steps by processes of this machine, waiting for all; seconds (T, N), and whether some are missing.
+def probe(config: Path, workers: int, folder: Path) -> Recorded:
+    """Train some steps by processes of this machine, waiting for all.
 
     Raises:
         ValueError: the run failed; its last line has the reason.

@@ -12,9 +12,7 @@ The true cost is between the two.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +20,8 @@ import numpy as np
 from gcdist.coding import row_costs
 from gcdist.config import StragglerConfig
 from gcdist.doctor.finding import Finding
+from gcdist.doctor.recorded import Recorded
 from gcdist.planning.foresight import foresee
-from gcdist.straggler.delays import read_trace
 from gcdist.types import F64
 
 GRID = 24
@@ -81,26 +79,23 @@ REGIMES = ("agree", "differ")
 CHOICES: tuple[Literal["deadline"], Literal["coded"]] = ("deadline", "coded")
 
 
-def weigh(seconds_TN: F64, least: bool = False) -> Worth:
-    """Compare waiting, the best deadline without a code, and the best deadline with one.
-
-    Args:
-        seconds_TN: recorded seconds of each step (T) and worker (N) at an even share; time is proportional to load.
-        least: some of them are lower bounds.
+def weigh(recorded: Recorded) -> Worth:
+    """Compare waiting, the best deadline without a code, and the scheme `auto`; all in seconds from step to step.
 
     Raises:
         ValueError: fewer than 2 workers or 20 steps.
     """
-    steps, workers = seconds_TN.shape
+    steps, workers = recorded.seconds_TN.shape
     if workers < 2 or steps < LEAST_STEPS:
         raise ValueError(f"{steps} steps of {workers} workers are recorded: {LEAST_STEPS} of 2 are needed at least")
-    seconds_TN = seconds_TN[-MOST_STEPS:]
-    taus = np.unique(np.quantile(seconds_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf"))
-    plain = [_uncoded(seconds_TN, float(tau)) for tau in taus[taus > 0]]
-    wait = float(seconds_TN.max(axis=1).mean())
+    recorded = recorded.last(MOST_STEPS)
+    whole_TN = recorded.seconds_TN + recorded.outside_N
+    taus = np.unique(np.quantile(whole_TN, np.linspace(0.1, 1, GRID), method="inverted_cdf"))
+    plain = [_uncoded(whole_TN, float(tau), recorded.between) for tau in taus[taus > 0]]
+    wait = float(whole_TN.max(axis=1).mean()) + recorded.between
     waiting = Cost(wait, 0.0, 0.0, None)
-    coded = {regime: _automatic(seconds_TN, regime) for regime in REGIMES}
-    return Worth(workers, steps, wait, _best(plain, waiting), coded, least)
+    coded = {regime: _automatic(recorded, regime) for regime in REGIMES}
+    return Worth(workers, steps, wait, _best(plain, waiting), coded, recorded.least)
 
 
 def _best(costs: list[Cost | None], waiting: Cost) -> dict[str, Cost]:
@@ -109,29 +104,26 @@ def _best(costs: list[Cost | None], waiting: Cost) -> dict[str, Cost]:
     return {regime: min(allowed, key=lambda cost: cost.of(regime)) for regime in REGIMES}
 
 
-def _late(seconds_TN: F64, worker: int, load: F64, tau: float) -> F64:
-    """P(this worker needs more than tau at ``load`` times its even share), with a floor for few observations."""
-    steps = len(seconds_TN)
-    limit = np.divide(tau, load, out=np.full(load.shape, np.inf), where=load > 0)
-    late: F64 = 1.0 - np.searchsorted(np.sort(seconds_TN[:, worker]), limit, side="right") / steps
-    return np.maximum(late, 0.5 / (steps + 1))
+def _late(seconds_T: F64, tau: float) -> float:
+    """P(a worker needs more than tau), with a floor for few observations."""
+    return max(float(np.mean(seconds_T > tau)), 0.5 / (len(seconds_T) + 1))
 
 
-def _uncoded(seconds_TN: F64, tau: float) -> Cost | None:
+def _uncoded(seconds_TN: F64, tau: float, between: float = 0.0) -> Cost | None:
     """Each worker its own share, weight 1/(1-p)."""
     workers = seconds_TN.shape[1]
-    p_N = np.array([_late(seconds_TN, i, np.ones(1), tau)[0] for i in range(workers)])
+    p_N = np.array([_late(seconds_TN[:, i], tau) for i in range(workers)])
     if p_N.max() >= 1:
         return None  # a worker's data would never count
     c_N = row_costs(p_N)
-    seconds = float(np.minimum(seconds_TN.max(axis=1), tau).mean())
+    seconds = float(np.minimum(seconds_TN.max(axis=1), tau).mean()) + between
     return Cost(seconds, float(c_N.sum()) / workers**2, float(c_N.mean()), tau)
 
 
-def _automatic(seconds_TN: F64, regime: str) -> Cost:
+def _automatic(recorded: Recorded, regime: str) -> Cost:
     """The cost of these steps under the scheme `auto`."""
-    spread = SHARE[regime] / (PARTITIONS * seconds_TN.shape[1])
-    found = foresee(seconds_TN, PARTITIONS, spread, NOISE_MOST)
+    spread = SHARE[regime] / (PARTITIONS * recorded.seconds_TN.shape[1])
+    found = foresee(recorded.seconds_TN, PARTITIONS, spread, NOISE_MOST, recorded.outside_N, recorded.between)
     return Cost(found.seconds, found.noise, found.noise, None)
 
 
@@ -167,38 +159,3 @@ def _span(low: float, high: float) -> str:
     ('1.20 to 1.80 times', '1.00 times')
     """
     return f"{low:.2f} times" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f} times"
-
-
-def from_csv(path: Path, unit: float = 1.0) -> tuple[F64, bool]:
-    """Seconds (T, N) of a CSV of worker columns; ValueError names the wrong line."""
-    return read_trace(path, unit), False
-
-
-def from_run(folder: Path) -> tuple[F64, bool]:
-    """Seconds (T, N) of a run's ``trace.json``; True: some messages did not come, and count as just later than the step.
-
-    The first steps (a fifth, at most 5), which include warm-up, and steps without a worker are left out. ValueError.
-    """
-    path = folder / "trace.json"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    steps: list[dict[int, float]] = []
-    cut = False
-    for line in lines:
-        try:
-            event = json.loads(line.strip().rstrip(","))
-            name, rank, seconds = event["name"], int(event["tid"]), float(event["dur"]) * 1e-6
-        except (ValueError, KeyError, TypeError):
-            continue  # the array's brackets, names of threads, a half line at the end
-        if name.startswith("step "):
-            steps.append({})
-        elif name in ("counted", "missed") and steps:
-            cut |= name == "missed"
-            steps[-1][rank] = seconds * (1.0 if name == "counted" else 1.01)
-    ranks = sorted({rank for step in steps for rank in step})
-    whole = [[step[rank] for rank in ranks] for step in steps[min(5, len(steps) // 5) :] if len(step) == len(ranks)]
-    if not whole:
-        raise ValueError(f"{path} has no step in which all workers took part")
-    return np.array(whole), cut

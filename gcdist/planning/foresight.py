@@ -18,7 +18,12 @@ MOST_MISS, LEAST_MISSES = 0.95, 0.25  # bounds of p, the second one over the row
 
 
 def foresee(
-    seconds_TN: F64, partitions: int, spread: float, noise_most: float, overhead: float = 0.0, between: float = 0.0
+    seconds_TN: F64,
+    partitions: int,
+    spread: float,
+    noise_most: float,
+    outside_N: F64 | float = 0.0,
+    between: float = 0.0,
 ) -> Prospect:
     """Mean seconds and noise of the steps of a run of the automatic scheme on these times; its first step waits for all.
 
@@ -28,11 +33,12 @@ def foresee(
         partitions: of an even share.
         spread: ``S^2/|g|^2`` of one partition.
         noise_most: see `choose_cut`.
-        overhead: seconds of a round outside its row.
+        outside_N: seconds of a worker's round outside its row, which do not grow with the load.
         between: seconds between two steps.
     """
     steps, workers = seconds_TN.shape
     k = partitions * workers
+    overhead_N = np.broadcast_to(np.asarray(outside_N, np.float64), (workers,)).tolist()
     laws, live_N = WorkLaws(workers), np.ones(workers, bool)
     deadline, load_N = np.inf, np.full(workers, partitions)
     age, choices, longest, seconds, noise = 0, 0, np.inf, 0.0, 0.0
@@ -47,8 +53,9 @@ def foresee(
             age, choices, longest = 0, choices + 1, patience(found.waiting)
         age += 1
         aim = min(deadline, longest)
-        end, cut = 0.0, max(0.0, aim - overhead)
-        for worker in range(workers):
+        end = 0.0
+        for worker, overhead in enumerate(overhead_N):
+            cut = max(0.0, aim - overhead)
             pace, load = seconds_TN[step, worker] / partitions, int(load_N[worker])
             able = (
                 int(min(max(load, 1), np.floor(cut / pace * (1 + 1e-12))))

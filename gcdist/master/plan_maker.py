@@ -331,7 +331,8 @@ class PlanMaker:
         shape = self.shape
         self._law = segments_of(self._quantizer, shape.layout).noise()
         problem = self._problem(live_N, holds)
-        found = plan_within_load(self.code, problem, next(self._ids), self._load_most, self._noise_most)
+        given = self.code, problem, next(self._ids), self._load_most, self._noise_most
+        found = plan_within_load(*given, late_at=self._late_at)
         plan = _with_probes(found.plan, live_N, holds)
         plan = replace(plan, trained=shape.trained, partial=self.laws is not None, beta_R=self._beta_R(plan))
         return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan)})
@@ -356,6 +357,14 @@ class PlanMaker:
         """ValueError if there is no plan even with everybody here."""
         workers = len(self._bits_cap_N)
         plan_within_load(self.code, self._problem(np.ones(workers, bool), holds), -1, self._load_most)
+
+    @property
+    def _late_at(self) -> Callable[[float], F64] | None:
+        """p of whole rows of so many partitions; None: what the problem says holds at any load."""
+        rule = self._rule
+        if self.laws is not None or not rule.chances.measured or rule.warming or rule.waits:
+            return None
+        return lambda load: np.maximum(rule.arrivals.p_long_run_N(rule.deadline, load), P_FLOOR)
 
     def _problem(self, live_N: Mask, holds: Holds) -> Problem:
         deadline, rule = self._rule.deadline, self._rule

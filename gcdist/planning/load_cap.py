@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -12,6 +14,8 @@ from gcdist.coding.workers import miss_at
 from gcdist.planning.planner import make_plan
 from gcdist.planning.report import row_masses, row_noise
 from gcdist.types import F64, GradientCode, Plan, Problem, Weighting
+
+LateAt: TypeAlias = Callable[[float], F64]  # p of the workers (N,) at a load in partitions
 
 NAMED = 12  # partitions that a line names one by one; it gives the number of the others
 _AS_GOOD = 1.1  # a capped plan with at most 1.1 times the noise of the free one is good enough
@@ -48,13 +52,21 @@ def cap_for(k: int, live: int, load_most: float) -> float:
 
 
 def plan_within_load(
-    code: GradientCode, problem: Problem, plan_id: int, load_most: float, noise_most: float = np.inf
+    code: GradientCode,
+    problem: Problem,
+    plan_id: int,
+    load_most: float,
+    noise_most: float = np.inf,
+    late_at: LateAt | None = None,
 ) -> LoadedPlan:
     """The free optimum if it keeps to ``load_most``, else the best plan under the tightest cap that loses no data.
 
     A cap loses data if stragglers' noise under it is above ``noise_most`` and above what it is without a cap. Where no
     plan keeps to a cap (tiny budgets of bits), the free one is taken. Both are said in a line, and so is a plan whose
     noise is above ``noise_most`` all the same.
+
+    ``late_at``: p of the workers (N,) with so many partitions each, where ``problem.late`` is that of ``load_most``
+    whatever the load; None: it is right as it is. A wider cap must then pay with the p of the loads that it gives.
 
     Raises:
         ValueError: there is no plan even without a cap.
@@ -64,25 +76,29 @@ def plan_within_load(
     largest = float(np.diff(free.A_RK.indptr).max(initial=0))
     if largest <= cap:
         return LoadedPlan(free, np.inf, _noise_notice(code, free, problem, noise_most))
-    allowed = max(noise_most, _AS_GOOD * straggler_noise(free, problem))
-    plan, why = None, ""
-    while cap < largest and plan is None:
+    allowed = max(noise_most, _AS_GOOD * straggler_noise(free, problem))  # no plan has less than the free one by this p
+    tried: list[tuple[float, float, Plan]] = []  # noise, cap and plan
+    why = ""
+    while cap < largest and not (tried and tried[-1][0] <= allowed):
         try:
             found = make_plan(code, replace(problem, load_cap_N=np.minimum(problem.load_cap_N, cap)), plan_id)
         except ValueError as error:
             why = why or str(error)
         else:
+            found = _at_own_loads(found, first, late_at)
             noise = straggler_noise(found, problem)
-            if noise <= allowed:
-                plan = found
-                break
-            why = (
-                why
-                or f"within {first:.0f} the planned noise would be {noise:.3g} (straggler.noise_most {noise_most:g})"
-            )
+            tried.append((noise, cap, found))
+            if noise > allowed:
+                why = (
+                    why
+                    or f"within {first:.0f} the planned noise would be {noise:.3g} (straggler.noise_most {noise_most:g})"
+                )
         cap = max(cap + 1, np.ceil(_WIDER * cap))
-    if plan is None:
-        plan, cap = free, np.inf
+    if not (tried and tried[-1][0] <= allowed):
+        free = _at_own_loads(free, first, late_at)
+        tried.append((straggler_noise(free, problem), np.inf, free))
+    least = min(noise for noise, _, _ in tried)
+    _, cap, plan = next(each for each in tried if each[0] <= max(noise_most, _AS_GOOD * least))
     notices = _noise_notice(code, plan, problem, noise_most)
     if cap > first:
         most = int(np.diff(plan.A_RK.indptr).max(initial=0))
@@ -90,6 +106,17 @@ def plan_within_load(
             f"a worker may compute {most} partitions, above the cap of {first:.0f} (code.load_most {load_most:g}): {why}"
         )
     return LoadedPlan(plan, cap, notices)
+
+
+def _at_own_loads(plan: Plan, cap: float, late_at: LateAt | None) -> Plan:
+    """The plan with the p of its own loads where they are above the cap."""
+    if late_at is None:
+        return plan
+    load_R, p_R = np.diff(plan.A_RK.indptr), plan.p_R.copy()
+    for load in np.unique(load_R[load_R > cap]).tolist():
+        rows = load_R == load
+        p_R[rows] = np.maximum(p_R[rows], late_at(float(load))[plan.worker_R[rows]])
+    return replace(plan, p_R=p_R)
 
 
 def straggler_noise(plan: Plan, problem: Problem) -> float:

@@ -309,7 +309,9 @@ class MasterMachine:
             for worker, rows in rows_of.items()
         }
         for row in list(self._shifts):
-            stays = row < plan.rows and parts[row] and int(plan.worker_R[row]) == self._shifts[row].holder.worker
+            # a row that is only timed sends nothing against its shift, which would stay in the estimate for ever
+            stays = row < plan.rows and self._weighted[row]
+            stays = stays and int(plan.worker_R[row]) == self._shifts[row].holder.worker
             stays = stays and (plan.beta_R is None or plan.beta_R[row] > 0)
             if not (same_vector and stays):
                 self._take_out(row)

@@ -91,6 +91,7 @@ class SimulatedWorker:
         self._jobs: dict[int, _Work] = {}  # by number
         self._queued: deque[tuple[object, Callable[[], None]]] = deque()  # partitions that wait for the one in work
         self._computes_until = 0.0
+        self._not_begun: tuple[object, float] = (None, 0.0)  # tag and beginning of a partition behind one in work
         self._throttled = (0.0, 1.0)  # until when, and the share of the time that the process runs
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
@@ -286,7 +287,7 @@ class SimulatedWorker:
             begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
             end = begin + max(seconds, least)
             if computing:
-                self._computes_until = end
+                self._computes_until, self._not_begun = end, (tag, begin)
             if end < inf:
                 self.later(max(floor, end), make, tag)
             return
@@ -325,6 +326,8 @@ class SimulatedWorker:
         """Forget what was to be delivered with this tag; work that has begun goes on, as it does in a process."""
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
+        if self._not_begun[0] == tag and self._not_begun[1] > self._clock.now:
+            self._computes_until = self._not_begun[1]
         if self._queued:
             self._queued = deque(queued for queued in self._queued if queued[0] != tag)
         for work in self._jobs.values():

@@ -70,10 +70,13 @@ def foresee(
     for r in range(1, load + 1):
         if partial and not inside:
             floor = at + (delay * (r / load) if with_load else delay)
+        before = free
         if floor < inf:
             free = max(now, free) + length
         ready = max(floor, free)
         if cut_at <= ready:
+            if before > cut_at:  # the partition is dropped before it begins
+                free = before
             now, rests = cut_at, free if ready < inf else 0.0
             break
         if ready == inf:

@@ -74,3 +74,22 @@ def test_the_tightest_cap_that_loses_nothing_is_taken(name: str) -> None:
     free = plan_within_load(get_code(name), task, 0, np.inf)
     assert free.cap == np.inf
     assert free.notices == {}
+
+
+def test_a_wider_cap_pays_with_the_chances_of_its_own_loads() -> None:
+    """p was measured with 3 partitions; with 8 and more nobody is in time. One reliable worker must not get everything."""
+    p = np.array([0.1, 0.4, 0.4, 0.6, 0.6, 0.8, 0.8, 0.8])
+
+    def late(worker: int, loads: Any) -> Any:
+        return np.full(len(loads), p[worker])
+
+    def late_at(load: float) -> Any:
+        return np.full(8, 0.99) if load > 3 else p
+
+    noise = np.append(np.inf, 0.1 / (2.0 ** np.arange(1, 9) - 1) ** 2)
+    task = Problem(np.full(16, 1 / 16), late, noise, 32.0, np.full(8, 8), np.full(8, np.inf))
+    blind = plan_within_load(get_code("joint"), task, 0, 1.25, 0.05)
+    assert np.diff(blind.plan.A_RK.indptr).max() > 3
+    found = plan_within_load(get_code("joint"), task, 0, 1.25, 0.05, late_at)
+    assert np.diff(found.plan.A_RK.indptr).max() <= 3
+    assert found.notices.keys() == {"noise"}

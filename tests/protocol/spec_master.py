@@ -202,9 +202,10 @@ def check_8(trace: list[Did], cheaters: frozenset[Peer] = frozenset()) -> None:
         gone = {r for r, p in was.items() if not book.here(p)}
         if isinstance(event, m.OpenStep):
             assert plan is not None
+            sends_R = plan.weighted_R()
             for r, p in was.items():
                 other = before is not None and plan.trained != before.trained
-                if other or r >= plan.rows or not plan.parts(r) or int(plan.worker_R[r]) != p.worker:
+                if other or r >= plan.rows or not sends_R[r] or int(plan.worker_R[r]) != p.worker:
                     gone.add(r)
         out = [t.row for t in every(did.out, m.TakeOut)]
         assert sorted(out) == sorted(gone), f"took out {out}, gone are {gone}"

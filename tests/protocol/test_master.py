@@ -129,6 +129,20 @@ def test_a_plan_without_a_shift_takes_it_out_and_says_who_remembers() -> None:
     assert [round.assignment.remember for round in (sent[A], sent[B]) if round.assignment] == [False, True]
 
 
+def test_a_row_that_is_only_timed_has_no_shift() -> None:
+    """Nothing is sent against it any more: it would stay in the estimate as long as the worker is idle."""
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO), beta=0.5))
+    for peer, row in ((A, 0), (B, 1)):
+        machine.handle(arrived(1.25, peer, 0, row))
+        machine.handle(Credit(1.3, peer, 0, "sent"))
+    timed = make_plan(1, [(0, 0, {0: 0.0}), (1, 4, {0: 1.0, 1: 1.0, 2: 1.0})])
+    assert timed.parts(0)
+    out = machine.handle(opening(1, timed, at=2.0, beta=0.5))
+    assert only(out, TakeOut) == [TakeOut(0)]
+    assert {told.peer: told.round.shift for told in only(out, SendRound)} == {A: (0,), B: (1,)}
+
+
 def test_arrivals_count_until_the_step_is_complete() -> None:
     machine = master(A, B)
     machine.handle(opening(3, make_plan(0, TWO)))

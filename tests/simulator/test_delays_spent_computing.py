@@ -108,3 +108,24 @@ def test_a_throttled_worker_takes_as_much_longer_as_its_share_says(tmp_path: Pat
     usual, slow = infos[3].step_seconds, infos[5].step_seconds
     assert slow == pytest.approx(4 * usual, rel=0.05)
     assert infos[-1].step_seconds == pytest.approx(usual, rel=0.05)
+
+
+@pytest.mark.parametrize("cores", [0, 8])
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_a_partition_that_was_dropped_before_it_began_takes_no_time(tmp_path: Path, cores: int, foreseen: bool) -> None:
+    """A partition of worker 2 takes 1 s for 10 steps of 0.1 s, and then 0.02 s: it is back when the one begun is over."""
+    slow, lines = 10, ["step,w1,w2,w3,w4"]
+    lines += [f"{step},0.04,{2.0 if step < slow else 0.04},0.04,0.04" for step in range(STEPS)]
+    trace = tmp_path / "times.csv"
+    trace.write_text("\n".join(lines), encoding="utf-8")
+    more: dict[str, Any] = {
+        "code": {**CODES["partial"], "partitions": 8},
+        "inject": {"model": "trace", "file": trace, "where": "compute"},
+        "straggler": {"deadline": 0.1, "p": [0.05, 0.5, 0.05, 0.05]},
+        "simulate": {"compute_seconds": 0.0, "cores": cores, "pack_messages": not foreseen},
+    }
+    infos, _ = run(tmp_path / "run", "compute", **more)
+    back = [info.step for info in infos if 2 in info.arrived]
+    begun = next(info for info in infos if info.seconds >= 1.0).step  # when the first one, begun at 0 s, is over
+    assert begun <= back[0] <= slow + begun + 1
+    assert back == list(range(back[0], STEPS))

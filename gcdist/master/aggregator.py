@@ -82,7 +82,7 @@ class Aggregator:
             body: its bytes.
             bits: packed bits of each segment that its sender's plan asks for.
             shape: of the vector in its sender's plan: a late one may be of an older one.
-            partitions: that it must hold, in this order.
+            partitions: that it must hold, in this order; of a sidecar that never left the process they are not looked at.
 
         Raises:
             ValueError: one line that says what is wrong.

@@ -14,6 +14,7 @@ import numpy as np
 from gcdist.exchange.injected_faults import described, schedule_of
 from gcdist.exchange.message import Message
 from gcdist.exchange.setup import Setup
+from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.aggregator import Aggregator
 from gcdist.master.downlink import Downlink, Outgoing, make_downlink
 from gcdist.master.port import MasterPort, Say
@@ -362,10 +363,12 @@ class MasterDriver:
             return event  # the machine says what is wrong with its head
         head, seed = event.head, self.machine.seed
         bits_S, parts = self._row_of(plan, head.row)
-        if plan.partial:
+        if isinstance(sent.sidecar, Sidecar):
+            parts = ()  # it never left the process: they are not looked at
+        elif plan.partial:
             parts = partition_order(seed, head.step, head.row, parts)[: head.done]
         try:
-            body = self.aggregator.checked(head, event.body, bits_S, shape, [j for j, _ in parts])
+            body = self.aggregator.checked(head, sent, bits_S, shape, [j for j, _ in parts])
         except ValueError as error:
             return replace(event, fault=str(error))
         work = body.sidecar.times if plan.partial else None

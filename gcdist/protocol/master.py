@@ -84,7 +84,8 @@ class MasterMachine:
         self._newest: dict[int, int] = {}  # by index: the newest life that was admitted; older ones are refused
         self._plan: Plan | None = None  # of the newest step; rounds in hand may still be of an older one
         self._assignments: dict[int, Assignment] = {}  # by index: each worker's rows in that plan
-        self._weighted: Mask = np.zeros(0, bool)  # (R,) rows of that plan that carry bits and data: what can be counted
+        self._weighted: list[bool] = []  # (R,) rows of that plan that carry bits and data: what can be counted
+        self._loads: dict[int, dict[int, int]] = {}  # by index: partitions of each of the worker's rows in that plan
         self._open: OpenedStep | None = None  # the open step; None: between two steps
         self._decoder: Decoder | None = None  # of the newest step: also says what late messages are for
         self._step = -1  # the newest step that was opened
@@ -273,7 +274,7 @@ class MasterMachine:
         self._open = OpenedStep(event, closes, ready, frozenset(self._peers))
         for worker, assignment in self._assignments.items():
             if worker in self._peers:
-                self._open.hopeful += sum(bool(self._weighted[r]) for r in assignment.rows)
+                self._open.hopeful += sum([self._weighted[r] for r in assignment.rows])
             else:
                 self._open.lost.update(assignment.rows)
                 self._open.settled.update(assignment.rows)
@@ -290,7 +291,7 @@ class MasterMachine:
         """Install a new plan. Shifts of rows that have left their holder are taken out; with a new vector, all are."""
         same_vector = self._plan is None or self._plan.trained == plan.trained
         self._plan = plan
-        self._weighted = plan.weighted_R()
+        self._weighted = plan.weighted_R().tolist()
         rows_of: dict[int, list[int]] = {}
         parts = {}
         for row in range(plan.rows):
@@ -308,6 +309,7 @@ class MasterMachine:
             )
             for worker, rows in rows_of.items()
         }
+        self._loads = {worker: {row: len(parts[row]) for row in rows} for worker, rows in rows_of.items()}
         for row in list(self._shifts):
             # a row that is only timed sends nothing against its shift, which would stay in the estimate for ever
             stays = row < plan.rows and self._weighted[row]
@@ -326,7 +328,7 @@ class MasterMachine:
         assignment = self._assignments.get(worker)
         if opened is None or assignment is None or self._plan is None or state.last_step >= opened.event.step:
             return
-        if all(row in opened.settled for row in assignment.rows):
+        if opened.settled.issuperset(assignment.rows):
             return
         terms = opened.event.terms
         cut = None if terms.cut_N is None else float(terms.cut_N[worker]) - max(0.0, at - opened.event.at)
@@ -352,7 +354,7 @@ class MasterMachine:
             opened=opened.event.at,
             sent=max(at, opened.event.at),
             shift=dict(zip(assignment.rows, sent.shift, strict=True)),
-            load={row: len(p) for row, p in zip(assignment.rows, assignment.parts, strict=True)},
+            load=self._loads[worker],
             partial=assignment.partial,
             aim=terms.aim,
             ready=worker in opened.ready,
@@ -464,7 +466,7 @@ class MasterMachine:
         assert self._decoder is not None
         shift = self._shifts.get(row)
         same = (shift.version if shift is not None else 0) == event.head.shift
-        owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and bool(self._weighted[row])
+        owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and self._weighted[row]
         # the age of a message of the last step is 1 also while no step is open
         age = self._step - event.head.step + (self._open is None)
         fits = same and owned and owed.trained == plan.trained
@@ -507,7 +509,7 @@ class MasterMachine:
             if row not in opened.settled:
                 opened.settled.add(row)
                 opened.lost.add(row)
-                opened.hopeful -= bool(self._weighted[row])
+                opened.hopeful -= self._weighted[row]
         self._close_if_done(at)
 
     def _close_if_done(self, at: float) -> None:

@@ -59,6 +59,11 @@ def _fits(new: Round, work: Assignment) -> bool:
     return len(new.shift) == len(new.beta) == len(work.rows) == len(work.parts) == len(work.bits)
 
 
+def _with(new: Round, work: Assignment) -> Round:
+    """A round with its assignment, which one of a plan that is known comes without."""
+    return Round(new.step, new.plan_id, new.params, new.base, new.shift, new.beta, work, new.cut)
+
+
 @dataclass(slots=True)
 class _Work:
     """The round in hand."""
@@ -186,7 +191,7 @@ class WorkerMachine:
         cut_at = inf if new.cut is None else event.at + new.cut
         cut = done < len(work.parts[0])
         self._work = _Work(new, deque(), deque(work.rows), shift, cut_at, cut, False, done, "encoding")
-        self._out.append(Load(new._replace(assignment=work), event.body))
+        self._out.append(Load(_with(new, work), event.body))
         return self._out
 
     # --- the link ---
@@ -262,11 +267,11 @@ class WorkerMachine:
             inf if new.cut is None else event.at + new.cut,
         )
         if self._stale():
-            self._out.append(Take(new._replace(assignment=work), event.body))
+            self._out.append(Take(_with(new, work), event.body))
             self._drop("stale")
             return
         # with the assignment always: the round that brought it may have been dropped as stale
-        self._out.append(Load(new._replace(assignment=work), event.body))
+        self._out.append(Load(_with(new, work), event.body))
         self._out.append(Prefetch(new.step, tuple(j for _, j, _ in self._work.todo)))
         if self._work.cut_at != inf:
             self._out.append(Wake(min(self._work.cut_at, self._leave_by or inf)))

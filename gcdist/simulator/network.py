@@ -109,7 +109,7 @@ class Network:
         self._events: deque[MasterEvent] = deque()
         self._sizes: dict[Round, int] = {}  # bytes of the rounds of the newest step
         self._sized_step = -1
-        self._wires: dict[tuple[int, bool], _Wire] = {}  # by slot, and whether it leads up
+        self._wires: dict[int, _Wire] = {}  # by twice the slot, and 1 more where it leads up
         self.workers: dict[int, WorkerProcess] = {}
         self._tickets = itertools.count(1)
         cluster = setup.config.cluster
@@ -322,9 +322,10 @@ class Network:
         return nbytes / ((self.trouble.rate(slot) if up else None) or self._bandwidth)
 
     def _wire(self, worker: WorkerProcess, up: bool) -> _Wire:
-        found = self._wires.get((worker.slot, up))
+        number = 2 * worker.slot + up
+        found = self._wires.get(number)
         if found is None:
-            found = self._wires[worker.slot, up] = _Wire(self, worker, up)
+            found = self._wires[number] = _Wire(self, worker, up)
         return found
 
     def hand_up(self, event: MasterEvent) -> None:

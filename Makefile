@@ -116,7 +116,7 @@ bench-planner: $(VENV)/dev $(VENV)/gcdist ## seconds of the planner by number of
 bench-chaos: $(VENV)/dev $(VENV)/gcdist ## the demo with workers killed every 5 s, 6 minutes (ENDS=1: stops, hang-ups, full disks, 10 minutes)
 	$(BIN)/python benchmarks/chaos$(if $(ENDS),_ends).py $(ARGS)
 
-bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, two minutes
+bench-simulator: $(VENV)/dev $(VENV)/gcdist ## seconds and memory of a simulated step by number of workers, four minutes
 	$(BIN)/python benchmarks/simulator.py $(ARGS)
 
 bench-many: $(VENV)/dev $(VENV)/gcdist ## 8 to 10,000 workers, local data and churn on a virtual clock; goes on where it stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcdist.memory import SMALL, Recycler
+from gcdist.memory import SMALL, Recycler, cycles_sought_seldom
 from gcdist.types import U8
 
 N = 3 * SMALL
@@ -86,3 +87,14 @@ def test_freed_memory_is_used_again_without_page_faults() -> None:
         return int(done.stdout)
 
     assert faults("keep") < 100 < faults("as it is")  # of 9,766 pages, if the kernel's pages are small
+
+
+def test_cycles_are_sought_as_before_once_a_simulated_run_is_over() -> None:
+    before = gc.get_threshold()
+    with cycles_sought_seldom():
+        assert gc.get_threshold() == (100_000, *before[1:])
+        second = cycles_sought_seldom()
+        second.__enter__()
+    assert gc.get_threshold() == before
+    second.__exit__(None, None, None)  # a second run that ends later does not bring it back
+    assert gc.get_threshold() == before

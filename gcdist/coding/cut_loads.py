@@ -60,17 +60,23 @@ def cheapest_loads(cost_NL: F64, k: int, cap_N: F64) -> I64:
     Raises:
         ValueError: the caps, or loads of finite cost, do not add up to ``k``.
     """
+    step_NL = increments(cost_NL, cap_N)
+    flat = step_NL.ravel()
+    if int(np.isfinite(flat).sum()) < k:
+        raise ValueError(f"{k} partitions do not fit the workers: at most {int(np.isfinite(flat).sum())} do")
+    level = np.broadcast_to(np.arange(step_NL.shape[1]), step_NL.shape).ravel()
+    chosen = np.lexsort((level, flat))[:k]
+    return np.bincount(chosen // step_NL.shape[1], minlength=len(cost_NL)).astype(np.int64)
+
+
+def increments(cost_NL: F64, cap_N: F64) -> F64:
+    """What each further partition costs (N, L), as a running maximum; inf beyond the caps and what a worker can take."""
     with np.errstate(invalid="ignore"):  # inf - inf: beyond what a worker can take
         step_NL = np.diff(cost_NL, axis=1)
     step_NL = np.maximum.accumulate(np.where(np.isnan(step_NL), np.inf, step_NL), axis=1)
     load_L = np.arange(1, step_NL.shape[1] + 1)
-    step_NL = np.where(load_L[None, :] <= np.minimum(cap_N, step_NL.shape[1])[:, None], step_NL, np.inf)
-    flat = step_NL.ravel()
-    if int(np.isfinite(flat).sum()) < k:
-        raise ValueError(f"{k} partitions do not fit the workers: at most {int(np.isfinite(flat).sum())} do")
-    level = np.broadcast_to(load_L[None, :], step_NL.shape).ravel()
-    chosen = np.lexsort((level, flat))[:k]
-    return np.bincount(chosen // step_NL.shape[1], minlength=len(cost_NL)).astype(np.int64)
+    found: F64 = np.where(load_L[None, :] <= np.minimum(cap_N, step_NL.shape[1])[:, None], step_NL, np.inf)
+    return found
 
 
 def cut_plan_loads(problem: Problem, p_N: F64, omega_N: F64) -> I64:

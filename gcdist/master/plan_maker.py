@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.coding.auto import Auto
+from gcdist.coding.held_loads import Held
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
@@ -272,13 +273,25 @@ class PlanMaker:
         cap = cap_for(len(self._size_K), live, self._load_most)
         return cap if np.isfinite(cap) else None
 
-    def choose_cut(self, live_N: Mask, noise_most: float, present: float, between: float) -> CutChoice | None:
-        """The deadline for partial rows, and its loads; None: rows are whole, or nothing is known of the workers."""
+    def choose_cut(
+        self, live_N: Mask, holds: Holds, noise_most: float, present: float, between: float
+    ) -> CutChoice | None:
+        """The deadline for partial rows, and its loads; None: rows are whole, or nothing is known of anybody, or of all
+        who can read some partition.
+        """
         if self.laws is None or not (live_N & self.laws.known_N).any():
+            return None
+        held = Held.of(len(live_N), holds, len(self._size_K))
+        if held is not None and not held.among(np.flatnonzero(live_N & self.laws.known_N)).all_read():
             return None
         omega_N = self.omega_N(len(live_N))
         given = self.laws, live_N, len(self._size_K), omega_N, self.spread, noise_most, present, between
-        return choose_cut(*given, rows_spread=self.rows_spread)
+        return choose_cut(*given, rows_spread=self.rows_spread, held=held)
+
+    def held_noise(self, live_N: Mask, holds: Holds) -> Callable[[F64], float] | None:
+        """The least noise of a plan for those who are live, where they cannot all read everything; else None."""
+        held = Held.of(len(live_N), holds, len(self._size_K))
+        return None if held is None else held.among(np.flatnonzero(live_N)).reached().least_noise
 
     def choose(
         self, live_N: Mask, holds: Holds, noise_most: float, before: Choice | None, between: float
@@ -293,20 +306,22 @@ class PlanMaker:
         if laws is None or not (live_N & laws.known_N).any():
             return None
         cap_N = np.array([len(set(holds.get(i, range(k)))) for i in range(len(live_N))], np.float64)
-        if cap_N[live_N & laws.known_N].sum() < k:
+        held = Held.of(len(live_N), holds, k)
+        known_N = live_N & laws.known_N
+        if cap_N[known_N].sum() < k or (held is not None and not held.among(np.flatnonzero(known_N)).all_read()):
             return None
         bits = self._bits if before is None else before.bits
         omega_N = np.full(len(live_N), self.noise[bits])
         present, load_N = (np.inf, None) if before is None else (before.deadline, before.load_N)
         apart = self.rows_spread
         given = laws, live_N, k, omega_N, self.spread, noise_most, present, between, cap_N, load_N
-        cut = choose_cut(*given, rows_spread=apart)
+        cut = choose_cut(*given, rows_spread=apart, held=held)
         plain, remember_N = None, None
         if isinstance(self.code, Auto) and self.code.may_remember:
             now_N = None if before is None else before.remember_N
             changes = self.changes.changes(now_N)
             if (changes.able_N & live_N).any():
-                other = choose_cut(*given, changes, apart)
+                other = choose_cut(*given, changes, apart, held)
                 if other.prospect.gain_over(cut.prospect) >= (REMEMBER if now_N is None else 1 / PLAIN):
                     plain, remember_N, cut = cut.prospect, changes.able_N & live_N, other
             self._remember_N = np.zeros(len(live_N), bool) if remember_N is None else remember_N

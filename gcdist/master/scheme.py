@@ -75,7 +75,7 @@ class Scheme:
         grown = self.plan is not None and self.plan.trained != self.maker.shape.trained
         if self.plan is None or self.outdated or due or grown or warming != self._warm or self.rule.surprised:
             if not warming:
-                self._choose_deadline(live_N)
+                self._choose_deadline(live_N, holds)
             self._plan_anew(live_N, holds)
             self._warm = warming
         self._age += 1
@@ -110,15 +110,16 @@ class Scheme:
         self._idle.append(seconds)
         self.between = float(np.median(self._idle))
 
-    def _choose_deadline(self, live_N: Mask) -> None:
+    def _choose_deadline(self, live_N: Mask, holds: Holds) -> None:
         """Choose an automatic deadline anew: of partial rows by what is done when, else by arrivals."""
         rule = self.rule
         if isinstance(rule, AutoDeadline):
             present = np.inf if rule.waits else rule.deadline
-            choice = self.maker.choose_cut(live_N, self.noise_most, present, self.between)
+            choice = self.maker.choose_cut(live_N, holds, self.noise_most, present, self.between)
             self.choices += 1
             if choice is not None:
                 rule.adopt(choice.deadline)
                 return
         most_load = self.maker.most_load(int(live_N.sum()))
-        rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement, most_load)
+        noise = self.maker.held_noise(live_N, holds)
+        rule.retune(live_N, self.maker.omega_N(len(live_N)), self.maker.disagreement, most_load, noise)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gcdist.coding.cut_loads import cheapest_loads
+from gcdist.coding.held_loads import Held
 from gcdist.planning.changes import Changes
 from gcdist.planning.cut_rows import CutRows
 from gcdist.planning.objective import Prospect
@@ -52,6 +52,7 @@ def choose_cut(
     present_load_N: I64 | None = None,
     changes: Changes | None = None,
     rows_spread: float | None = None,
+    held: Held | None = None,
 ) -> CutChoice:
     """The deadline with the least `Prospect.cost`, and the loads at it.
 
@@ -71,13 +72,14 @@ def choose_cut(
         present_load_N: loads now, which stay at the present deadline while they cost next to nothing; None: none.
         changes: what a memory of each partition leaves of both noises; None: there is none.
         rows_spread: ``spread`` by what rows differ by (`coding.cut_loads.cut_costs`); None: the same.
+        held: who can read which partitions; None: everybody can read everything.
     """
-    rows = CutRows.of(laws, live_N, k, omega_N, spread, present, between, cap_N, changes, rows_spread)
+    rows = CutRows.of(laws, live_N, k, omega_N, spread, present, between, cap_N, changes, rows_spread, held)
     who, tau_G = rows.who, rows.tau_G
     found: list[tuple[Prospect, I64]] = []
     for g in range(len(tau_G)):
         try:
-            load_n = cheapest_loads(rows.cost_GNL[g], k, rows.cap_n)
+            load_n = rows.cheapest(rows.cost_GNL[g], k)
         except ValueError:
             found.append((Prospect(np.inf, np.inf), np.zeros(len(who), np.int64)))
             continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gcdist.coding.cut_loads import cheapest_loads, cut_costs
+from gcdist.coding.held_loads import Held
 from gcdist.planning.changes import Changes
 from gcdist.planning.objective import Prospect
 from gcdist.planning.step_seconds import StepSeconds
@@ -18,6 +19,9 @@ from gcdist.types import F64, I64, Mask
 GRID = 32  # candidate deadlines
 LIKELY = 0.98  # candidates end at this quantile of a worker's times at an even share
 RARELY = 0.98  # chances to send nothing count as at most this in the age of what is remembered
+# where partitions are remembered, who is heard less often than in one step of ten gets no row: what is remembered was
+# measured at those who send, so that an absent worker would look as if its gradient never changed
+UNHEARD = 0.9
 SEEN = 8  # at most 8 rows of all workers stand in for a worker's own rows in its least p
 BALANCED = (0.5, 0.9)  # quantiles of workers' times that loads are balanced by where all are waited for
 
@@ -37,6 +41,7 @@ class CutRows:
     exact_GNL: F64  # ... without quantization
     seconds: StepSeconds
     between: float
+    held: Held | None = None  # who can read what; None: everybody can read everything
 
     @staticmethod
     def of(
@@ -50,13 +55,16 @@ class CutRows:
         cap_N: F64 | None,
         changes: Changes | None,
         rows_spread: float | None = None,
+        held: Held | None = None,
     ) -> CutRows:
         """Of these laws; the arguments are those of `choose_cut`."""
         who = np.flatnonzero(live_N & laws.known_N)
         even = max(1, int(np.ceil(k / max(1, len(who)))))
         most = int(min(k, max(4 * even, even + 8)))
         cap_n = np.full(len(who), float(most)) if cap_N is None else np.minimum(cap_N[who], most)
-        if cap_n.sum() < k:  # who can read so many has to take them
+        held = None if held is None else held.among(who)
+        narrow = held is not None and most < k and not held.can_share(cap_n, k)
+        if cap_n.sum() < k or narrow:  # who can read so many has to take them
             most = k
             cap_n = np.full(len(who), float(k)) if cap_N is None else np.minimum(cap_N[who], k)
         load_L = np.arange(1, most + 1)
@@ -72,18 +80,26 @@ class CutRows:
             p_NG[n, np.isinf(tau_G)] = 0.0
         sums_GNL = excess_NGL.swapaxes(0, 1)
         row_GNL: F64 | float = 1.0
+        absent_NG = p_NG
         if changes is not None:
+            absent_NG = np.where(changes.able_N[who][:, None] & (p_NG > UNHEARD), 1.0, p_NG)
             left_2NGL = np.stack(
                 [changes.left(int(i), excess_NGL[n], np.minimum(p_NG[n], RARELY)) for n, i in enumerate(who)], axis=1
             )
             left_GNL, row_GNL = left_2NGL.swapaxes(1, 2)
             sums_GNL = sums_GNL * left_GNL
-        cost_GNL = cut_costs(p_NG.T, omega_N[who], sums_GNL, spread, k, row_GNL, rows_spread)
-        exact_GNL = cut_costs(p_NG.T, np.zeros(len(who)), sums_GNL, spread, k, row_GNL, rows_spread)
+        cost_GNL = cut_costs(absent_NG.T, omega_N[who], sums_GNL, spread, k, row_GNL, rows_spread)
+        exact_GNL = cut_costs(absent_NG.T, np.zeros(len(who)), sums_GNL, spread, k, row_GNL, rows_spread)
         seconds = StepSeconds(table_n, overhead_n, tau_G)
         return CutRows(
-            who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL, cost_GNL, exact_GNL, seconds, between
+            who, table_n, overhead_n, cap_n, tau_G, p_NG, excess_NGL, cost_GNL, exact_GNL, seconds, between, held
         )  # fmt: skip
+
+    def cheapest(self, cost_NL: F64, k: int) -> I64:
+        """`cheapest_loads` within the caps, of loads that every partition can be read with; ValueError: there are none."""
+        if self.held is None:
+            return cheapest_loads(cost_NL, k, self.cap_n)
+        return self.held.loads(cost_NL, k, self.cap_n)
 
     def arriving(self, g: int, load_n: I64) -> float:
         """Share of the workers with a row that send something, on average."""
@@ -95,7 +111,8 @@ class CutRows:
         """
         load_n = load_N[self.who]
         idle = np.any((load_n == 0) & (2 * len(best_n) * best_n >= k))
-        return bool(load_N.sum() == k == load_n.sum() and np.all(load_n <= self.cap_n) and not idle)
+        fits = bool(load_N.sum() == k == load_n.sum() and np.all(load_n <= self.cap_n) and not idle)
+        return fits and (self.held is None or self.held.fit(load_n))
 
     def balanced(self, k: int) -> list[I64]:
         """Loads (n,) with which all workers are done at about the same time, by quantiles of their times."""
@@ -105,7 +122,7 @@ class CutRows:
             pace_n = np.array([quantile(start_T + 3 * pace_T, share) for start_T, pace_T, _ in self.table_n])
             relative_NL = np.maximum(pace_n, 1e-9)[:, None] / pace_n.max(initial=1e-9) * load_L
             try:
-                found.append(cheapest_loads(relative_NL**8.0, k, self.cap_n))  # a sum of high powers: the longest
+                found.append(self.cheapest(relative_NL**8.0, k))  # a sum of high powers: the longest
             except ValueError:
                 continue
         return found
@@ -128,6 +145,8 @@ class CutRows:
         """Seconds and noise at a candidate deadline with these loads."""
         each = np.arange(len(load_n)), load_n
         noise, exact = float(self.cost_GNL[g][each].sum()), float(self.exact_GNL[g][each].sum())
+        if not np.isfinite(noise):  # somebody would have a row who is hardly heard
+            return Prospect(np.inf, np.inf)
         return Prospect(self.seconds.mean(load_n, g) + self.between, exact, noise - exact)
 
 

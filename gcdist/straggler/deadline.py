@@ -148,6 +148,7 @@ class ArrivalRule:
         omega_N: F64 | None = None,
         disagreement: float = 1.0,
         most_load: float | None = None,
+        noise: Noise | None = None,
     ) -> bool:
         """Choose the deadline anew, for plans that give a worker at most ``most_load`` partitions; True if it changed.
 
@@ -299,14 +300,17 @@ class AutoDeadline(ArrivalRule):
         omega_N: F64 | None = None,
         disagreement: float = 1.0,
         most_load: float | None = None,
+        noise: Noise | None = None,
     ) -> bool:
         """Choose the deadline anew from the arrivals so far; True if it changed.
 
         ``live_N``: who is there (None: all); ``omega_N``: quantization noise of each worker's messages (None: 0);
         ``disagreement``: how many times larger the noise is than for partitions that agree; ``most_load``: partitions that
-        a plan gives one worker at most (None: what they usually had).
+        a plan gives one worker at most (None: what they usually had); ``noise``: the least noise of a plan for those who are
+        there, where they cannot read all partitions (None: the rule's own).
         """
         super().retune(live_N, omega_N, disagreement, most_load)
+        noise = noise or self._noise
         arrived = self.arrivals.arrived(most_load)
         live = np.ones(self.arrivals.workers, bool) if live_N is None else live_N
         if self.warming or len(arrived) == 0 or not live.any():
@@ -315,7 +319,7 @@ class AutoDeadline(ArrivalRule):
         quantiles = np.quantile(arrived, np.linspace(0, 1, _GRID), method="inverted_cdf")
         grid = np.unique(np.minimum(np.append(quantiles, self._deadline), self.max_wait))
         grid = np.unique(np.append(grid, self.max_wait))
-        cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N, disagreement)
+        cost = self.cost(grid, live, np.zeros(len(live)) if omega_N is None else omega_N, disagreement, noise)
         present = cost[np.searchsorted(grid, self._deadline)]
         best = float(grid[np.argmin(cost)])
         if present <= _KEEP * cost.min() or best == self._deadline:
@@ -330,7 +334,9 @@ class AutoDeadline(ArrivalRule):
             self._longest, self._surprised = float(arrived[-1]), False
             self._deadline = min(deadline, self.max_wait)
 
-    def cost(self, tau_G: F64, live_N: Mask, omega_N: F64, disagreement: float = 1.0) -> F64:
+    def cost(
+        self, tau_G: F64, live_N: Mask, omega_N: F64, disagreement: float = 1.0, noise: Noise | None = None
+    ) -> F64:
         """``E[min(tau, time until all are in)] (1 + disagreement/F(tau))`` of each of the ascending ``tau_G``, seconds.
 
         A tau of ``max_wait`` stands for waiting for all, with its p. A tau that less than one arrival is expected by costs
@@ -347,16 +353,16 @@ class AutoDeadline(ArrivalRule):
         p_NG = self.chances.p_by_deadline(tau_G, self._most_load)[live_N]
         p_wait_N = self._waiting_N(self.max_wait)[live_N]
         p_NG[:, tau_G >= self.max_wait] = p_wait_N[:, None]
-        noise_G = disagreement * self._noise_G(p_NG, omega_N[live_N])
-        noise_wait = disagreement * float(self._noise_G(p_wait_N[:, None], omega_N[live_N])[0])
+        noise_G = disagreement * self._noise_G(p_NG, omega_N[live_N], noise)
+        noise_wait = disagreement * float(self._noise_G(p_wait_N[:, None], omega_N[live_N], noise)[0])
         allowed_G = (np.sum(1 - p_NG, axis=0) >= 1) & (noise_G - noise_wait <= self._noise_most)
         return np.where(allowed_G | (tau_G >= self.max_wait), seconds_G * (1 + noise_G), math.inf)
 
-    def _noise_G(self, p_NG: F64, omega_N: F64) -> F64:
+    def _noise_G(self, p_NG: F64, omega_N: F64, noise: Noise | None) -> F64:
         """The least noise of a plan at each column's p, for partitions that agree; at most `_HUGE`."""
         with np.errstate(divide="ignore"):
             cost_NG = (p_NG + omega_N[:, None]) / (1 - p_NG)  # coding.row_costs, which this room cannot import
-        return np.minimum([self._noise(cost_N) for cost_N in cost_NG.T], _HUGE)
+        return np.minimum([(noise or self._noise)(cost_N) for cost_N in cost_NG.T], _HUGE)
 
     def _deadline_now(self) -> float:
         explores = self._steps % _EXPLORE_EVERY == _EXPLORE_EVERY - 1

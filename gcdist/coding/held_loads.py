@@ -45,7 +45,7 @@ class Held:
         return Held(self.holds_NG[:, some_G], self.size_G[some_G])
 
     def least_noise(self, cost_N: F64) -> float:
-        """The least ``sum c_i Y_i^2`` of shares Y that sum to 1 over what each can read ; inf if a partition
+        """The least ``sum c_i Y_i^2`` of shares Y that sum to 1 over what each can read; inf if a partition
         has no usable reader.
         """
         usable = np.isfinite(cost_N)

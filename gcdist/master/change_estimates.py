@@ -57,9 +57,9 @@ class ChangeEstimates:
             most_N[remember_N] = GO_ON
         return Changes(spread_N, row_N, (self._room_N >= 1) & (spread_N < most_N) & (row_N < most_N))
 
-    def sent(self, remember_N: Mask) -> tuple[float, float]:
-        """Mean of what is left of both noises at the present ages, over all workers; 1 of those that do not remember."""
-        left_2N = np.where(remember_N, self._ratio_2N * self._age_N, 1.0)
+    def sent(self, remember_N: Mask, send_N: Mask) -> tuple[float, float]:
+        """Mean of what is left of both noises at the present ages, over all who send; 1 of those that do not remember."""
+        left_2N = np.where(remember_N, self._ratio_2N * self._age_N, 1.0)[:, send_N]
         return float(left_2N[0].mean()), float(left_2N[1].mean())
 
     @property

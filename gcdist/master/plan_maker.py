@@ -262,7 +262,9 @@ class PlanMaker:
         """What the plan's memory of partitions leaves of both noises of cut rows, on average; 1, 1 without."""
         if plan.beta_R is None or not plan.beta_R.any():
             return 1.0, 1.0
-        return self.changes.sent(np.isin(np.arange(len(self._bits_cap_N)), plan.worker_R[plan.beta_R > 0]))
+        rank_N = np.arange(len(self._bits_cap_N))
+        sending_R = plan.worker_R[plan.weighted_R()]
+        return self.changes.sent(np.isin(rank_N, plan.worker_R[plan.beta_R > 0]), np.isin(rank_N, sending_R))
 
     def omega_N(self, workers: int) -> F64:
         """Quantization noise of a message at the average bits, (N,)."""

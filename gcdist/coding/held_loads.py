@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -21,6 +21,7 @@ class Held:
 
     holds_NG: Mask  # who can read a group
     size_G: I64  # partitions of each
+    _flow: dict[bytes, int] = field(default_factory=dict, init=False, repr=False)  # what `_most` found, by loads
 
     @staticmethod
     def of(workers: int, holds: Mapping[int, Sequence[int]], k: int) -> Held | None:
@@ -68,7 +69,16 @@ class Held:
         return self._most(np.minimum(cap_N, k).astype(np.int64)) >= k
 
     def _most(self, load_N: I64) -> int:
-        """Partitions that can be shared out with at most so many each: a maximal flow from workers to groups."""
+        """Partitions that can be shared out with at most so many each: a maximal flow from workers to groups.
+
+        Remembered: a choice asks for the same loads at many deadlines.
+        """
+        key = load_N.tobytes()
+        if key not in self._flow:
+            self._flow[key] = self._largest_flow(load_N)
+        return self._flow[key]
+
+    def _largest_flow(self, load_N: I64) -> int:
         workers, groups = self.holds_NG.shape
         worker, group = np.nonzero(self.holds_NG)
         source, sink = workers + groups, workers + groups + 1

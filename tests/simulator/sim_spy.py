@@ -110,8 +110,9 @@ class Spy:
     def _open(self, event: m.OpenStep) -> None:
         plan = event.plan
         if self.plan is None or plan.plan_id != self.plan.plan_id:
+            sends_R = plan.weighted_R()
             for row, holder in list(self.holder.items()):
-                if row >= plan.rows or not plan.parts(row) or plan.worker_R[row] != holder.worker:
+                if row >= plan.rows or not sends_R[row] or plan.worker_R[row] != holder.worker:
                     self._zero(row)
         assert self.opened is None or event.step == self.opened.step + 1
         assert np.allclose(np.asarray(plan.A_RK.sum(axis=0))[plan.covered_K], 1)

@@ -492,11 +492,13 @@ class MasterMachine:
         owed: Outstanding | None,
         work: WorkTimes | None = None,
         overhead: float | None = None,
+        ready: bool = False,
     ) -> None:
+        """Say an outcome; ``ready``: whether the worker was as the step opened, where it has no round in hand any more."""
         load = owed.load[row] if owed else len(self._plan.parts(row)) if self._plan else 0
         if owed.partial if owed else self._plan is not None and self._plan.partial:
             load = min(load, 1)  # its seconds are those of one partition
-        ready = owed.ready if owed else False
+        ready = owed.ready if owed else ready
         cold = owed.cold if owed else False
         self._out.append(Observe(Seen(row, worker, step, float(load), seconds, censored, ready, cold, work, overhead)))
 
@@ -538,9 +540,12 @@ class MasterMachine:
                 owed = opened.cut.get(worker)
             for row in assignment.rows:
                 if row in opened.lost:  # it could not come by the deadline, whenever the step ended
-                    self._see(row, worker, opened.event.step, elapsed if deadline == inf else deadline, True, owed)
+                    seconds = elapsed if deadline == inf else deadline
                 elif row not in opened.settled:
-                    self._see(row, worker, opened.event.step, elapsed, True, owed)
+                    seconds = elapsed
+                else:
+                    continue
+                self._see(row, worker, opened.event.step, seconds, True, owed, ready=worker in opened.ready)
         closing = opened.event.decoder.close()
         self._out.append(CloseStep(opened.event.step, closing, tuple(opened.counted), why))
 

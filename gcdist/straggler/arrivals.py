@@ -26,6 +26,8 @@ _LEAST = 0.25
 _EXPONENT_PRIOR = (0.1, 0.2, 0.7)  # before the first outcome: seconds are probably proportional to the load
 _PERSISTENCE_PRIOR = 1.0  # weight, in arrivals of busy workers, of the assumption that busy workers arrive as expected
 _PERSISTENCE_SHRINK = 4.0  # weight, in arrivals, of the other busy workers in one worker's own persistence
+_LASTING_PRIOR = 1.0  # weight, in misses, of the assumption that a miss leaves a worker busy
+_LASTING_SHRINK = 4.0  # weight, in misses, of all workers in the share of one worker's misses that left it busy
 _TELLING = 4.0  # outcomes from which a chance was estimated, before it tells anything of persistence
 _CALIBRATION = 4.0  # weight, in arrivals, of the assumption that chances were foretold rightly on average
 _IMPLAUSIBLE = 0.05  # plans ignore an exponent below this probability
@@ -57,9 +59,11 @@ class Arrivals:
     **Load.** An outcome of another load stands for ``seconds (load/then)^e``. The exponents e of `EXPONENTS` are weighed by
     how well each foretold the outcomes of all workers.
 
-    **Given readiness.** A busy worker missed the step before. It arrives with chance ``k q``, where k = 1 if misses are
-    independent; then a ready one misses with chance ``k p`` in the long run. k is the arrivals of busy workers over those
-    foretold with k = 1, shrunk to that of all workers, and weighed against k = 1 by how well either foretold the outcomes.
+    **Given readiness.** A busy worker missed the step before, and a share f of misses leaves a worker busy: all where a late
+    one goes on with its work, hardly any where rows are cut. A busy worker arrives with ``k q``, where k = 1 if misses
+    are independent; then a ready one arrives with ``q (1 - k f p)/(1 - f p)``, as q is that of the long run (``1 - k p`` for
+    f = 1). k is the arrivals of busy workers over those foretold with k = 1, shrunk to that of all workers, and weighed
+    against k = 1 by how well either foretold the outcomes.
     """
 
     def __init__(self, workers: int, window: int, prior_p: float, prior_weight: float) -> None:
@@ -173,7 +177,8 @@ class Arrivals:
         q_N = np.clip(1 - p_N - p_N / np.maximum(m_N, 1.0), 0.0, 1.0)
         self._open_N = np.where(m_N >= _TELLING, q_N, math.nan)
         k_N = self._persistence()
-        p_N = np.where(ready_N, k_N * p_N, 1 - k_N * (1 - p_N))
+        q_N = np.where(ready_N, _of_ready(1 - p_N, k_N, self._lasting()), k_N * (1 - p_N))
+        p_N = 1 - q_N
         least_N = np.where(m_N > 0, _LEAST / (m_N + 1), 0.0)
         return np.clip(p_N, least_N, 1 - 1 / (2 * self.window))
 
@@ -381,11 +386,26 @@ class Arrivals:
         # evidence: log-likelihood of all outcomes against k = 1, less what one parameter gains by chance
         q_NW = np.clip(np.where(told, foretold_NW, 0.5), _PLAUSIBLE, 1 - _PLAUSIBLE)
         k = k_N[:, None]
-        with_NW = np.clip(np.where(self._ready_NW, 1 - k * (1 - q_NW), k * q_NW), 1e-3, 1 - 1e-3)
+        ready_NW = _of_ready(q_NW, k, self._lasting()[:, None])
+        with_NW = np.clip(np.where(self._ready_NW, ready_NW, k * q_NW), 1e-3, 1 - 1e-3)
         gain_NW = np.where(self._kept_NW, np.log(with_NW / q_NW), np.log((1 - with_NW) / (1 - q_NW)))
         gain = float(gain_NW[told].sum()) - 0.5 * math.log(1 + float(busy.sum()))
         trust = 1 / (1 + math.exp(-min(max(gain, -30.0), 30.0)))
         return np.asarray(trust * k_N + (1 - trust))
+
+    def _lasting(self) -> F64:
+        """f of each worker, (N,): the share of misses that left it busy."""
+        held_NW = self._in_NW | self._out_NW
+        missed_N = (held_NW & ~self._kept_NW).sum(axis=1)
+        busy_N = np.minimum((held_NW & ~self._ready_NW).sum(axis=1), missed_N)
+        f_all = float((busy_N.sum() + _LASTING_PRIOR) / (missed_N.sum() + _LASTING_PRIOR))
+        return np.asarray((busy_N + _LASTING_SHRINK * f_all) / (missed_N + _LASTING_SHRINK))
+
+
+def _of_ready(q: F64, k: F64, f: F64) -> F64:
+    """A ready worker's chance to arrive, where q is that of the long run and busy ones arrive with ``k q``."""
+    busy = f * (1 - q)
+    return np.asarray(np.minimum(q * (1 - k * busy) / (1 - busy), 1.0))
 
 
 def _ordered(seconds: F64, inside: Mask, held: Mask) -> tuple[_Array, Mask, F64]:

@@ -33,6 +33,9 @@ PAST = 8  # rows before them that are needed to tell
 DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
 LATELY = 20  # steps
 AT_ONCE = 32  # loads whose outcomes are worked out by one operation; more would take much memory
+ACCIDENT = (
+    4.0  # an overhead beyond so many times the mean plus 3 mean deviations is an accident, unless another follows
+)
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
 
 
@@ -41,6 +44,8 @@ class WorkLaws:
 
     ``overhead`` of a worker is what a step takes of it outside its row: the round's way down, encoding, and the message's
     way up. Its mean and mean deviation are exponential averages, as in TCP's estimate of round-trip times (Jacobson 1988).
+    A single message that is held up for long (a cable that was out) changes neither (ours): cuts that leave time for another
+    one like it would come before anything is done, for many steps, of which no promise knows.
     """
 
     def __init__(self, workers: int) -> None:
@@ -49,6 +54,7 @@ class WorkLaws:
         # start and pace of the first round, of workers of which nothing else is known
         self._cold: dict[int, tuple[float, float]] = {}
         self._cold_overhead: set[int] = set()
+        self._accidents: set[int] = set()  # workers of which the newest overhead was an accident
         self.changed: set[int] = set()  # workers that lost their past; whoever has taken that in clears it
         self._overhead_N = np.full(workers, np.nan)
         self._deviation_N = np.zeros(workers)
@@ -145,6 +151,10 @@ class WorkLaws:
                 self._cold_overhead.add(worker)
             self._overhead_N[worker], self._deviation_N[worker] = seconds, seconds / 2
             return
+        if seconds > ACCIDENT * (mean + 3 * deviation) and worker not in self._accidents:
+            self._accidents.add(worker)
+            return
+        self._accidents.discard(worker)
         self._deviation_N[worker] = deviation + 0.25 * (abs(seconds - mean) - deviation)
         self._overhead_N[worker] = mean + 0.125 * (seconds - mean)
 
@@ -285,6 +295,7 @@ class WorkLaws:
             "heard": self._heard_N.tolist(),
             "cold": [[worker, *row] for worker, row in sorted(self._cold.items())],
             "cold_overhead": sorted(self._cold_overhead),
+            "accidents": sorted(self._accidents),
             "changed": sorted(self.changed),
             "slowdown": self._slowdown.state_dict(),
             "spells": self.spells.state_dict(),
@@ -298,6 +309,7 @@ class WorkLaws:
         self._overhead_N[:], self._deviation_N[:] = state["overhead"], state["deviation"]
         self._heard_N[:] = state.get("heard", -1)
         self._cold = {int(worker): (start, pace) for worker, start, pace in state.get("cold", ())}
+        self._accidents = set(state.get("accidents", ()))
         self._cold_overhead, self.changed = set(state.get("cold_overhead", ())), set(state.get("changed", ()))
         if "spells" in state:
             self.spells.load_state_dict(state["spells"])

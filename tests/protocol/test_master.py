@@ -344,6 +344,15 @@ def test_a_loss_writes_rows_off_and_takes_shifts_out() -> None:
     assert machine.handle(Lost(3.5, B, "no beat"))[-1] == CloseStep(1, Closing(), (), "complete")
 
 
+def test_a_worker_that_is_lost_in_a_step_was_ready_as_it_opened() -> None:
+    """Its outcome is a miss of a ready worker: counted as one of a busy worker, busy ones would look the less reliable."""
+    machine = master(A, B)
+    machine.handle(opening(0, make_plan(0, TWO)))
+    machine.handle(Lost(1.2, A, "no beat"))
+    seen = {t.seen.worker: t.seen for t in only(machine.handle(Tick(2.0)), Observe)}
+    assert (seen[A.worker].censored, seen[A.worker].ready) == (True, True)
+
+
 def test_a_loss_stamped_before_the_opening_takes_no_negative_time() -> None:
     machine = master(A)
     machine.handle(opening(0, make_plan(0, TWO), at=1.0, deadline=inf))

@@ -191,6 +191,22 @@ def test_slow_spells_are_told_from_chance() -> None:
         assert np.mean(q_ready) == pytest.approx(ready_q, abs=0.03)
 
 
+def test_outages_are_told_from_misses_that_leave_nobody_busy() -> None:
+    """Half of the rows are cut with nothing, and their workers are free at once; now and then a cable is out for 6 steps."""
+    rng = np.random.default_rng(8)
+    found, out = arrivals_of(8), np.zeros(8, int)
+    for step in range(150):
+        ready = out == 0
+        found.p_given_ready(1.0, np.ones(8), ready)
+        for i in range(8):
+            is_in = bool(ready[i] and rng.random() < 0.5)
+            found.observe(seen(step, 0.5 if is_in else 1.0, not is_in, bool(ready[i]), worker=i))
+        out = np.where(ready, 6 * (rng.random(8) < 0.01), out - 1)
+    busy_N, ready_N = 1 - given(found, 1.0, np.zeros(8, bool)), 1 - given(found, 1.0, np.ones(8, bool))
+    assert busy_N.max() < 0.1
+    assert ready_N.mean() == pytest.approx(0.5, abs=0.04)
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_how_seconds_grow_with_the_load_is_learned(exponent: float) -> None:
     rng = np.random.default_rng(6)

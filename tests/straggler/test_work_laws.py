@@ -49,6 +49,17 @@ def test_a_cold_row_counts_until_a_warm_one_is_in() -> None:
     assert laws.overhead_N().tolist() == [0.1]
 
 
+def test_one_message_that_was_held_up_moves_no_cut() -> None:
+    laws = WorkLaws(1)
+    for step in range(20):
+        laws.observe(seen(step, (1.0,), 1.0, overhead=5.0 if step == 15 else 0.1))
+        if step > 9:
+            assert laws.overhead_N(3.0)[0] < 0.12
+    for step in (20, 21):  # the second in a row is the link's
+        laws.observe(seen(step, (1.0,), 1.0, overhead=5.0))
+    assert laws.overhead_N(3.0)[0] > 3.0
+
+
 def test_a_worker_of_which_little_is_known_is_like_the_others() -> None:
     laws = WorkLaws(3)
     laws.observe(seen(0, (9.0,), 9.0, worker=0))

@@ -69,23 +69,23 @@ class Held:
         return self._most(np.minimum(cap_N, k).astype(np.int64)) >= k
 
     def _most(self, load_N: I64) -> int:
-        """Partitions that can be shared out with at most so many each: a maximal flow from workers to groups.
-
-        Remembered: a choice asks for the same loads at many deadlines.
-        """
+        """Partitions that can be shared out with at most so many each. Remembered: the same loads are asked for often."""
         key = load_N.tobytes()
         if key not in self._flow:
-            self._flow[key] = self._largest_flow(load_N)
+            self._flow[key] = int(self.shared(load_N).sum())
         return self._flow[key]
 
-    def _largest_flow(self, load_N: I64) -> int:
+    def shared(self, load_N: I64) -> I64:
+        """Partitions of each group for each worker (N, G), as many as can be with at most so many each: a maximal flow."""
         workers, groups = self.holds_NG.shape
         worker, group = np.nonzero(self.holds_NG)
         source, sink = workers + groups, workers + groups + 1
         begin = np.concatenate([np.full(workers, source), worker, workers + np.arange(groups)])
         end = np.concatenate([np.arange(workers), workers + group, np.full(groups, sink)])
         room = np.concatenate([load_N, self.size_G[group], self.size_G]).astype(np.int32)
-        return int(maximum_flow(csr_array((room, (begin, end)), (sink + 1, sink + 1)), source, sink).flow_value)
+        flow = maximum_flow(csr_array((room, (begin, end)), (sink + 1, sink + 1)), source, sink).flow
+        found: I64 = flow.toarray()[:workers, workers:source].astype(np.int64)
+        return found
 
     def loads(self, cost_NL: F64, k: int, cap_N: F64) -> I64:
         """As `cheapest_loads`, of all loads with which every partition has a worker who can read it.
@@ -115,6 +115,25 @@ class Held:
             else:
                 full_N[worker] = True
         raise ValueError(f"{k} partitions do not fit the workers that can read them: {int(load_N.sum())} do")
+
+
+def dealt_among(load_N: I64, held_NK: Mask) -> csr_array | None:
+    """Whole partitions with coefficient 1, ``load_N[i]`` of those that worker i can read; None: there are none such.
+
+    >>> dealt_among(np.array([1, 2]), np.array([[1, 1, 0], [1, 1, 1]], np.bool_)).toarray().tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
+    """
+    workers, k = held_NK.shape
+    holds_NG, group_K, size_G = np.unique(held_NK, axis=1, return_inverse=True, return_counts=True)
+    share_NG = Held(holds_NG, size_G.astype(np.int64)).shared(load_N)
+    if int(share_NG.sum()) < k:
+        return None
+    owner_K = np.empty(k, np.int64)
+    for group in range(len(size_G)):
+        owner_K[group_K.ravel() == group] = np.repeat(np.arange(workers), share_NG[:, group])
+    found = csr_array((np.ones(k), (owner_K, np.arange(k))), shape=(workers, k))
+    found.sort_indices()
+    return found
 
 
 class _Dealt:

@@ -42,10 +42,10 @@ class Joint(Structured):
         """Code, data allocation and bits; ValueError if the budget pays for no message."""
         usable = max(1, int(np.sum(nominal_miss(problem) < 1)))
         even = width_at_most(problem.noise, problem.bits_total / usable)
-        if even and (cut := self._cut_loads(problem, np.full(problem.n, problem.noise[even]))) is not None:
-            load_N, p_N = cut
+        if even and (cut := self._cut_rows(problem, np.full(problem.n, problem.noise[even]))) is not None:
+            A_NK, load_N, p_N = cut
             weight_N = np.where(load_N > 0, (load_N / problem.k) ** 2 / np.maximum(1 - p_N, 1e-12), 0.0)
-            return finish(problem, plan_id, dealt(load_N, problem.size_K), bits_for_rows(weight_N, problem), p_N)
+            return finish(problem, plan_id, A_NK, bits_for_rows(weight_N, problem), p_N)
         if self._uses_loads(problem) and self._deals_whole(problem):
             found = plan_loads_and_bits(problem)
             load_N, bits_N = found.load_N, found.bits_N

@@ -23,9 +23,9 @@ class Osgc(Structured):
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Row sums as if nothing were quantized, and the same bits for every row used."""
         nothing_N = np.zeros(problem.n)
-        if (cut := self._cut_loads(problem, nothing_N)) is not None:
-            load_N, p_N = cut
-            return finish(problem, plan_id, dealt(load_N, problem.size_K), equal_bits(problem, load_N > 0), p_N)
+        if (cut := self._cut_rows(problem, nothing_N)) is not None:
+            A_NK, load_N, p_N = cut
+            return finish(problem, plan_id, A_NK, equal_bits(problem, load_N > 0), p_N)
         if self._uses_loads(problem) and self._deals_whole(problem):
             load_N = plan_loads(problem)
             p_N = np.where(load_N > 0, miss_at(problem, np.maximum(load_N, 1.0)), 1.0)

@@ -13,8 +13,10 @@ from gcdist.coding.allocations import allocate, check_allocation, fitted, masses
 from gcdist.coding.cut_loads import cut_plan_loads
 from gcdist.coding.decoders import Predicting, SelfNormalised, Summing, inverse_weights
 from gcdist.coding.flow import held_row_sums
+from gcdist.coding.held_loads import dealt_among
 from gcdist.coding.loads import depends_on_load
 from gcdist.coding.optimal import row_costs, row_sums
+from gcdist.coding.supports import dealt
 from gcdist.coding.workers import loads, miss_at, nominal_miss
 from gcdist.names import unknown
 from gcdist.types import F64, I64, Decoder, Mask, Plan, Problem, StepTerms, Weighting
@@ -95,18 +97,20 @@ class Structured:
         Y_N = row_sums(cost_N, float(problem.k))
         return allocate(self.allocation, Y_N, cost_N, problem)
 
-    def _cut_loads(self, problem: Problem, omega_N: F64) -> tuple[I64, F64] | None:
-        """(loads, p) of a plan whose rows are cut; None where rows are whole, or loads cannot be chosen freely."""
-        if not self._deals_whole(problem):
+    def _cut_rows(self, problem: Problem, omega_N: F64) -> tuple[csr_array, I64, F64] | None:
+        """(alpha, loads, p) of a plan whose rows are cut; None where rows are whole, or loads cannot be chosen freely."""
+        load_N, p_N = problem.load_N, nominal_miss(problem)
+        if not self.chooses_loads or (load_N is None and problem.excess is None):
             return None
-        if problem.load_N is None and problem.excess is None:
+        if load_N is not None and np.all(p_N[load_N > 0] < 1):
+            if problem.holds_NK is None:
+                return dealt(load_N, problem.size_K), load_N, p_N
+            found = dealt_among(load_N, problem.holds_NK.toarray() != 0)
+            return None if found is None else (found, load_N, p_N)
+        if problem.holds_NK is not None or problem.excess is None:
             return None
-        p_N = nominal_miss(problem)
-        if problem.load_N is not None and np.all(p_N[problem.load_N > 0] < 1):
-            return problem.load_N, p_N
-        if problem.excess is None:
-            return None
-        return cut_plan_loads(problem, p_N, omega_N), p_N
+        load_N = cut_plan_loads(problem, p_N, omega_N)
+        return dealt(load_N, problem.size_K), load_N, p_N
 
     def _uses_loads(self, problem: Problem) -> bool:
         """Whether p is taken at each design's loads."""

@@ -61,7 +61,6 @@ class Choice:
     bits: int
     prospect: Prospect
     waiting: Prospect  # of waiting for all, with the loads and bits that are best for it
-    free: bool = True  # everybody can read everything: plans have just these loads
     remember_N: Mask | None = None  # who sends differences to a memory of each partition; None: nobody
     plain: Prospect | None = None  # where somebody does: of the best choice without it
 
@@ -94,8 +93,7 @@ class Choice:
         """What it is, beside what was, for the log."""
         mine, least, most = self._what, int(self.load_N.min()), int(self.load_N.max())
         was = "" if before is None or before._what == mine else f" (was: {before._what})"
-        loads = f"{least} partitions" if least == most else f"{least} to {most} partitions"
-        loads = f"{loads} a worker" if self.free else "rows of what each can read"
+        loads = f"{least if least == most else f'{least} to {most}'} partitions a worker"
         gain = self.prospect.gain_over(self.waiting)
         expected = f"{self.prospect.seconds:.3g} s a step and noise {self.prospect.noise:.2g} expected"
         than = f", {gain:.2f} times as fast as waiting for all" if np.isfinite(self.deadline) else ""
@@ -332,8 +330,7 @@ class PlanMaker:
             most = int(self._bits_cap_N[live_N].min())
             bits = choose_bits(cut.prospect, bits, self.noise, link, most, noise_most)
         self._bits, self._load_N = bits, cut.load_N
-        free = bool((cap_N[live_N] == k).all())
-        return Choice(cut.deadline, cut.load_N, bits, cut.prospect, cut.waiting, free, remember_N, plain)
+        return Choice(cut.deadline, cut.load_N, bits, cut.prospect, cut.waiting, remember_N, plain)
 
     @property
     def _chooses_bits(self) -> bool:

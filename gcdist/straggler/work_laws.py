@@ -33,10 +33,10 @@ PAST = 8  # rows before them that are needed to tell
 DOUBTED = 2  # rows in a row of which nothing was done, where arrivals contradict what was promised
 LATELY = 20  # steps
 AT_ONCE = 32  # loads whose outcomes are worked out by one operation; more would take much memory
-ACCIDENT = (
-    4.0  # an overhead beyond so many times the mean plus 3 mean deviations is an accident, unless another follows
-)
-BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it
+ACCIDENT = 4.0  # an overhead beyond so many times (mean + 3 mean deviations) is one, unless another follows
+BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it ...
+LONGER = 3  # ... or, where the worker has so many rows that are longer still, at their median
+BELIEF = 0.995  # factor of that median for each such row: after some hundred of them it is tried anew
 
 
 class WorkLaws:
@@ -73,7 +73,8 @@ class WorkLaws:
                 begun = max(seen.seconds - self._overhead_N[worker], 0.0)
                 self._slowdown.judge(worker, seen.step, begun, self._rows[worker].start_T, complete=False)
                 self.spells.judge(worker, begun, self._usual(worker, 1), complete=False)
-                self._add(worker, BEYOND * begun, BEYOND * begun, guessed=True)
+                guess = self._beyond(worker, begun)
+                self._add(worker, guess, guess, guessed=True)
             return
         done = seen.work.done
         start, pace = done[0], (done[-1] - done[0]) / (len(done) - 1) if len(done) > 1 else done[0]
@@ -90,6 +91,16 @@ class WorkLaws:
             self._heard_N[worker] = seen.step
         if seen.overhead is not None:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
+
+    def _beyond(self, worker: int, begun: float) -> float:
+        """When the first partition was done of a row of which nothing was done after ``begun`` seconds: what is cut from a law
+        is like what else is known of its tail (the product-limit estimate of Kaplan and Meier 1958 moves it there too).
+        """
+        start_T = self._rows[worker].start_T
+        longer_T = start_T[start_T > BEYOND * begun]
+        if len(longer_T) < LONGER:
+            return BEYOND * begun
+        return max(BEYOND * begun, BELIEF * float(np.median(longer_T)))
 
     def _add(self, worker: int, start: float, pace: float, guessed: bool = False) -> None:
         """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""

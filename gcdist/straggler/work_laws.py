@@ -35,7 +35,7 @@ LATELY = 20  # steps
 AT_ONCE = 32  # loads whose outcomes are worked out by one operation; more would take much memory
 ACCIDENT = 4.0  # an overhead beyond so many times (mean + 3 mean deviations) is one, unless another follows
 BEYOND = 2.0  # a row of which nothing was done by its cut is taken to begin at this multiple of it ...
-LONGER = 3  # ... or, where the worker has so many rows that are longer still, at their median
+LONGER = 3  # ... or, where the worker has so many rows that are longer still, at the median of the newest of them
 BELIEF = 0.995  # factor of that median for each such row: after some hundred of them it is tried anew
 
 
@@ -93,14 +93,15 @@ class WorkLaws:
             self._learn_overhead(worker, max(0.0, seen.overhead), seen.cold)
 
     def _beyond(self, worker: int, begun: float) -> float:
-        """When the first partition was done of a row of which nothing was done after ``begun`` seconds: what is cut from a law
-        is like what else is known of its tail (the product-limit estimate of Kaplan and Meier 1958 moves it there too).
+        """When the first partition is taken to be done of a row of which nothing was done after ``begun`` seconds.
+
+        What is cut from a law is like what else is known of its tail, as in the product-limit estimate (Kaplan, Meier 1958).
         """
         start_T = self._rows[worker].start_T
         longer_T = start_T[start_T > BEYOND * begun]
         if len(longer_T) < LONGER:
             return BEYOND * begun
-        return max(BEYOND * begun, BELIEF * float(np.median(longer_T)))
+        return max(BEYOND * begun, BELIEF * float(np.median(longer_T[-LONGER:])))
 
     def _add(self, worker: int, start: float, pace: float, guessed: bool = False) -> None:
         """Add a row. If all the last rows of a worker are unlike its past, the past is forgotten."""

@@ -7,7 +7,7 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from gcdist.coding.held_loads import Held
+from gcdist.coding.held_loads import Held, dealt_among
 from gcdist.types import I64, Mask
 
 
@@ -39,6 +39,14 @@ def test_the_cheapest_loads_that_fit(seed: int) -> None:
     found = held.loads(cost_NL, k, cap_N)
     cost = [float(cost_NL[np.arange(n), each].sum()) for each in fitting]
     assert float(cost_NL[np.arange(n), found].sum()) == pytest.approx(min(cost))
+    for each in every:
+        A_NK = dealt_among(each, held_NK)
+        assert (A_NK is not None) == can(each, held_NK)
+        if A_NK is not None:
+            given_NK = A_NK.toarray()
+            assert given_NK.sum(axis=0).tolist() == [1.0] * k
+            assert given_NK.sum(axis=1).tolist() == each.tolist()
+            assert not given_NK[~held_NK].any()
 
 
 def test_a_partition_that_nobody_reads_or_can_take_is_an_error() -> None:

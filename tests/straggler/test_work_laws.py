@@ -9,7 +9,7 @@ import pytest
 
 from gcdist.straggler import FirstPartition, WorkLaws, make_delays, with_cuts
 from gcdist.straggler.row_window import PARTS, RowWindow
-from gcdist.straggler.work_laws import CHANGED, FACTOR, PAST
+from gcdist.straggler.work_laws import CHANGED, FACTOR, LONGER, PAST
 from gcdist.types import Seen, StepTerms, WorkTimes
 
 
@@ -27,6 +27,20 @@ def test_what_is_done_by_a_cut_is_read_off_the_rows_seen() -> None:
     assert excess_GL[1:, 1] == pytest.approx([12.0, 16 / 3 - 4, 0.0])
     assert laws.complete(0, 4, np.array([2.4, 2.5])).tolist() == [0.0, 1.0]
     assert laws.known_N.tolist() == [True, False]
+
+
+def test_a_worker_that_was_seen_to_be_slow_is_taken_to_be_as_slow_while_it_does_nothing_by_its_cuts() -> None:
+    """It was taken to be done at twice its cut once the window of 100 rows held guesses alone, and given work then."""
+    laws = WorkLaws(1)
+    for step in range(LONGER):
+        laws.observe(seen(step, (10.0,), 10.0))
+    for step in range(LONGER, 150):
+        laws.observe(Seen(0, 0, step, 1.0, 1.1, True, True, False))
+    p_G, _ = laws.outcomes(0, np.array([1]), np.array([2.1, 4.0, 10.1]))
+    assert p_G == pytest.approx([1.0, 1.0, 0.0])
+    for step in range(150, 1200):  # by then it is believed no longer
+        laws.observe(Seen(0, 0, step, 1.0, 1.1, True, True, False))
+    assert laws.outcomes(0, np.array([1]), np.array([2.1]))[0] == pytest.approx(0.0)
 
 
 def test_a_cut_row_of_which_nothing_was_done_counts_as_slower_than_its_cut() -> None:

@@ -134,13 +134,14 @@ def test_close_tells_both_ends_once(house: House) -> None:
 def test_a_link_has_so_many_threads(house: House) -> None:
     """As docs/security.md says: over TLS two at each end, over gloo three."""
 
-    def threads() -> int:
-        return sum(not name.startswith("gcdist-join-") for name in ours())  # these end by themselves
+    def pairs() -> float:
+        ends = sum(name.startswith(("gcdist-master-", "gcdist-worker-")) for name in ours())  # joining has other names
+        return ends / (2 * (2 if house.kind == "tls" else 3))
 
     house.pair()
-    before = threads()
+    assert eventually(lambda: pairs() == 1)
     house.pair()
-    assert eventually(lambda: threads() - before == 2 * (2 if house.kind == "tls" else 3))
+    assert eventually(lambda: pairs() == 2)
 
 
 def test_the_other_end_hears_the_reason(house: House) -> None:

@@ -99,15 +99,16 @@ class Structured:
 
     def _cut_rows(self, problem: Problem, omega_N: F64) -> tuple[csr_array, I64, F64] | None:
         """(alpha, loads, p) of a plan whose rows are cut; None where rows are whole, or loads cannot be chosen freely."""
-        load_N, p_N = problem.load_N, nominal_miss(problem)
-        if not self.chooses_loads or (load_N is None and problem.excess is None):
+        load_N, designs = problem.load_N, problem.excess is not None and problem.holds_NK is None
+        if not self.chooses_loads or (load_N is None and not designs):
             return None
+        p_N = nominal_miss(problem)
         if load_N is not None and np.all(p_N[load_N > 0] < 1):
             if problem.holds_NK is None:
                 return dealt(load_N, problem.size_K), load_N, p_N
             found = dealt_among(load_N, problem.holds_NK.toarray() != 0)
             return None if found is None else (found, load_N, p_N)
-        if problem.holds_NK is not None or problem.excess is None:
+        if not designs:
             return None
         load_N = cut_plan_loads(problem, p_N, omega_N)
         return dealt(load_N, problem.size_K), load_N, p_N

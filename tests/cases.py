@@ -135,7 +135,7 @@ def _checkpoints(folder: Path, said: list[str], codes: list[int]) -> bool:
 
 
 def _fewer_partitions(folder: Path, said: list[str], codes: list[int]) -> bool:
-    losses = re.findall(r"^[0-9.]+$", said[0], re.MULTILINE)
+    losses = re.findall(r"^[0-9.]+(?:$|step )", said[0], re.MULTILINE)  # a progress line may come before the line's end
     return "code.partitions" in said[0] and (len(losses) == 2 if codes == [0] else True)
 
 

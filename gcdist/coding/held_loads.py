@@ -28,13 +28,8 @@ class Held:
         """``holds``: of each worker who cannot read all of the k partitions, those that it can; None: there is no such
         worker.
         """
-        held_NK = np.ones((workers, k), np.bool_)
-        for worker, partitions in holds.items():
-            held_NK[worker] = np.isin(np.arange(k), partitions)
-        if held_NK.all():
-            return None
-        holds_NG, size_G = np.unique(held_NK, axis=1, return_counts=True)
-        return Held(holds_NG, size_G.astype(np.int64))
+        held_NK = readable(workers, holds, k)
+        return None if held_NK.all() else _grouped(held_NK)[0]
 
     def among(self, who: I64) -> Held:
         """Of these workers alone."""
@@ -117,6 +112,20 @@ class Held:
         raise ValueError(f"{k} partitions do not fit the workers that can read them: {int(load_N.sum())} do")
 
 
+def readable(workers: int, holds: Mapping[int, Sequence[int]], k: int) -> Mask:
+    """Who can read which of the k partitions, (N, K); workers that ``holds`` does not name can read all."""
+    held_NK = np.ones((workers, k), np.bool_)
+    for worker, partitions in holds.items():
+        held_NK[worker] = np.isin(np.arange(k), partitions)
+    return held_NK
+
+
+def _grouped(held_NK: Mask) -> tuple[Held, I64]:
+    """The groups of partitions with the same readers, and each partition's group, (K,)."""
+    holds_NG, group_K, size_G = np.unique(held_NK, axis=1, return_inverse=True, return_counts=True)
+    return Held(holds_NG, size_G.astype(np.int64)), group_K.ravel().astype(np.int64)
+
+
 def dealt_among(load_N: I64, held_NK: Mask) -> csr_array | None:
     """Whole partitions with coefficient 1, ``load_N[i]`` of those that worker i can read; None: there are none such.
 
@@ -124,13 +133,13 @@ def dealt_among(load_N: I64, held_NK: Mask) -> csr_array | None:
     [[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]
     """
     workers, k = held_NK.shape
-    holds_NG, group_K, size_G = np.unique(held_NK, axis=1, return_inverse=True, return_counts=True)
-    share_NG = Held(holds_NG, size_G.astype(np.int64)).shared(load_N)
+    held, group_K = _grouped(held_NK)
+    share_NG = held.shared(load_N)
     if int(share_NG.sum()) < k:
         return None
     owner_K = np.empty(k, np.int64)
-    for group in range(len(size_G)):
-        owner_K[group_K.ravel() == group] = np.repeat(np.arange(workers), share_NG[:, group])
+    for group, share_N in enumerate(share_NG.T):
+        owner_K[group_K == group] = np.repeat(np.arange(workers), share_N)
     found = csr_array((np.ones(k), (owner_K, np.arange(k))), shape=(workers, k))
     found.sort_indices()
     return found

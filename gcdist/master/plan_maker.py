@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.coding.auto import Auto
-from gcdist.coding.held_loads import Held
+from gcdist.coding.held_loads import Held, readable
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
@@ -414,12 +414,8 @@ class PlanMaker:
 
 def _holders(live_N: Mask, holds: Holds, k: int) -> csr_array | None:
     """Who of the live workers can read what, (N, K); None if they all can read everything."""
-    if all(len(set(holds.get(int(i), range(k)))) == k for i in np.flatnonzero(live_N)):
-        return None
-    held_NK = np.repeat(live_N[:, None], k, axis=1)
-    for worker, partitions in holds.items():
-        held_NK[worker] = live_N[worker] & np.isin(np.arange(k), partitions)
-    return csr_array(held_NK.astype(np.float64))
+    held_NK = readable(len(live_N), holds, k) & live_N[:, None]
+    return None if held_NK[live_N].all() else csr_array(held_NK.astype(np.float64))
 
 
 def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:

@@ -1,7 +1,7 @@
 """Time of a step against DistributedDataParallel's: 8 workers, nobody slow, so that only the cost of the machinery is left.
 
-The same small network, batch, optimizer and machine; 8 ranks under DDP (gloo), 1 master and 8 workers under gcdist (`sync`,
-8 partitions). Both are alive all the time and take turns in blocks of steps; a ratio is that of two neighbouring blocks. A
+The same small network, batch, optimizer and machine; 8 ranks under DDP (gloo), 1 master and 8 workers under gcdist (8 partitions;
+`auto` with nothing set, and `sync`). Both are alive all the time and take turns in blocks of steps; a ratio is that of two neighbouring blocks. A
 step is everything: batch, forward, backward, communication, optimizer. One thread a process. The ratio of processor time
 (all threads of all processes) depends less than that of wall clock on what else the machine does.
 
@@ -53,7 +53,9 @@ WORKERS = 8
 WARM_STEPS = 10
 BATCH = 2
 INPUTS, CLASSES = 64, 10
-WAYS: dict[str, dict[str, Any]] = {  # what travels: quantizer settings of gcdist
+AS_IT_COMES = "as it comes"  # `auto`, with nothing set
+WAYS: dict[str, dict[str, Any]] = {  # what travels under `sync`: quantizer settings of gcdist
+    AS_IT_COMES: {},
     "float32": {"name": "float32", "bits": 32},
     "dither": {"name": "dither", "bits": 4},
     "rotated-dither": {"name": "rotated-dither", "bits": 4},
@@ -233,7 +235,11 @@ def gcdist_rank(
     task = gcdist.Task(network(d), samples(), loss_of, batch_size=BATCH)
     cluster_settings = {"threads": 1, "transport": transport}
     config = gcdist.Config.model_validate(
-        {"code": {"scheme": "sync", "partitions": WORKERS}, "quantizer": WAYS[way], "cluster": cluster_settings}
+        {
+            "code": {"scheme": "auto" if way == AS_IT_COMES else "sync", "partitions": WORKERS},
+            "quantizer": WAYS[way],
+            "cluster": cluster_settings,
+        }
     )
     with gcdist.connect(task, config, folder=folder, say=lambda *_: None, on_worker="return") as cluster:
         if rank == 0:
@@ -244,7 +250,7 @@ def gcdist_rank(
                 started = time.perf_counter()
                 for step in cluster.steps(steps):
                     info = step.backward()
-                    assert len(info.arrived) == WORKERS, info
+                    assert len(info.arrived) == WORKERS or way == AS_IT_COMES, info
                     optimizer.step()
                 took = time.perf_counter() - started
                 done += steps
@@ -388,7 +394,7 @@ def measure(sizes: list[int], ways: list[str], blocks: int, budget: float) -> di
         row["limit_ms"] = round(row["bytes_a_step"] / speed / 1e6, 2)
     return {
         "benchmark": "overhead",
-        "setting": f"{WORKERS} workers, sync, {WORKERS} partitions, no delays, batch {BATCH}, SGD, one thread a process",
+        "setting": f"{WORKERS} workers, {WORKERS} partitions, no delays, batch {BATCH}, SGD, one thread a process",
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "torch": torch.__version__,

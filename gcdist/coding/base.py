@@ -20,3 +20,7 @@ class BaseCode:
     allow_negative: ClassVar[bool] = False
     chooses_loads: ClassVar[bool] = False
     weighting: ClassVar[Weighting] = Weighting.OWN
+
+    def lacking(self, usable: int) -> str | None:
+        """What the code goes without while only ``usable`` workers can take part, in words; None: nothing."""
+        return None

@@ -16,6 +16,27 @@ def usable_workers(problem: Problem, name: str) -> I64:
     return np.flatnonzero(nominal_miss(problem) < 1)
 
 
+def redundancy(wanted: int, least: int, most: int, problem: Problem, workers: I64, text: str) -> int:
+    """``wanted`` of s or r where the usable workers allow it; where workers are missing, as much of it as they allow.
+
+    Raises:
+        ValueError: ``text``, where it does not fit though everybody is here, or nothing does.
+    """
+    if least <= wanted <= most:
+        return wanted
+    if wanted > most >= least and len(workers) < problem.n:
+        return most
+    raise ValueError(text)
+
+
+def less_than_asked(code: str, key: str, wanted: float, most: float, usable: int) -> str | None:
+    """The line that says so of a plan with less redundancy than was asked for; None: it has it."""
+    if wanted <= most:
+        return None
+    here = "1 worker is" if usable == 1 else f"{usable} workers are"
+    return f"{code}: {key} = {most:g} in place of {wanted:g} while only {here} usable"
+
+
 def expand(B_MV: F64, workers: I64, problem: Problem, name: str) -> csr_array:
     """The (N, K) matrix in which worker ``workers[m]`` applies ``B_MV[m, v]`` to every partition of block v.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from gcdist.coding.base import BaseCode
-from gcdist.coding.blocks import expand, plan_of, usable_workers
+from gcdist.coding.blocks import expand, less_than_asked, plan_of, redundancy, usable_workers
 from gcdist.coding.leastsquares import LeastSquares
 from gcdist.types import F64, Decoder, Plan, Problem, StepTerms
 
@@ -30,17 +30,21 @@ class Cyclic(BaseCode):
     allow_negative: ClassVar[bool] = True
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
-        """The code over the usable workers; s must be below their number."""
+        """The code over the usable workers; s must be below their number, and is where workers are missing."""
         workers = usable_workers(problem, self.name)
-        if not 0 <= self.s < len(workers):
-            raise ValueError(f"cyclic needs 0 <= s < {len(workers)} usable workers, not s = {self.s}")
-        return plan_of(
-            problem, plan_id, expand(cyclic_matrix(len(workers), self.s, self.seed), workers, problem, self.name)
-        )
+        text = f"cyclic needs 0 <= s < {len(workers)} usable workers, not s = {self.s}"
+        s = redundancy(self.s, 0, len(workers) - 1, problem, workers, text)
+        B_MM = cyclic_matrix(len(workers), s, self.seed)
+        return plan_of(problem, plan_id, expand(B_MM, workers, problem, self.name))
+
+    def lacking(self, usable: int) -> str | None:
+        """See `BaseCode.lacking`."""
+        return less_than_asked(self.name, "s", self.s, usable - 1, usable)
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Complete when all but s rows are in."""
-        return LeastSquares(plan, int(plan.weighted_R().sum()) - self.s)
+        rows = int(plan.weighted_R().sum())
+        return LeastSquares(plan, rows - min(self.s, rows - 1))
 
 
 def cyclic_matrix(n: int, s: int, seed: int) -> F64:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from gcdist.coding.base import BaseCode
-from gcdist.coding.blocks import expand, plan_of, usable_workers
+from gcdist.coding.blocks import expand, less_than_asked, plan_of, redundancy, usable_workers
 from gcdist.coding.leastsquares import LeastSquares
 from gcdist.types import F64, I64, Decoder, Plan, Problem, StepTerms
 
@@ -59,6 +59,8 @@ class Expander(BaseCode):
         if not self.r >= 2:
             raise ValueError(f"expander needs r of 2 or more, not {self.r}")
         vertices = max(2, round(2 * len(workers) / self.r))
+        while len(workers) < problem.n and len(workers) > vertices * (vertices - 1) // 2:
+            vertices += 1  # some are missing: those who are left need a graph all the same
         pairs = near_regular_edges(vertices, len(workers), self.seed)
         degree_V = np.bincount(pairs.ravel(), minlength=vertices)
         B_MV = np.zeros((len(workers), vertices))
@@ -84,13 +86,18 @@ class Adjacency(BaseCode):
         """The adjacency matrix with columns scaled to 1."""
         workers = usable_workers(problem, self.name)
         m = len(workers)
-        if not 1 <= self.r < m:
-            raise ValueError(f"adjacency needs 1 <= r < {m} usable workers, not r = {self.r}")
-        pairs = near_regular_edges(m, m * self.r // 2, self.seed)
+        if m == 1 < problem.n:  # the last one that is left has no neighbour
+            return plan_of(problem, plan_id, expand(np.ones((1, 1)), workers, problem, self.name))
+        text = f"adjacency needs 1 <= r < {m} usable workers, not r = {self.r}"
+        pairs = near_regular_edges(m, m * redundancy(self.r, 1, m - 1, problem, workers, text) // 2, self.seed)
         B_MV: F64 = np.zeros((m, m))
         B_MV[pairs[:, 0], pairs[:, 1]] = B_MV[pairs[:, 1], pairs[:, 0]] = 1.0
         degree_V = B_MV.sum(axis=0)
         return plan_of(problem, plan_id, expand(B_MV / np.maximum(degree_V, 1.0), workers, problem, self.name))
+
+    def lacking(self, usable: int) -> str | None:
+        """See `BaseCode.lacking`."""
+        return less_than_asked(self.name, "r", self.r, usable - 1, usable)
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Pseudo-inverse over the arrived."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from gcdist.coding.base import BaseCode
-from gcdist.coding.blocks import expand, plan_of, usable_workers
+from gcdist.coding.blocks import expand, less_than_asked, plan_of, redundancy, usable_workers
 from gcdist.types import Closing, Decoder, Plan, Problem, StepTerms, Use
 
 
@@ -63,7 +63,10 @@ def _design(problem: Problem, plan_id: int, name: str, groups: int) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class FractionalRepetition(BaseCode):
-    """Exact from every pattern of s stragglers; s + 1 must divide the number of workers. Waits until decodable."""
+    """Exact from every pattern of s stragglers; s + 1 must divide the number of workers. Waits until decodable.
+
+    While workers are missing, groups have s + 1 workers or one more (our choice: it stays exact from every such pattern).
+    """
 
     s: int = 1
 
@@ -73,10 +76,17 @@ class FractionalRepetition(BaseCode):
 
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """n/(s+1) groups of s + 1 workers."""
-        usable = len(usable_workers(problem, self.name))
-        if self.s < 0 or usable % (self.s + 1):
-            raise ValueError(f"frc needs s + 1 to divide the {usable} usable workers: s = {self.s} does not")
-        return _design(problem, plan_id, self.name, usable // (self.s + 1))
+        workers = usable_workers(problem, self.name)
+        usable = len(workers)
+        text = f"frc needs s + 1 to divide the {usable} usable workers: s = {self.s} does not"
+        if self.s < 0 or (usable == problem.n and usable % (self.s + 1)):
+            raise ValueError(text)
+        s = redundancy(self.s, 0, usable - 1, problem, workers, text)
+        return _design(problem, plan_id, self.name, usable // (s + 1))
+
+    def lacking(self, usable: int) -> str | None:
+        """See `BaseCode.lacking`."""
+        return less_than_asked(self.name, "s", self.s, usable - 1, usable)
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """First of each group; complete when every group is in."""

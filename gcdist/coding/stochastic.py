@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.coding.base import BaseCode
-from gcdist.coding.blocks import plan_of, usable_workers
+from gcdist.coding.blocks import less_than_asked, plan_of, redundancy, usable_workers
 from gcdist.coding.decoders import Rescaled, Summing, inverse_weights
 from gcdist.types import Decoder, Plan, Problem, StepTerms, Weighting
 
@@ -29,14 +29,19 @@ class Bernoulli(BaseCode):
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """Independent draws over the usable workers."""
         workers = usable_workers(problem, self.name)
-        if not 0 < self.r <= len(workers):
+        r = min(self.r, len(workers)) if len(workers) < problem.n else self.r
+        if not 0 < r <= len(workers):
             raise ValueError(f"bgc needs 0 < r <= {len(workers)} usable workers, not r = {self.r}")
         chance = np.random.default_rng(self.seed).random((len(workers), problem.k))
         A_NK = np.zeros((problem.n, problem.k))
-        A_NK[workers] = (chance < self.r / len(workers)) / self.r
+        A_NK[workers] = (chance < r / len(workers)) / r
         if not A_NK.any():
             raise ValueError(f"bgc with seed {self.seed} gave nobody a partition: take a larger r than {self.r}")
         return plan_of(problem, plan_id, csr_array(A_NK))
+
+    def lacking(self, usable: int) -> str | None:
+        """See `BaseCode.lacking`."""
+        return less_than_asked(self.name, "r", self.r, usable, usable)
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Weight 1 (coefficients carry 1/r), scaled by rows over arrivals."""
@@ -60,14 +65,16 @@ class Stochastic(BaseCode):
     def design(self, problem: Problem, plan_id: int) -> Plan:
         """r distinct usable workers for each partition."""
         workers = usable_workers(problem, self.name)
-        if not 1 <= self.r <= len(workers):
-            raise ValueError(f"sgc needs 1 <= r <= {len(workers)} usable workers, not r = {self.r}")
+        text = f"sgc needs 1 <= r <= {len(workers)} usable workers, not r = {self.r}"
+        r = redundancy(self.r, 1, len(workers), problem, workers, text)
         rng, k = np.random.default_rng(self.seed), problem.k
-        row = np.concatenate([rng.choice(workers, self.r, replace=False) for _ in range(k)])
-        A_NK = csr_array(
-            (np.full(k * self.r, 1 / self.r), (row, np.repeat(np.arange(k), self.r))), shape=(problem.n, k)
-        )
+        row = np.concatenate([rng.choice(workers, r, replace=False) for _ in range(k)])
+        A_NK = csr_array((np.full(k * r, 1 / r), (row, np.repeat(np.arange(k), r))), shape=(problem.n, k))
         return plan_of(problem, plan_id, A_NK)
+
+    def lacking(self, usable: int) -> str | None:
+        """See `BaseCode.lacking`."""
+        return less_than_asked(self.name, "r", self.r, usable, usable)
 
     def open(self, plan: Plan, terms: StepTerms) -> Decoder:
         """Streaming sum by this step's promise."""

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from gcdist.coding.auto import Auto
+from gcdist.coding.base import BaseCode
 from gcdist.coding.held_loads import Held, readable
 from gcdist.coding.partial_memory import PartialMemory
 from gcdist.exchange.shift import segments_of
@@ -349,7 +350,12 @@ class PlanMaker:
         found = plan_within_load(*given, late_at=self._late_at)
         plan = _with_probes(found.plan, live_N, holds)
         plan = replace(plan, trained=shape.trained, partial=self.laws is not None, beta_R=self._beta_R(plan))
-        return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan)})
+        return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan), **self._lacking(live_N)})
+
+    def _lacking(self, live_N: Mask) -> dict[str, str]:
+        """What the code goes without, as workers are missing."""
+        line = self.code.lacking(int(live_N.sum())) if isinstance(self.code, BaseCode) else None
+        return {} if line is None or live_N.all() else {"redundancy": line}
 
     def _beta_R(self, plan: Plan) -> F64 | None:
         """beta of the rows of who was chosen to remember partitions, ``1/(1+omega)``; of the others 0."""

@@ -65,6 +65,40 @@ def test_exact_from_every_pattern_of_s_stragglers(name: str, n: int, s: int, blo
         np.testing.assert_allclose(decoded(code, plan, rows, g, until_complete=True), g.sum(axis=0), atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("frc", {"s": 1}), ("frc", {"s": 3}), ("cyclic", {"s": 1}), ("cyclic", {"s": 3})]
+)
+def test_exact_as_far_as_those_who_are_left_allow(name: str, options: dict[str, int]) -> None:
+    rng = np.random.default_rng(3)
+    n, code = 8, get_code(name, **options)
+    g = rng.normal(size=(2 * n, 4))
+    for left in range(n - 1, 0, -1):
+        p = np.ones(n)
+        here = np.sort(rng.choice(n, left, replace=False))
+        p[here] = 0.3
+        plan = make_plan(code, problem(p, 2 * n), 0)
+        s = min(options["s"], left - 1)
+        assert (code.lacking(left) is None) == (s == options["s"])
+        for lost in itertools.combinations(here.tolist(), s):
+            rows = rng.permutation([r for r in here.tolist() if r not in lost]).tolist()
+            np.testing.assert_allclose(decoded(code, plan, rows, g, until_complete=True), g.sum(axis=0), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["bgc", "sgc", "expander", "adjacency", "erasurehead"])
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_code_has_a_plan_for_whoever_is_left(name: str, n: int) -> None:
+    if n < 3 and name in ("expander", "adjacency"):
+        with pytest.raises(ValueError, match="no simple graph|needs 1 <= r"):
+            make_plan(get_code(name), problem(np.full(n, 0.1), 2 * n), 0)
+        return
+    for left in range(1, n):
+        p = np.where(np.arange(n) < left, 0.1, 1.0)
+        plan = make_plan(get_code(name), problem(p, 2 * n), 0)
+        covered = np.unique(plan.A_RK.indices)
+        assert len(covered) == 2 * n or name == "bgc", left
+        assert not np.diff(plan.A_RK.indptr)[left:].any()
+
+
 @pytest.mark.parametrize("s", [10, 11])
 def test_cyclic_at_n_50(s: int) -> None:
     rng = np.random.default_rng(s)

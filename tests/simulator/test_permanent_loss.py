@@ -54,3 +54,20 @@ def test_partitions_and_bits_go_to_those_who_are_here(scheme: str) -> None:
 def test_no_frame_may_be_larger_than_the_model_needs() -> None:
     session = Session.build(linear_task(), gcdist.Config(), 2)
     assert session.state.nbytes < link_settings(session).max_bytes < 100_000
+
+
+@pytest.mark.parametrize("scheme", ["frc", "cyclic", "sgc", "bgc", "expander", "adjacency", "erasurehead"])
+def test_a_code_from_the_literature_outlives_its_workers(scheme: str) -> None:
+    """`frc`: seven of eight workers had no plan, so that one death ended the run."""
+    lines: list[str] = []
+    settings = {
+        "cluster": {"workers": WORKERS, "min_workers": 1},
+        "code": {"scheme": scheme, "partitions": PARTITIONS},
+        "straggler": {"deadline": 1.0, "warmup_steps": 1},
+        "faults": [{"kind": "kill", "worker": worker, "step": 2 * worker} for worker in (1, 2, 3)],
+    }
+    with gcdist.simulate(linear_task(), settings, say=lambda kind, text: lines.append(text)) as cluster:
+        infos = [step.backward() for step in cluster.steps(12)]
+    assert [len(info.arrived) for info in infos[-5:]] == [1] * 5
+    less = [line for line in lines if f"{scheme}: " in line and " in place of " in line]
+    assert bool(less) == (scheme not in ("expander", "erasurehead"))

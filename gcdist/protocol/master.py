@@ -63,6 +63,7 @@ _DROPPED: dict[CreditWhy, DropWhy] = {
     "failed": DropWhy.FAILED,
     "astray": DropWhy.ASTRAY,
     "cut": DropWhy.CUT,
+    "busy": DropWhy.CUT,
 }  # of credits that end a round without its message
 FAILURES_TO_HALT = 3  # the run halts at the third failure of a partition without an arrival of it in between
 
@@ -103,9 +104,9 @@ class MasterMachine:
         return mask
 
     def ready(self) -> Mask:
-        """Live workers whose credit is in and that are not silent, (N,)."""
+        """Live workers that have no older work that is known of, (N,): see `PeerState.ready`."""
         mask: Mask = np.zeros(self.workers, bool)
-        mask[[w for w, p in self._peers.items() if p.credit and not p.silent]] = True
+        mask[[w for w, p in self._peers.items() if p.ready]] = True
         return mask
 
     def holds(self) -> dict[int, tuple[int, ...]]:
@@ -269,7 +270,7 @@ class MasterMachine:
         self._decoder = event.decoder
         if self._plan is None or event.plan.plan_id != self._plan.plan_id:
             self._install(event.plan)
-        ready = frozenset(w for w, p in self._peers.items() if p.credit and not p.silent)
+        ready = frozenset(w for w, p in self._peers.items() if p.ready)
         closes = event.at + event.terms.deadline
         self._open = OpenedStep(event, closes, ready, frozenset(self._peers))
         for worker, assignment in self._assignments.items():
@@ -381,6 +382,7 @@ class MasterMachine:
             self._break(event.at, event.peer, event.step, f"credit 'sent' with rows {sorted(owed.shift)} not sent")
             return
         state.outstanding, state.credit = None, True
+        state.busy = event.why == "busy"
         if event.why == "astray":
             state.params = None
         if owed is not None and owed.shift:

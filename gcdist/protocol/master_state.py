@@ -21,7 +21,7 @@ class Outstanding:
     load: dict[int, int]  # its rows -> their partitions
     partial: bool  # its rows may come cut
     aim: float | None  # seconds after the opening that its cut aims at
-    ready: bool  # the worker's credit was in when the step was opened
+    ready: bool  # the worker was ready when the step was opened
     cold: bool  # the first round of this life
 
 
@@ -33,12 +33,21 @@ class PeerState:
     holds: tuple[int, ...] | None = None  # partitions that it can read; None = all
     looked: tuple[SampleSketch, ...] = ()  # that the master itself could not read
     credit: bool = False  # it is free for a round
+    busy: bool = (
+        False  # with a partition of its last round, which came to nothing: it is free for the next one behind that
+    )
     silent: bool = False  # nothing is heard of it, its link stands: it gets no round
     cold: bool = True  # it has had no round yet
     plan_sent: int = -1  # the newest plan whose assignment it has
     last_step: int = -1  # of its newest round: one round a step
     params: int | None = None  # version that its last round brought it to; None: none, or it lost it
     outstanding: Outstanding | None = None  # the round in its hands
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing older is known to keep it from the next round, and it is not silent."""
+        done = self.credit or (self.outstanding is not None and not self.outstanding.shift)
+        return done and not self.busy and not self.silent
 
 
 @dataclass(slots=True)
@@ -47,7 +56,7 @@ class OpenedStep:
 
     event: OpenStep  # its plan, terms and decoder
     closes: float  # stamp of the deadline; inf: when complete
-    ready: frozenset[int]  # workers whose credit was in
+    ready: frozenset[int]  # workers that were ready
     present: frozenset[int]  # workers that were live
     counted: list[int] = field(default_factory=list)  # rows in order of arrival
     settled: set[int] = field(default_factory=set)  # rows that are counted, arrived as probes, or written off

@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from gcdist.records import record
 from gcdist.types import Corruption, FaultKind
 
-PROTOCOL = 10  # raised when a message changes; peers of another number are refused
+PROTOCOL = 11  # raised when a message changes; peers of another number are refused
 
 CODED_SUM, THE_MODEL = -1, -2  # in the place of a partition, where something else failed
 
 Body: TypeAlias = Any
-CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed", "astray", "cut"]
+# cut: nothing was done by the cut; busy: the same, and the partition that was begun goes on
+CreditWhy: TypeAlias = Literal["fresh", "sent", "stale", "failed", "astray", "cut", "busy"]
 CloseWhy: TypeAlias = Literal["complete", "deadline", "count", "stop"]
 
 

@@ -123,7 +123,7 @@ class SimulatedWorker:
             self.slot,
             self.orders,
             config.seed,
-            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work),
+            Pace(config.simulate.compute_seconds, config.simulate.encode_seconds, True, self.work, self.computes),
             setup.state.name_at,
             scale_with_load=config.inject.scale_with_load,
             inside=config.inject.computing,
@@ -314,6 +314,10 @@ class SimulatedWorker:
             self._queued.append((tag, start))
         else:
             start()
+
+    def computes(self) -> bool:
+        """Whether a partition is being computed now."""
+        return self._computes_until > self._clock.now or any(work.computing for work in self._jobs.values())
 
     def _end(self, number: int) -> bool:
         """It is over: the next partition begins, if one waits; whether somebody wants what came of it."""

@@ -60,10 +60,10 @@ class Arrivals:
     how well each foretold the outcomes of all workers.
 
     **Given readiness.** A busy worker missed the step before, and a share f of misses leaves a worker busy: all where a late
-    one goes on with its work, hardly any where rows are cut. A busy worker arrives with ``k q``, where k = 1 if misses
-    are independent; then a ready one arrives with ``q (1 - k f p)/(1 - f p)``, as q is that of the long run (``1 - k p`` for
-    f = 1). k is the arrivals of busy workers over those foretold with k = 1, shrunk to that of all workers, and weighed
-    against k = 1 by how well either foretold the outcomes.
+    one goes on with its work, hardly any where it is free once its row is cut. A busy worker arrives with ``k q``, where
+    k = 1 if misses are independent; then a ready one arrives with ``q (1 - k f p)/(1 - f p)``, as q is that of the long run
+    (``1 - k p`` for f = 1). k is the arrivals of busy workers over those foretold with k = 1, shrunk to that of all workers,
+    and weighed against k = 1 by how well either foretold the outcomes.
     """
 
     def __init__(self, workers: int, window: int, prior_p: float, prior_weight: float) -> None:
@@ -176,11 +176,14 @@ class Arrivals:
         # the plain share of arrivals, without the pseudo-arrival: what persistence is measured against
         q_N = np.clip(1 - p_N - p_N / np.maximum(m_N, 1.0), 0.0, 1.0)
         self._open_N = np.where(m_N >= _TELLING, q_N, math.nan)
-        k_N = self._persistence()
-        q_N = np.where(ready_N, _of_ready(1 - p_N, k_N, self._lasting()), k_N * (1 - p_N))
-        p_N = 1 - q_N
+        p_N = self.p_if_ready(p_N, ready_N)
         least_N = np.where(m_N > 0, _LEAST / (m_N + 1), 0.0)
         return np.clip(p_N, least_N, 1 - 1 / (2 * self.window))
+
+    def p_if_ready(self, p_N: F64, ready_N: Mask) -> F64:
+        """P(not in | readiness), (N,), where ``p_N`` is that of the long run, from whatever source."""
+        k_N = self._persistence()
+        return 1 - np.where(ready_N, _of_ready(1 - p_N, k_N, self._lasting()), k_N * (1 - p_N))
 
     def p_of_busy(self, p_N: F64, busy_N: Mask) -> F64:
         """P(a busy worker is not in), (N,), where ``p_N`` is known of the long run; for the weights of the next step.

@@ -80,7 +80,9 @@ class ChosenDeadline(ArrivalRule):
         few = np.intersect1d(few, owner_R[here])
         if not len(few):
             return terms
-        law_F = np.clip([nothing(i, float(terms.cut_N[i])) for i in few.tolist()], _SURE, 1 - _SURE)
+        law_N = p_N.copy()
+        law_N[few] = np.clip([nothing(i, float(terms.cut_N[i])) for i in few.tolist()], _SURE, 1 - _SURE)
+        law_F = np.clip(self.arrivals.p_if_ready(law_N, self._ready_N)[few], _SURE, 1 - _SURE)
         p_N[few] = (LAWS * law_F + m_N[few] * p_N[few]) / (LAWS + m_N[few])
         m_N[few] += LAWS
         return replace(terms, p_R=np.where(here, p_N[owner_R], terms.p_R))

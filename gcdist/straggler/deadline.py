@@ -64,6 +64,7 @@ class ArrivalRule:
         self._surprise = Surprise()
         self._promised_N: F64 | None = None  # p of the step that is open; None: it waits
         self._outcomes_N = np.zeros(arrivals.workers)  # that these were estimated from
+        self._ready_N: Mask = np.ones(arrivals.workers, bool)  # who was as the step opened
         self._promised_deadline = max_wait
 
     @property
@@ -160,7 +161,7 @@ class ArrivalRule:
     def terms(self, plan: Plan, live_N: Mask, ready_N: Mask) -> StepTerms:
         """The promise for the next step."""
         self.review()
-        owner_R = plan.worker_R
+        owner_R, self._ready_N = plan.worker_R, ready_N
         if self.warming or self.waits:
             deadline = self._wait if self.warming else self.longest_wait
             p_N = self._waiting_N(deadline)

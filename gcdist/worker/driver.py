@@ -140,6 +140,7 @@ class WorkerDriver:
         self._load = 0  # partitions of a round of the newest plan
         self._partial = False  # its rows may be cut
         self._row = _Row()  # the row in hand
+        self._computes = False  # a partition, now, in real time
 
     def feed(self, event: WorkerEvent) -> None:
         """Handle one event and do what it asks for."""
@@ -213,7 +214,8 @@ class WorkerDriver:
                 stamp_held(body.sidecar, self._port.now() - self._arrived)
                 self._port.send(head, body)
             case SendCredit(why="stale" | "failed" | "astray" | "cut"):
-                self._port.tell(SendCredit(told.step, told.why, self._port.now() - self._arrived))
+                why = "busy" if told.why == "cut" and self._computes_now() else told.why
+                self._port.tell(SendCredit(told.step, why, self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
             case Load(round=sent, body=body):
@@ -292,13 +294,15 @@ class WorkerDriver:
         def job() -> Make | None:
             if not self._waits_for(told.step, told.partition):
                 return None  # it was dropped while an older partition was under way
-            begun = self._port.now()
+            begun, self._computes = self._port.now(), True
             try:
                 result = self._rows.compute(told.step, told.partition)
+                if least:
+                    self._computing.hold(least - (self._port.now() - begun))
             except (UserCodeError, ValueError) as error:
                 return self._failure(told.step, told.partition, error)
-            if least:
-                self._computing.hold(least - (self._port.now() - begun))
+            finally:
+                self._computes = False
 
             def done(at: float) -> WorkerEvent:
                 return PartDone(at, told.step, told.partition, result)
@@ -309,6 +313,10 @@ class WorkerDriver:
             return done
 
         self._computing.submit(job)
+
+    def _computes_now(self) -> bool:
+        """Whether a partition is being computed, though it may be that nobody waits for it any more."""
+        return self._computes if self._pace.computes is None else self._pace.computes()
 
     def _waits_for(self, step: int, partition: int) -> bool:
         row = self._row

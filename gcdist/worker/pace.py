@@ -18,13 +18,14 @@ class Pace:
     ``defer``: compute a row only when its message is about to leave, so that work that becomes stale costs nothing.
     ``work``: takes seconds of work, an event, its tag, the time before which it must not come, whether it is computing (one
     partition at a time) or encoding (beside it), and the least seconds that it occupies the worker; delivers it as `later`
-    does. None: the work has taken its time already.
+    does. None: the work has taken its time already. ``computes``: whether a partition is being computed now.
     """
 
     part_seconds: float = 0.0
     encode_seconds: float = 0.0
     defer: bool = False
     work: Callable[[float, Callable[[float], WorkerEvent], object, float, bool, float], None] | None = None
+    computes: Callable[[], bool] | None = None
 
 
 class Injected(NamedTuple):

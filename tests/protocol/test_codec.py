@@ -168,8 +168,8 @@ def test_hostile_bytes(unpack: Callable[[bytes], Any], raw: bytes) -> None:
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(CodecError, match="message head: 3 bytes, must be 48"):
         unpack_head(b"abc")
-    with pytest.raises(CodecError, match="credit: reason 6, must be below 6"):
-        unpack_credit(pack_step(1) + b"\x06" + bytes(8))
+    with pytest.raises(CodecError, match="credit: reason 7, must be below 7"):
+        unpack_credit(pack_step(1) + b"\x07" + bytes(8))
 
 
 def test_kinds_leave_room_for_the_transport() -> None:

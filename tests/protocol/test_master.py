@@ -377,6 +377,23 @@ def test_a_silent_worker_is_not_ready_but_still_live() -> None:
     assert not seen.ready  # as it was at the opening
 
 
+def test_ready_is_who_has_no_older_work_that_is_known_of() -> None:
+    """Not who came to nothing by its cut while the partition that it had begun goes on."""
+    machine = master(A, B)
+    plan = replace(make_plan(0, TWO), partial=True)
+    machine.handle(opening(0, plan))
+    machine.handle(Credit(1.5, A, 0, "busy"))
+    machine.handle(arrived(1.6, B, 0, 1, done=1))
+    assert machine.ready().tolist() == [False, True]  # B's credit is under way
+    machine.handle(Credit(1.7, B, 0, "sent"))
+    out = machine.handle(opening(1, plan, at=3.0))
+    assert [told.peer for told in only(out, SendRound)] == [A, B]
+    seen = only(machine.handle(arrived(3.1, A, 1, 0)), Observe)[0].seen
+    assert not seen.ready  # as it was at the opening
+    machine.handle(Credit(3.2, A, 1, "sent"))
+    assert machine.ready().tolist() == [True, False]
+
+
 def test_three_failures_of_one_partition_halt() -> None:
     machine = master(A, B)
     machine.handle(opening(0, make_plan(0, TWO)))

@@ -12,6 +12,9 @@ import pytest
 
 import gcdist
 from gcdist.config import ConfigError
+from gcdist.master.driver import MasterDriver
+from gcdist.master.round_result import RoundResult
+from gcdist.master.scheme import Scheme
 from gcdist.observe import WorkerRound
 from gcdist.observe.times import read_rounds
 from gcdist.straggler import FirstPartition, make_delays
@@ -23,6 +26,7 @@ CODES: dict[str, dict[str, Any]] = {"whole": {"scheme": "osgc", "partial": False
 
 def run(folder: Path, where: str, **more: Any) -> tuple[list[gcdist.StepInfo], list[WorkerRound]]:
     """Four workers of two partitions each, the second one slow: its steps, and the lines of workers.jsonl."""
+    steps = more.pop("count", STEPS)
     settings: dict[str, Any] = {
         "cluster": {"workers": 4},
         "code": {**CODES["whole"], "partitions": 8},
@@ -32,7 +36,7 @@ def run(folder: Path, where: str, **more: Any) -> tuple[list[gcdist.StepInfo], l
     }
     config = gcdist.Config(**{**settings, **more})
     with gcdist.simulate(linear_task(), config, folder=folder, say=lambda kind, text: None) as cluster:
-        infos = [step.backward() for step in cluster.steps(STEPS)]
+        infos = [step.backward() for step in cluster.steps(steps)]
     lines = (folder / "workers.jsonl").read_text(encoding="utf-8").splitlines()
     return infos, list(read_rounds(map(json.loads, lines)))
 
@@ -76,6 +80,36 @@ def test_a_partial_row_is_cut_between_partitions_of_an_even_length(tmp_path: Pat
     assert done[0] == 2  # were the worker free at each cut, all steps would be as the first one
     assert min(done[1:6]) == 1
     assert sum(done) <= infos[-1].seconds / (0.3 / 3) + 1
+
+
+def test_a_row_that_came_to_nothing_tells_of_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The partition that it had begun goes on: its worker is seldom in time, as is promised."""
+    promised: dict[bool, list[float]] = {True: [], False: []}
+    in_time: dict[bool, list[bool]] = {True: [], False: []}
+    came = np.ones(4, bool)
+    whole = MasterDriver.run_round
+
+    def looked_at(driver: MasterDriver, step: int, scheme: Scheme) -> RoundResult:
+        nonlocal came
+        result, before = whole(driver, step, scheme), came
+        came = np.isin(np.arange(4), [result.plan.worker_R[counted.row] for counted in result.counted])
+        assert len(result.plan.worker_R) == 4
+        for row, worker in enumerate(result.plan.worker_R.tolist()):
+            if step >= 40:
+                promised[bool(before[worker])].append(1 - result.terms.p_R[row])
+                in_time[bool(before[worker])].append(bool(came[worker]))
+        return result
+
+    monkeypatch.setattr(MasterDriver, "run_round", looked_at)
+    more: dict[str, Any] = {
+        "code": CODES["partial"] | {"partitions": 4},
+        "inject": {"model": "shifted-exponential", "shift": 0.01, "mean": 0.1, "where": "compute"},
+        "straggler": {"deadline": 0.1},
+    }
+    run(tmp_path, "compute", count=240, **more)
+    for before in (True, False):
+        assert np.mean(promised[before]) == pytest.approx(np.mean(in_time[before]), abs=0.07)
+    assert np.mean(in_time[True]) > np.mean(in_time[False]) + 0.1
 
 
 def test_the_law_of_the_first_partition() -> None:

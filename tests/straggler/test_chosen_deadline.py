@@ -101,3 +101,20 @@ def test_where_outcomes_are_few_the_laws_count_beside_them() -> None:
             early = promised()
     assert np.all((early > [0.4, 0.4, 0.4, 0.9]) & (early < [0.6, 0.6, 0.7, 1.0]))
     assert promised() == pytest.approx(rule.terms(PLAN, ALL, ALL).p_R)  # much was
+
+
+def test_the_laws_count_given_who_is_ready() -> None:
+    """Of four workers who are in time every other step, as those who missed one never are in the next."""
+    rule = ChosenDeadline(arrivals_of(N), 60.0)
+    rule.adopt(1.0)
+    in_N = np.array([True, False, True, False])
+    for number in range(24):
+        ready_N = ~in_N
+        rule.terms(PLAN, ALL, ready_N)
+        for i, ready in enumerate(ready_N.tolist()):
+            rule.observe(Seen(i, i, number, 1.0, 0.5 if ready else 1.0, not ready, ready, False))
+        in_N = ready_N
+    terms = replace(rule.terms(PLAN, ALL, ~in_N), cut_N=np.ones(N))
+    p_R = rule.with_laws(terms, PLAN.worker_R, lambda worker, cut: 0.5).p_R
+    assert np.all(p_R[in_N] > 0.95)  # with the law as it is: 0.85 and 0.15
+    assert np.all(p_R[~in_N] < 0.05)

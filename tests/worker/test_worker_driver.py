@@ -13,7 +13,7 @@ from gcdist.exchange.sidecar import Sidecar
 from gcdist.model.gradients import PartitionResult
 from gcdist.protocol import WorkerMachine
 from gcdist.protocol.last_events import LastEvents
-from gcdist.protocol.messages import CODED_SUM, Head, Round
+from gcdist.protocol.messages import CODED_SUM, Head, Round, Tick
 from gcdist.protocol.worker_io import (
     Announced,
     Linked,
@@ -136,6 +136,23 @@ def test_a_cut_row_goes_with_what_is_done_by_then() -> None:
     [(at, head, body)] = worker.port.sent
     assert (at, head.done) == (2.5, 2)
     assert Sidecar.unpack(body.sidecar).parts_P4[:, 3].tolist() == [1.0, 2.0]
+
+
+def test_a_cut_before_anything_is_done_says_if_a_partition_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_row = a_round(0, {0: 1.0}, partial=True, cut=2.5)
+    waiting = Worker(delay=4.0)  # the partition is computed, its delay is not over
+    waiting.feed(RoundIn(0.0, cut_row, NOTHING))
+    assert (waiting.port.sent, waiting.port.told[1:]) == ([], [SendCredit(0, "cut", 2.5)])
+    worker = Worker(delay=0.0)
+
+    def compute(step: int, partition: int) -> PartitionResult:
+        worker.port.at = 2.5
+        worker.driver.feed(Tick(2.5))  # the other thread's
+        return result(partition, [1.0] * 4)
+
+    monkeypatch.setattr(worker.gradients, "compute", compute)
+    worker.feed(RoundIn(0.0, cut_row, NOTHING))
+    assert (worker.port.sent, worker.port.told[1:]) == ([], [SendCredit(0, "busy", 2.5)])
 
 
 def test_a_newer_step_ends_the_work_for_an_older_one() -> None:

@@ -244,7 +244,7 @@ class PlanMaker:
         self._differing += signal * (float(np.sum(plan.A_RK.data**2)) - len(self._size_K) * squares)
         spreads = [sidecar.plain_spread for sidecar, _ in counted if len(sidecar.parts_P4) > 1]
         spreads = [spread for spread in spreads if math.isfinite(spread)]
-        if plan.partial and spreads:
+        if spreads:
             self._signal += signal
             self._weight += 1.0
             usual = self._signal / self._weight

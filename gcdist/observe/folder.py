@@ -131,7 +131,7 @@ class RunFolder:
         Keys in use: seconds (since the start), loss, arrived and away (ranks), live, bytes_up, bytes_down,
         bytes_down_float32, noise_planned, noise_observed, deadline, why, step_seconds, plan_id, data_seconds,
         compute_seconds, cpu_seconds, choice_seconds, loss_share, done (share of its partitions, for each of arrived),
-        metrics (by name).
+        metrics (by name), spread (S^2/|g|^2 of one partition, once it is known).
         """
         self._look()
         if rounds:

@@ -24,7 +24,7 @@ _JOINED = re.compile(r"worker (\d+) joined$")
 _GONE = re.compile(r"worker (\d+) (?:lost: (.*)|is (leaving)|closed: (.*))$", re.DOTALL)
 _SERIES = (
     "seconds", "step_seconds", "loss", "bytes_up", "bytes_down", "deadline", "noise_planned", "noise_observed", "live",
-    "data_seconds", "compute_seconds", "choice_seconds",
+    "data_seconds", "compute_seconds", "choice_seconds", "spread",
 )  # fmt: skip
 
 

@@ -117,10 +117,11 @@ def _loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def made_up_task(run: Run, partitions: int) -> Task:
-    """Partitions that differ as the run's plans tell; of an older run, as its noise does: observed over planned is 1 if
-    they agree.
+    """Partitions that differ as the run's steps tell; of an older run, as its plans or its noise do: observed over planned
+    is 1 if they agree.
     """
-    learned = [plan["disagreement"] for plan in run.plans.values() if isinstance(plan.get("disagreement"), float)]
+    later = [plan for plan in run.plans.values() if plan.get("step", 0) > 0]  # nothing is known before the first step
+    learned = [plan["disagreement"] for plan in later if isinstance(plan.get("disagreement"), float)]
     sizes = [plan["coordinates"] for plan in run.plans.values() if isinstance(plan.get("coordinates"), int)]
     planned, seen = run.series["noise_planned"], run.series["noise_observed"]
     both = np.isfinite(planned) & np.isfinite(seen) & (planned > 0)
@@ -129,8 +130,9 @@ def made_up_task(run: Run, partitions: int) -> Task:
     d = min(COORDINATES, max(sizes, default=COORDINATES))
     load = float(np.mean([each.load for each in run.rounds if each.load] or [1]))
     spread = math.sqrt(max(0.0, times - 1.0) * load)
-    of_rows = [plan["spread"] for plan in run.plans.values() if isinstance(plan.get("spread"), float)]
-    if of_rows:  # S^2/|g|^2 from cut rows: a partition's term is a k-th, and the measured |g|^2 includes its noise
+    each_step = run.series["spread"][np.isfinite(run.series["spread"])].tolist()
+    of_rows = each_step or [plan["spread"] for plan in later if isinstance(plan.get("spread"), float)]
+    if of_rows:  # S^2/|g|^2 within rows: a partition's term is a k-th, and the measured |g|^2 includes its noise
         ratio = float(np.median(of_rows))
         spread = partitions * math.sqrt(ratio / max(0.05, 1.0 - partitions * ratio))
     return Task(_Weights(d), _Vectors(4 * partitions, spread, d), _loss, batch_size=1)

@@ -64,6 +64,8 @@ class RunRecord:
         rounds = self._driver.times.take(self._driver.port.now() - info.seconds)
         self._accounts.seconds = info.seconds
         values: dict[str, Any] = {name: getattr(info, name) for name in StepInfo.__slots__}
+        if self.scheme is not None and self.scheme.maker.known_spread:
+            values["spread"] = self.scheme.maker.spread
         self._folder.step(values.pop("step"), rounds, **values)
         mine = [seen for seen in result.seen if seen.step == result.step]
         in_time = {seen.worker + 1: seen.seconds for seen in mine if not seen.censored}

@@ -145,3 +145,16 @@ def test_the_choices_of_an_auto_run_take_what_its_gaps_exceed_the_usual_one_by(t
     assert choice == pytest.approx(0.3 / count, rel=0.1)
     run.config["code"]["scheme"] = "joint"
     assert between_seconds(run) == (usual, 0.0)
+
+
+@pytest.mark.parametrize("where", ["message", "compute"])
+def test_an_automatic_scheme_is_predicted_from_a_run_that_waited(tmp_path: Path, where: str) -> None:
+    """Its only plan was made before anything was known of how much partitions differ; its steps know."""
+    inject = INJECTED | {"where": where}
+    waited = read_run(simulated_run(tmp_path / "waited", "wait", "sync", inject))
+    run = read_run(simulated_run(tmp_path / "auto", "auto", "auto", inject))
+    took = float(run.series["seconds"][-1])
+    auto = ['straggler.deadline="auto"', 'code.scheme="auto"']
+    assert replay(waited, auto).seconds == pytest.approx(took, rel=0.2)
+    waited.series["spread"].fill(math.nan)  # as an older version wrote it
+    assert replay(waited, auto).seconds == pytest.approx(took, rel=0.2)

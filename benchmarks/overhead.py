@@ -1,9 +1,10 @@
 """Time of a step against DistributedDataParallel's: 8 workers, nobody slow, so that only the cost of the machinery is left.
 
-The same small network, batch, optimizer and machine; 8 ranks under DDP (gloo), 1 master and 8 workers under gcdist (8 partitions;
-`auto` with nothing set, and `sync`). Both are alive all the time and take turns in blocks of steps; a ratio is that of two neighbouring blocks. A
-step is everything: batch, forward, backward, communication, optimizer. One thread a process. The ratio of processor time
-(all threads of all processes) depends less than that of wall clock on what else the machine does.
+The same small network, batch, optimizer and machine; 8 ranks under DDP (gloo), 1 master and 8 workers under gcdist (8
+partitions; `auto` with nothing set, and `sync`). Both are alive all the time and take turns in blocks of steps; a ratio is
+that of two neighbouring blocks. A step is everything: batch, forward, backward, communication, optimizer. One thread a
+process. The ratio of processor time (all threads of all processes) depends less than that of wall clock on what else the
+machine does.
 
 python benchmarks/overhead.py                           # tables
 python benchmarks/overhead.py --quick                   # fewer blocks, 1e5 and 1e6 parameters

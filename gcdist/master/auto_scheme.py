@@ -167,6 +167,7 @@ class AutoScheme(Scheme):
             "choices": self.choices,
             "spread": self._spread,
             "slowness": self._slowness,
+            "remembered": sorted(self._remembered),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,6 +178,10 @@ class AutoScheme(Scheme):
         if found is not None and len(found["load"]) == workers:
             self.choice, self.choices, self._spread = Choice.of(found), state["choices"], state["spread"]
             self._slowness = state.get("slowness", 0.0)
+
+    def workers_remember(self, state: Mapping[str, Any]) -> None:
+        """See `Scheme.workers_remember`."""
+        self._remembered = {(int(worker), int(partition)) for worker, partition in state.get("remembered", ())}
 
     def _made(self, live_N: Mask, holds: Holds) -> Plan:
         """The present plan, or a new one where the choice, the members or the vector have changed."""

@@ -105,6 +105,9 @@ class Scheme:
         for seconds in state.get("idle", ()):
             self.idle(float(seconds))
 
+    def workers_remember(self, state: Mapping[str, Any]) -> None:
+        """The workers still remember the gradients of partitions that they did when `state_dict` gave this."""
+
     def idle(self, seconds: float) -> None:
         """So long it took from a step's end to the next one's opening; ``between`` is the median of the last ones."""
         self._idle.append(seconds)

@@ -89,8 +89,9 @@ class Checkpoints:
         told = self.resumed.state if self.resumed is not None else None
         rest = None if told is None or told["scheme"] != self._session.code.name else told["standstill"]
         exact = self._standstill is not None and rest is not None
-        if self._standstill is not None and rest is not None:
+        if self._standstill is not None and told is not None and rest is not None:
             self._standstill.load_state_dict(rest, self._accounts.next)
+            self._scheme.workers_remember(told.get("choices", {}))
         self._accounts.ledger.begin(same_clock=exact)
         self._last = self._clock()
         if self.parts.forgotten:

@@ -44,6 +44,10 @@ class LinkTurns:
             self._busy = True
             self._clock.at(self._clock.now, self._begin)  # behind all that come at this instant
 
+    def at_rest(self) -> None:
+        """Draw the order of what comes now as from the beginning: nothing waits, and a resumed run has counted nothing."""
+        self._order = itertools.count()
+
     def _begin(self) -> None:
         *_, done = heapq.heappop(self._waiting)
 

@@ -24,6 +24,7 @@ class Quiescence:
     def settle(self, step: int) -> tuple[int, int]:
         """Come to rest before ``step`` opens: `MasterDriver.settle`. It takes virtual seconds."""
         came = self._driver.settle(step, self._network.next_at)
+        self._network.turns.at_rest()
         # H is a running sum; both this run and a resumed one go on from the plain one
         aggregator = self._driver.aggregator
         aggregator.restore(aggregator.shifts(), aggregator.predictor())
@@ -47,6 +48,7 @@ class Quiescence:
         """Bring a run whose workers have joined to that rest, before ``step``."""
         self._driver.settle(step, self._network.next_at)
         self._network.clock.now = state["now"]
+        self._network.turns.at_rest()
         peers = {peer.worker: peer for peer in self._driver.machine.peers()}
         shifts = tuple((row, peers[w], version, beta) for row, w, version, beta in state["shifts"] if w in peers)
         h = {row: state["h"][row] for row, *_ in shifts}

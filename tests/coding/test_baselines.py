@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gcdist.coding import get_code
+from gcdist.coding.base import BaseCode
 from gcdist.coding.cyclic import cyclic_matrix
 from gcdist.coding.graphs import near_regular_edges
 from gcdist.planning import make_plan
@@ -71,6 +72,7 @@ def test_exact_from_every_pattern_of_s_stragglers(name: str, n: int, s: int, blo
 def test_exact_as_far_as_those_who_are_left_allow(name: str, options: dict[str, int]) -> None:
     rng = np.random.default_rng(3)
     n, code = 8, get_code(name, **options)
+    assert isinstance(code, BaseCode)
     g = rng.normal(size=(2 * n, 4))
     for left in range(n - 1, 0, -1):
         p = np.ones(n)
@@ -88,7 +90,7 @@ def test_exact_as_far_as_those_who_are_left_allow(name: str, options: dict[str, 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_a_code_has_a_plan_for_whoever_is_left(name: str, n: int) -> None:
     if n < 3 and name in ("expander", "adjacency"):
-        with pytest.raises(ValueError, match="no simple graph|needs 1 <= r"):
+        with pytest.raises(ValueError, match=r"no simple graph|needs 1 <= r"):
             make_plan(get_code(name), problem(np.full(n, 0.1), 2 * n), 0)
         return
     for left in range(1, n):

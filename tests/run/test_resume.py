@@ -17,7 +17,7 @@ from torch import nn
 import gcdist
 from gcdist.observe import read_lines, read_metrics
 from gcdist.run.cluster import Cluster
-from gcdist.tasks import digits
+from gcdist.tasks import digits, load_task
 
 STEPS, EVERY = 23, 7
 
@@ -124,6 +124,37 @@ def test_a_resumed_run_gives_the_same_numbers(tmp_path: Path, scheme: str, deadl
     evaluations = [list(read_lines(tmp_path / name / "evaluations.jsonl")) for name in ("whole", "run")]
     assert evaluations[0] == evaluations[1]
     assert [line["step"] for line in evaluations[0]] == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("link_seconds", [0.0, 0.002])
+def test_auto_knows_what_its_workers_remember_and_whose_turn_it_is(tmp_path: Path, link_seconds: float) -> None:
+    """A resumed run filled memories that were full, in a step three times as long; links passed in another order."""
+    settings = {
+        "seed": 587,
+        "code": {"partitions": 8},
+        "cluster": {"workers": 8},
+        "inject": {"model": "shifted-exponential", "shift": 0.002, "mean": 0.02, "scale_with_load": True},
+        "simulate": {"bandwidth": 1e5, "link_seconds": link_seconds},
+        "checkpoint": {"every": 8},
+    }
+
+    def ran(folder: str, until: int, resume: bool = False) -> list[gcdist.StepInfo]:
+        where: dict[str, Any] = {"resume": tmp_path / folder} if resume else {"folder": tmp_path / folder}
+        good = load_task("least-squares", {"samples": 60, "dim": 60}, 8, tmp_path)
+        with gcdist.simulate(good, settings, say=quiet, **where) as cluster:
+            optimizer = torch.optim.SGD(good.model.parameters(), 0.05)
+            cluster.track(optimizer=optimizer)
+            infos = []
+            for step in cluster.steps(until):
+                infos.append(step.backward())
+                optimizer.step()
+        return infos
+
+    whole = ran("whole", 16)
+    assert whole[:8] == ran("run", 8)
+    assert whole[8:] == ran("run", 16, resume=True)
+    choices = [line["text"] for line in read_lines(tmp_path / "run" / "events.jsonl") if line["kind"] == "auto"]
+    assert any("a memory of each partition" in line for line in choices)
 
 
 def test_the_models_file_is_its_plain_state_dict(tmp_path: Path) -> None:

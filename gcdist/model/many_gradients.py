@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gcdist.model.buffer_updates import BufferUpdate, no_update
 from gcdist.model.device import CPU
 from gcdist.model.gradients import PartitionGradients, PartitionResult
-from gcdist.types import F32, I64, Mask
+from gcdist.model.vector_format import Shape
+from gcdist.types import F32, F64, I64, Mask
 
 MOST_VALUES = 1 << 20  # numbers of the samples that are computed at once: 4 MB, and some times as much in between
 _NO_METRICS: Mapping[str, float] = {}
@@ -105,6 +106,49 @@ class BlockGradients:
             state.name_at,
             _NO_METRICS,
         )
+
+    def many(self, version: int, step: int, j_T: I64) -> tuple[F32, I64, list[float]]:
+        """Of T partitions: gradients (P, d), unscaled, which of them each has (T,), and the losses."""
+        of_T = j_T // self._width
+        numbers = np.unique(of_T).tolist()
+        blocks = []
+        for number in numbers:
+            key = version, step, number
+            if key not in self._blocks:
+                self._blocks[key] = self._make(step, number * self._width)
+            blocks.append(self._blocks[key])
+        if len(blocks) == 1:
+            block = blocks[0]
+            at_T, losses = j_T - block.first, block.losses
+            return block.grads_PD, at_T, [losses[at] for at in at_T.tolist()]
+        grads_TD, losses = np.empty((len(j_T), self._gradients.state.layout.d), np.float32), [0.0] * len(j_T)
+        for number, block in zip(numbers, blocks, strict=True):
+            mine = np.flatnonzero(of_T == number)
+            at_T = j_T[mine] - block.first
+            grads_TD[mine] = block.grads_PD[at_T]
+            for t, at in zip(mine.tolist(), at_T.tolist(), strict=True):
+                losses[t] = block.losses[at]
+        return grads_TD, np.arange(len(j_T)), losses
+
+    @property
+    def scale_K(self) -> F32:
+        """(K,) what a partition's gradient is multiplied with: its share."""
+        return self._scales
+
+    @property
+    def share_K(self) -> F64:
+        """(K,) N_j/N."""
+        return self._gradients.sizes_K
+
+    @property
+    def shape(self) -> Shape:
+        """Of the vector."""
+        return self._gradients.state.shape
+
+    @property
+    def used(self) -> Mask:
+        """Parameters that a loss depends on: the one that there is."""
+        return self._used
 
     def _make(self, step: int, first: int) -> _Block:
         model, batches = self._gradients.state.model, self._gradients.batches

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from gcdist.hashing import hashed
+import numpy as np
+
+from gcdist.hashing import hashed, hashed_many
+from gcdist.types import I64
 
 Part = tuple[int, float]  # partition and coefficient
 _ORDER = 0x6F72646572  # keeps these numbers apart from those of other purposes
@@ -26,3 +29,14 @@ def partition_order(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> 
 def _drawn(seed: int, step: int, row: int, parts: tuple[Part, ...]) -> tuple[Part, ...]:
     begin = hashed(seed, _ORDER, step, row)
     return tuple(sorted(parts, key=lambda part: (hashed(part[0], begin=begin), part[0])))
+
+
+def partition_orders(seed: int, step: int, row_T: I64, part_T: I64) -> I64:
+    """`partition_order` of many rows: the places (T,) of the terms (row, partition), rows in ascending order.
+
+    >>> partition_orders(0, 7, np.array([2, 2, 2, 3]), np.array([4, 5, 6, 1])).tolist()
+    [0, 2, 1, 3]
+    """
+    begin_T = hashed_many(row_T, np.array(hashed(seed, _ORDER, step), np.uint64))
+    order: I64 = np.lexsort((part_T, hashed_many(part_T, begin_T), row_T))
+    return order

@@ -194,6 +194,16 @@ class WorkerMachine:
         self._out.append(Load(_with(new, work), event.body))
         return self._out
 
+    def sending(self, nbytes: int) -> Head:
+        """The head of the message of the row of `catch_up`, which leaves now: what `handle` gives for its EncodedRow."""
+        work = self._work
+        assert work is not None
+        assert work.phase == "encoding"
+        work.phase = "sending"
+        row = work.rows[0]
+        self._held[row].pending = True
+        return Head(work.round.step, work.round.plan_id, row, work.done, work.shift[row], nbytes)
+
     # --- the link ---
 
     def _unlinked(self, event: LinkLost) -> None:

@@ -43,6 +43,12 @@ def add_scaled(x: F32, scale: np.float32, factor: np.float32, first: bool, out: 
 
     The result is finite only if all of ``scale * x`` is finite; terms beyond 1e19 make it infinite, too.
     """
+    return scaled_into(x, scale, factor, first, out)
+
+
+@inlined
+def scaled_into(x: F32, scale: np.float32, factor: np.float32, first: bool, out: F32) -> float:
+    """See `add_scaled`."""
     energy, a, b = 0.0, fill(scale), fill(factor)
     even = len(x) // LANES * LANES
     for start in range(0, even, BLOCK):

@@ -24,6 +24,7 @@ from gcdist.quantize.jit import (
     SCRATCH,
     WORDS_IN,
     WORDS_OUT,
+    inlined,
     kernel,
 )
 from gcdist.quantize.lanes import U16, U32
@@ -65,6 +66,24 @@ def encode_pieces(
     scratch: F32,
 ) -> tuple[int, float, float]:
     """Quantize the pieces of ``x``, which begins at the first one; see `encode_grid` for what it returns."""
+    return pieces_of(x, piece, bits, start, row, dithered, scale_S, words, half, tail, scratch)
+
+
+@inlined
+def pieces_of(
+    x: F32,
+    piece: I64,
+    bits: int,
+    start: np.uint64,
+    row: int,
+    dithered: bool,
+    scale_S: F32,
+    words: U32,
+    half: U16,
+    tail: U8,
+    scratch: F32,
+) -> tuple[int, float, float]:
+    """See `encode_pieces`."""
     energy, error = 0.0, 0.0
     for p in range(len(piece)):
         lo, hi = piece[p, LO] - piece[0, LO], piece[p, HI] - piece[0, LO]

@@ -16,6 +16,7 @@ from gcdist.quantize.floats import Bfloat16
 from gcdist.quantize.grid import scratch
 from gcdist.quantize.hadamard import block_size, chunks
 from gcdist.quantize.lanes import LANES, U16, U32
+from gcdist.quantize.many_rows import encode_rows
 from gcdist.quantize.packing import BLOCK, packed_bytes
 from gcdist.quantize.pieces import COLUMNS, add_pieces, encode_pieces, first_wrong, rotate_pieces
 from gcdist.quantize.registry import bits_allowed, decode, noise_table
@@ -56,6 +57,14 @@ class Segments(Protocol):
 
     def encode(self, x: F32, bits: int, seed: int, step: int, row: int, out: U8) -> Encoded:
         """Pack ``x`` (d,) into ``out`` (nbytes,); NonFiniteError."""
+        ...
+
+    def encode_many(self, x_RD: F32, at_M: I64, bits: int, seed: int, step: int, row_M: I64) -> tuple[U8, F64]:
+        """`encode` of the vectors ``x_RD[at_M]``, numbers ``row_M``.
+
+        Returns:
+            Payloads (M, nbytes); and (M, 3) the first coordinate that is not finite or -1, energy, error.
+        """
         ...
 
     def check(self, payload: U8, bits: int) -> None:
@@ -151,6 +160,10 @@ class LoopedSegments:
             energy += done.energy
             error += done.error
         return Encoded(energy, error)
+
+    def encode_many(self, x_RD: F32, at_M: I64, bits: int, seed: int, step: int, row_M: I64) -> tuple[U8, F64]:
+        """See `Segments.encode_many`."""
+        return _each_encoded(self, x_RD, at_M, bits, seed, step, row_M)
 
     def check(self, payload: U8, bits: int) -> None:
         """See `Segments.check`."""
@@ -260,6 +273,17 @@ class GridSegments:
             raise NonFiniteError(int(bad))
         return Encoded(float(energy), float(error))
 
+    def encode_many(self, x_RD: F32, at_M: I64, bits: int, seed: int, step: int, row_M: I64) -> tuple[U8, F64]:
+        """See `Segments.encode_many`."""
+        if self.rotated:
+            return _each_encoded(self, x_RD, at_M, bits, seed, step, row_M)
+        table, size = self.table(bits), self.nbytes(bits)
+        line = -(-size // 16) * 16  # the kernel reads and writes floats and words at the beginning of a line
+        out_MB, done_M3 = np.empty((len(at_M), line), np.uint8), np.empty((len(at_M), 3))
+        start, dithered, spare = prefix(seed, step), self.dithered, scratch()
+        encode_rows(x_RD, at_M, row_M, table.piece, bits, start, dithered, table.ends, out_MB, done_M3, spare)
+        return out_MB[:, :size], done_M3
+
     def check(self, payload: U8, bits: int) -> None:
         """See `Segments.check`."""
         if not bits:
@@ -336,6 +360,21 @@ class _GridSums:
         if scale != 1.0:
             np.multiply(self.sum_D, np.float32(scale), out=self.sum_D)
         return self.sum_D
+
+
+def _each_encoded(
+    segments: Segments, x_RD: F32, at_M: I64, bits: int, seed: int, step: int, row_M: I64
+) -> tuple[U8, F64]:
+    """`Segments.encode_many`, one after another."""
+    out_MB, done_M3 = np.empty((len(at_M), segments.nbytes(bits)), np.uint8), np.empty((len(at_M), 3))
+    for m, (at, row) in enumerate(zip(at_M.tolist(), row_M.tolist(), strict=True)):
+        try:
+            done = segments.encode(x_RD[at], bits, seed, step, row, out_MB[m])
+        except NonFiniteError as fault:
+            done_M3[m] = fault.index, 0.0, 0.0
+        else:
+            done_M3[m] = -1, done.energy, done.error
+    return out_MB, done_M3
 
 
 def _zeros(room: F32 | None, d: int) -> F32:

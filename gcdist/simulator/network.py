@@ -103,6 +103,7 @@ class Network:
 
     def __init__(self, setup: Setup, clock: Clock) -> None:
         self.clock = clock
+        self.until: float | None = None  # when the master wants to be woken: what comes later may be for nothing
         self.bytes_up = 0
         self.bytes_down = 0
         self._setup = setup
@@ -140,6 +141,7 @@ class Network:
 
     def next(self, until: float | None) -> MasterEvent:
         """The next event for the master; a Tick once nothing is left before ``until``."""
+        self.until = until
         while not self._events:
             at = self.clock.next_at()
             if until is not None and (at is None or at > until):

@@ -16,7 +16,11 @@ from gcdist.model.many_gradients import BlockGradients
 from gcdist.model.state import ModelState
 from gcdist.model.vector_format import Shape
 from gcdist.protocol import Round
+from gcdist.protocol.messages import Assignment
+from gcdist.simulator.shared_rows import SharedRows
 from gcdist.types import U8
+from gcdist.worker.partition_memory import memory_of
+from gcdist.worker.ready_row import ReadyRow
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -44,6 +48,9 @@ class SharedGradients:
         self._seconds = config.simulate.compute_seconds
         alone = config.simulate.pack_messages
         self._blocks = None if alone else BlockGradients.of(self._gradients, self._seconds)
+        self._rows: SharedRows | None = None
+        if self._blocks is not None and memory_of(config) is None:
+            self._rows = SharedRows(self._blocks, setup.quantizer, config.seed, self._seconds)
         self._coder = setup.coder
         self._versions: WeakValueDictionary[int, Version] = WeakValueDictionary()  # that some worker holds
         self._shapes: dict[tuple[int, ...] | None, Shape] = {}  # by the parameters in the vector
@@ -93,6 +100,20 @@ class SharedGradients:
             found = self._versions[sent.params] = Version(replica, body)
         return found
 
+    def expect(self, sent: Round, work: Assignment, ready: float, done: list[float]) -> None:
+        """See `SharedRows.expect`."""
+        if self._rows is not None:
+            self._rows.expect(sent, work, ready, done)
+
+    def ready_row(
+        self, sent: Round, values: Values, row: int, done: list[float], until: float | None
+    ) -> ReadyRow | None:
+        """See `SharedRows.take`."""
+        if self._rows is None:
+            return None
+        self._load(sent, values)
+        return self._rows.take(sent, row, done, until)
+
     def compute(self, sent: Round, values: Values, step: int, partition: int) -> PartitionResult:
         """The gradient of ``partition`` at ``step`` with the parameters of a round."""
         key = (sent.params, step, partition)
@@ -127,6 +148,11 @@ class SharedView:
         if self._shared.differences:
             held, self.version = self.version, None
             self.version = self._shared.version(held, sent, raw)
+
+    def ready_row(self, row: int, done: list[float], until: float | None) -> ReadyRow | None:
+        """A row of the newest round that was made with those of others; see `SharedRows.take`."""
+        assert self._round is not None
+        return self._shared.ready_row(*self._round, row, done, until)
 
     def compute(self, step: int, partition: int) -> PartitionResult:
         """See `rows.Gradients`."""

@@ -39,6 +39,7 @@ from gcdist.types import U8
 from gcdist.worker.driver import WorkerDriver
 from gcdist.worker.pace import Foreseen, Pace
 from gcdist.worker.partition_memory import memory_of
+from gcdist.worker.ready_row import ReadyRow
 from gcdist.worker.rows import RowMaker
 
 
@@ -115,7 +116,12 @@ class SimulatedWorker:
         self._waiting.clear()
         self.orders = Orders(setup.delays)
         packed = config.simulate.pack_messages or bool(config.faults)
-        self.rows = RowMaker(setup.quantizer, config.seed, SharedView(self._shared), memory_of(config), packed)
+        view = SharedView(self._shared)
+
+        def ready(row: int, done: list[float]) -> ReadyRow | None:
+            return view.ready_row(row, done, self._network.until)
+
+        self.rows = RowMaker(setup.quantizer, config.seed, view, memory_of(config), packed, ready)
         self.driver = WorkerDriver(
             WorkerMachine(config.cluster.retry_first, config.cluster.retry_most, seed=config.seed),
             self.rows,
@@ -190,10 +196,13 @@ class SimulatedWorker:
         """Take a round that comes at ``at`` as one event, if what it leads to is known; ``back``: it is on its way again."""
         if self._throttled[0] or self._waiting:
             return False
-        times = self.driver.foresee(sent, at, self._computes_until)
-        if times is None:
+        work = self.driver.machine.foreseen(sent)
+        times = None if work is None else self.driver.foresee(sent, work, at, self._computes_until)
+        if work is None or times is None:
             return False
         coming = self._clock.at(times.ready, self._reach, asked=times.asked)
+        if times.done:
+            self._shared.expect(sent, work, times.ready, times.done)
         self._foreseen = _ForeseenRound(sent, body, times, back, coming)
         return True
 

@@ -14,7 +14,7 @@ from gcdist.exchange.replica import ReplicaError
 from gcdist.exchange.sidecar import stamp_held
 from gcdist.model.gradients import PartitionResult, UserCodeError
 from gcdist.protocol.last_events import LastEvents
-from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Head, Round, Tick, Wake
+from gcdist.protocol.messages import CODED_SUM, THE_MODEL, Assignment, Head, Round, Tick, Wake
 from gcdist.protocol.order import partition_order
 from gcdist.protocol.worker import WorkerMachine
 from gcdist.protocol.worker_io import (
@@ -187,18 +187,21 @@ class WorkerDriver:
         work = self.machine.assignment
         assert work is not None
         step, row, parts = event.round.step, work.rows[0], work.parts[0]
+        if (body := self._rows.ready_message(step, row, done, taken)) is not None:
+            head = self.machine.sending(len(body.payload))
+            stamp_held(body.sidecar, self._port.now() - self._arrived)
+            self._port.send(head, body)
+            return
         order = partition_order(self.machine.seed, step, row, parts) if work.partial else parts
         made = self._row = _Row([Compute(step, row, j, a) for j, a in order[: len(done)]], done)
         self.feed(self._deferred_row(self._port.now(), step, row, len(parts), made, taken))
 
-    def foresee(self, sent: Round, at: float, free: float) -> Foreseen | None:
+    def foresee(self, sent: Round, work: Assignment, at: float, free: float) -> Foreseen | None:
         """When a round that comes at ``at`` leads to a message, if nothing comes between; None: that is not known.
 
-        Only where work takes simulated time (`Pace`). ``free``: until then the worker is occupied with a partition.
+        Only where work takes simulated time (`Pace`). ``work``: what the machine has `foreseen`; ``free``: until then the
+        worker is occupied with a partition.
         """
-        work = self.machine.foreseen(sent)
-        if work is None:
-            return None
         load = len(work.parts[0])
         seconds = self._delays.seconds(self.worker, sent.step, float(load), self._seed)
         injected = Injected(seconds, self._scale_with_load, self._inside)

@@ -24,6 +24,7 @@ from gcdist.records import record_by_identity
 from gcdist.types import F32, U8, Encoded, Layout, Mask, NonFiniteError, Quantizer
 from gcdist.worker.change_watch import Change, ChangeWatch
 from gcdist.worker.partition_memory import PartitionMemory
+from gcdist.worker.ready_row import ReadyRow
 
 
 class Gradients(Protocol):
@@ -108,7 +109,8 @@ class RowMaker:
 
     Memory: one float32 vector (d,) for the sum in the making, and one for h_row of every row that has been shifted; one of
     each partition with a ``memory`` of them. Partitions are added as their backward passes left them. Without ``packed``
-    sidecars stay as they are, for a master in the same process.
+    sidecars stay as they are, for a master in the same process. ``ready`` gives a row, by its number and the seconds of its
+    partitions, that was made together with those of other workers.
     """
 
     def __init__(
@@ -118,12 +120,14 @@ class RowMaker:
         gradients: Gradients,
         memory: PartitionMemory | None = None,
         packed: bool = True,
+        ready: Callable[[int, list[float]], ReadyRow | None] | None = None,
     ) -> None:
         self._shape = Shape(Layout.flat(0))  # until the first round
         self._quantizer = quantizer
         self._seed = seed
         self._gradients = gradients
         self._packed = packed
+        self._ready = ready
         self._row: _Row | None = None
         self._row_id: tuple[int, int] | None = None
         self._h: dict[int, F32] = {}
@@ -281,6 +285,33 @@ class RowMaker:
         self._pending[row] = _Pending(payload, bits_S, step, self._layout)
         self._row = self._row_id = None
         return Message(payload, sidecar.pack() if self._packed or any(made.metrics) else sidecar)
+
+    def ready_message(self, step: int, row: int, done: list[float], seconds: float) -> Message | None:
+        """The message of a row that is ready, as `add` and `encode` would make it; None: it is not, or has a shift.
+
+        Args:
+            step: of the round.
+            row: of it.
+            done: seconds since the round's receipt of each partition in it.
+            seconds: since then, until it was complete or cut.
+        """
+        if self._ready is None or row in self._h or (made := self._ready(row, done)) is None:
+            return None
+        sidecar = Sidecar(
+            made.parts_P4,
+            made.energy,
+            made.error,
+            made.parts_energy,
+            made.sum_energy,
+            row_seconds=seconds,
+            compute_seconds=made.compute_seconds,
+            cpu_seconds=made.compute_seconds,
+            buffers=made.buffers,
+            used=made.used,
+        )
+        self._shape = made.shape
+        self._pending[row] = _Pending(made.payload, self._bits[row], step, self._layout)
+        return Message(made.payload, sidecar)
 
     def commit(self, row: int, beta: float) -> None:
         """The master took the pending message: ``h_row += beta*m``, with the same bits as there."""

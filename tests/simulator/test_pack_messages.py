@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import gcdist
+from gcdist.exchange.message import Message
 from gcdist.tasks import load_task
+from gcdist.worker.rows import RowMaker
 
 CASES: dict[str, dict[str, Any]] = {
     "joint": {},
@@ -20,6 +22,13 @@ CASES: dict[str, dict[str, Any]] = {
     "automatic": {"code": {"scheme": "auto"}, "straggler": {"deadline": "auto"}},
     "differences down": {"quantizer": {"downlink": "differences"}},
     "eden": {"quantizer": {"name": "eden"}},
+    "dither": {"quantizer": {"name": "dither", "bits": 3}},
+    "rotated": {"quantizer": {"name": "rotated"}},
+    "one norm": {"quantizer": {"name": "qsgd"}},
+    "one bit": {"quantizer": {"bits": 1}},
+    "no quantizer": {"quantizer": {"name": "float32"}},
+    "longer than a block": {"task": {"options": {"samples": 60, "blocks": 12, "dim": 1100}}},
+    "another seed": {"seed": 7, "straggler": {"deadline": 0.16}},
     "late": {"straggler": {"deadline": 0.13}},
     "late whole rows": {"straggler": {"deadline": 0.13}, "code": {"scheme": "shifted", "partial": False}},
     "delays spent computing": {"inject": {"where": "compute"}},
@@ -46,7 +55,7 @@ def told(folder: Path, case: dict[str, Any], packed: bool) -> list[Any]:
         "simulate": {},
     }
     for table, values in case.items():
-        settings[table] = {**settings.get(table, {}), **values}
+        settings[table] = {**settings.get(table, {}), **values} if isinstance(values, dict) else values
     settings["simulate"] = {**settings["simulate"], "pack_messages": packed}
     config = gcdist.Config(**settings)
     task = load_task("quadratic", dict(config.task.options), 2, Path())
@@ -61,6 +70,25 @@ def told(folder: Path, case: dict[str, Any], packed: bool) -> list[Any]:
     weights = [parameter.tolist() for parameter in task.model.parameters()]
     told_lines = [line for line in lines if str(path) not in line]
     return [infos, weights, told_lines, (path / "workers.jsonl").read_text()]
+
+
+def test_rows_are_made_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = [0], [0]
+    encode, ready = RowMaker.encode, RowMaker.ready_message
+
+    def counted(self: RowMaker, *given: Any, **more: Any) -> Message:
+        alone[0] += 1
+        return encode(self, *given, **more)
+
+    def counted_ready(self: RowMaker, step: int, row: int, done: list[float], seconds: float) -> Message | None:
+        found = ready(self, step, row, done, seconds)
+        together[0] += found is not None
+        return found
+
+    monkeypatch.setattr(RowMaker, "encode", counted)
+    monkeypatch.setattr(RowMaker, "ready_message", counted_ready)
+    told(tmp_path, CASES["joint"], packed=False)
+    assert together[0] > 5 * alone[0]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -281,7 +281,7 @@ class MasterDriver:
         begun = self.port.now()
         give_up = until = begun + self.join_timeout
         tell = begun + (0.0 if self._started else TELL_SECONDS)
-        while (here := int(self.machine.live().sum())) < (need := self._needed()):
+        while (here := self.machine.count()) < (need := self._needed()):
             self._raise_if_over()
             now = self.port.now()
             if here < self.min_workers:

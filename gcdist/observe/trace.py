@@ -106,19 +106,19 @@ def _round(each: WorkerRound) -> list[str]:
         f'"bytes down": {each.down}, "compute s": {each.compute or 0.0:.6f}, "data s": {each.data or 0.0:.6f}}}'
     )
     events = [_slice(f"round: {each.end}", track, each.sent, each.seconds, about)]
-    link, behind = each.link, each.sent + each.seconds
-    if link is not None and each.held is not None:
+    link, behind, held = each.link, each.sent + each.seconds, each.held
+    if link is not None and held is not None:
         down = link * each.down / (each.down + each.up) if each.down + each.up else link / 2
         at = each.sent + down
-        for name, start, seconds in (
-            ("receive", each.sent, down),
-            *((name, at + begin, end - begin) for name, begin, end in _at_worker(each, each.held)),
-            ("upload", at + each.held, link - down),
-        ):
-            if seconds > 0:
-                events.append(_slice(name, track, start, seconds))
+        if down > 0:
+            events.append(_slice("receive", track, each.sent, down))
+        for name, begin, end in _at_worker(each, held):
+            if end > begin:
+                events.append(_slice(name, track, at + begin, end - begin))
+        if link > down:
+            events.append(_slice("upload", track, at + held, link - down))
         if each.ends and done < each.load:
-            events.append(_mark(f"cut: {done} of {each.load} partitions", track, at + min(each.row, each.held)))
+            events.append(_mark(f"cut: {done} of {each.load} partitions", track, at + min(each.row, held)))
     mark = {"lost": "lost", "late": "late", "stale": "dropped its round", "failed": "failed"}.get(each.end)
     if mark is not None:
         events.append(_mark(f"worker {each.worker} {mark}", track, behind))

@@ -103,6 +103,10 @@ class MasterMachine:
         mask[list(self._peers)] = True
         return mask
 
+    def count(self) -> int:
+        """Live workers."""
+        return len(self._peers)
+
     def ready(self) -> Mask:
         """Live workers that have no older work that is known of, (N,): see `PeerState.ready`."""
         mask: Mask = np.zeros(self.workers, bool)

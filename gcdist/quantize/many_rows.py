@@ -8,6 +8,7 @@ from numba import boolean, int64, types, uint64
 from gcdist.quantize.floats import scaled_into
 from gcdist.quantize.jit import SCRATCH, kernel
 from gcdist.quantize.pieces import TABLE, pieces_of
+from gcdist.quantize.rotated_pieces import rotated_of
 from gcdist.types import F32, F64, I64, U8
 
 _FLOATS = types.Array(types.float32, 1, "C")
@@ -78,5 +79,47 @@ def encode_rows(
         )
         bad, energy, error = pieces_of(
             x_RD[at_M[m]], piece, bits, start, row_M[m], dithered, scale_S, words, half, tail, scratch
+        )
+        done_M3[m, 0], done_M3[m, 1], done_M3[m, 2] = bad, energy, error
+
+
+@kernel(
+    types.void,
+    _MATRIX,
+    _INDICES,
+    _INDICES,
+    TABLE,
+    int64,
+    uint64,
+    uint64,
+    boolean,
+    _PARTS,
+    _BYTES,
+    _TRIPLES,
+    SCRATCH,
+    SCRATCH,
+)
+def encode_rotated_rows(
+    x_RD: F32,
+    at_M: I64,
+    row_M: I64,
+    piece: I64,
+    bits: int,
+    start: np.uint64,
+    shared: np.uint64,
+    dithered: bool,
+    ends: tuple[int, int, int, int],
+    out_MB: U8,
+    done_M3: F64,
+    y: F32,
+    scratch: F32,
+) -> None:
+    """`encode_rotated` of M vectors; arguments as in `encode_rows`, and ``shared`` of the rotation's randomness."""
+    a, b, c, d = ends
+    for m in range(len(at_M)):
+        out = out_MB[m]
+        scale_S, words, half = out[:a].view(np.float32), out[a:b].view(np.uint32), out[b:c].view(np.uint16)
+        bad, energy, error = rotated_of(
+            x_RD[at_M[m]], piece, bits, start, shared, row_M[m], dithered, scale_S, words, half, out[c:d], y, scratch
         )
         done_M3[m, 0], done_M3[m, 1], done_M3[m, 2] = bad, energy, error

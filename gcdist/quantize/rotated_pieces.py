@@ -106,6 +106,26 @@ def encode_rotated(
 
     The rotation can enlarge a finite coordinate 64 times, beyond the limit; then the largest of the piece is returned.
     """
+    return rotated_of(x, piece, bits, start, shared, row, dithered, scale_S, words, half, tail, y, scratch)
+
+
+@inlined
+def rotated_of(
+    x: F32,
+    piece: I64,
+    bits: int,
+    start: np.uint64,
+    shared: np.uint64,
+    row: int,
+    dithered: bool,
+    scale_S: F32,
+    words: U32,
+    half: U16,
+    tail: U8,
+    y: F32,
+    scratch: F32,
+) -> tuple[int, float, float]:
+    """See `encode_rotated`."""
     energy, error = 0.0, 0.0
     for p in range(len(piece)):
         lo, hi = piece[p, LO], piece[p, HI]

@@ -16,7 +16,7 @@ from gcdist.quantize.floats import Bfloat16
 from gcdist.quantize.grid import scratch
 from gcdist.quantize.hadamard import block_size, chunks
 from gcdist.quantize.lanes import LANES, U16, U32
-from gcdist.quantize.many_rows import encode_rows
+from gcdist.quantize.many_rows import encode_rotated_rows, encode_rows
 from gcdist.quantize.packing import BLOCK, packed_bytes
 from gcdist.quantize.pieces import COLUMNS, add_pieces, encode_pieces, first_wrong, rotate_pieces
 from gcdist.quantize.registry import bits_allowed, decode, noise_table
@@ -275,13 +275,16 @@ class GridSegments:
 
     def encode_many(self, x_RD: F32, at_M: I64, bits: int, seed: int, step: int, row_M: I64) -> tuple[U8, F64]:
         """See `Segments.encode_many`."""
-        if self.rotated:
-            return _each_encoded(self, x_RD, at_M, bits, seed, step, row_M)
         table, size = self.table(bits), self.nbytes(bits)
         line = -(-size // 16) * 16  # the kernel reads and writes floats and words at the beginning of a line
         out_MB, done_M3 = np.empty((len(at_M), line), np.uint8), np.empty((len(at_M), 3))
         start, dithered, spare = prefix(seed, step), self.dithered, scratch()
-        encode_rows(x_RD, at_M, row_M, table.piece, bits, start, dithered, table.ends, out_MB, done_M3, spare)
+        places = table.ends, out_MB, done_M3
+        if self.rotated:
+            shared, y = prefix(seed, step, 1), np.empty(table.longest, np.float32)
+            encode_rotated_rows(x_RD, at_M, row_M, table.piece, bits, start, shared, dithered, *places, y, spare)
+        else:
+            encode_rows(x_RD, at_M, row_M, table.piece, bits, start, dithered, *places, spare)
         return out_MB[:, :size], done_M3
 
     def check(self, payload: U8, bits: int) -> None:

@@ -115,7 +115,7 @@ class Network:
         self._tickets = itertools.count(1)
         cluster = setup.config.cluster
         simulate = setup.config.simulate
-        self.latency, self._bandwidth = simulate.latency, simulate.bandwidth
+        self.latency, self.bandwidth = simulate.latency, simulate.bandwidth
         self.port = SharedPort(simulate.master_bandwidth, simulate.master_message_seconds, simulate.master_byte_seconds)
         self.cores = Cores(clock, simulate.cores)
         self.turns = LinkTurns(clock, self.cores, simulate.link_seconds, setup.config.seed)
@@ -319,10 +319,6 @@ class Network:
             worker.inc = -1
             worker.take(lambda at: LinkLost(at, reason))
 
-    def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
-        """How long a link is taken by so many bytes."""
-        return nbytes / ((self.trouble.rate(slot) if up else None) or self._bandwidth)
-
     def _wire(self, worker: WorkerProcess, up: bool) -> _Wire:
         number = 2 * worker.slot + up
         found = self._wires.get(number)
@@ -336,7 +332,7 @@ class Network:
 
     def held_until(self, slot: int, up: bool) -> float:
         """Before this time nothing is handed over: a cable is cut, or the master is stopped."""
-        healed = self.trouble.healed_at(slot)
+        healed = self.trouble.healed_at(slot) if self.trouble.any else 0.0
         return max(healed, self._asleep) if up else healed
 
 
@@ -368,7 +364,9 @@ class _Wire:
         if port.limits and not self._up:
             first, left = port.sent(clock.now, nbytes)
             begin = max(begin, first)
-        travel = network._transfer_seconds(self._worker.slot, self._up, nbytes)
+        # only what goes up is ever slowed
+        rate = network.trouble.rate(self._worker.slot) if self._up and network.trouble.any else None
+        travel = nbytes / (rate or network.bandwidth)
         self._free = max(left, begin + travel)
         return self._free + self._latency, travel
 
@@ -398,8 +396,10 @@ class _Wire:
         elif network.port.limits:
             at = network.port.taken_in(now, nbytes, travel, sent is not None)
             network.clock.at(at, lambda: self._hand_up(inc, make, sent))
-        else:
-            self._hand_up(inc, make, sent)
+        else:  # as `_hand_up`, whose link has just been looked at
+            network.hand_up(make(now))
+            if sent is not None:
+                sent()
 
     def _hand_up(self, inc: int, make: Callable[[float], Any], sent: Callable[[], None] | None) -> None:
         if self._worker.inc == inc:

@@ -103,8 +103,13 @@ class Outages:
 
     def is_stopped(self, slot: int) -> bool:
         """Whether the process is stopped."""
-        state = self._states.get(slot)
+        state = self._states.get(slot) if self._states else None
         return state is not None and self._clock.now < state.stopped
+
+    @property
+    def any(self) -> bool:
+        """Whether anything ever happened to any worker."""
+        return bool(self._states)
 
     def knows(self, slot: int) -> bool:
         """Whether anything ever happened to the worker."""

@@ -188,9 +188,7 @@ class WorkerDriver:
         assert work is not None
         step, row, parts = event.round.step, work.rows[0], work.parts[0]
         if (body := self._rows.ready_message(step, row, done, taken)) is not None:
-            head = self.machine.sending(len(body.payload))
-            stamp_held(body.sidecar, self._port.now() - self._arrived)
-            self._port.send(head, body)
+            self._send(self.machine.sending(len(body.payload)), body)
             return
         order = partition_order(self.machine.seed, step, row, parts) if work.partial else parts
         made = self._row = _Row([Compute(step, row, j, a) for j, a in order[: len(done)]], done)
@@ -208,23 +206,24 @@ class WorkerDriver:
         return foresee(self._pace, injected, load, work.partial, sent.cut, at, free)
 
     def _do(self, told: WorkerInstruction) -> None:
-        match told:
-            case Compute():
-                self._compute(told)
-            case Encode(step=step, row=row, parts=parts):
-                self._encode(step, row, parts)
-            case Send(head=head, body=body):
-                stamp_held(body.sidecar, self._port.now() - self._arrived)
-                self._port.send(head, body)
+        match told:  # the most frequent first: each case before takes its time
+            case Discard(row=row):
+                self._rows.discard(row)
+            case Load(round=sent, body=body):
+                self._row = _Row()
+                self._rows.begin(sent)
+                self._computing.submit(lambda: self._take_parameters(sent, body))
             case SendCredit(why="stale" | "failed" | "astray" | "cut"):
                 why = "busy" if told.why == "cut" and self._computes_now() else told.why
                 self._port.tell(SendCredit(told.step, why, self._port.now() - self._arrived))
             case SendCredit() | SendFailed() | SendLeaving():
                 self._port.tell(told)
-            case Load(round=sent, body=body):
-                self._row = _Row()
-                self._rows.begin(sent)
-                self._computing.submit(lambda: self._take_parameters(sent, body))
+            case Compute():
+                self._compute(told)
+            case Encode(step=step, row=row, parts=parts):
+                self._encode(step, row, parts)
+            case Send(head=head, body=body):
+                self._send(head, body)
             case Prefetch(step=step, partitions=partitions):
                 if self._coming is not None:
                     coming = self._coming
@@ -233,8 +232,6 @@ class WorkerDriver:
                 self._computing.submit(lambda: self._pass_by(sent, body))
             case Commit(row=row, beta=beta):
                 self._rows.commit(row, beta)
-            case Discard(row=row):
-                self._rows.discard(row)
             case Zero(row=row):
                 self._rows.zero(row)
             case Abort(step=step):
@@ -247,6 +244,10 @@ class WorkerDriver:
                 self._port.later(at, self.tick, "wake")
             case Exit():
                 self.exit = told
+
+    def _send(self, head: Head, body: Message) -> None:
+        stamp_held(body.sidecar, self._port.now() - self._arrived)
+        self._port.send(head, body)
 
     def tick(self, at: float) -> WorkerEvent:
         """The event that says that time has passed."""

@@ -175,8 +175,9 @@ class WorkerMachine:
             return None
         if (new.assignment is None and new.plan_id != self._plan_id) or len(work.rows) != 1 or not _fits(new, work):
             return None
-        held, version = self._held.get(work.rows[0], _Held()), new.shift[0]
-        return work if version in (0, held.version, held.version + held.pending) else None
+        held, version = self._held.get(work.rows[0]), new.shift[0]
+        fits = version == 0 or (held is not None and version in (held.version, held.version + held.pending))
+        return work if fits else None
 
     def catch_up(self, event: RoundIn, done: int) -> list[WorkerInstruction]:
         """Be where `handle` would have come from a `foreseen` round by now: its row has ``done`` partitions and is encoded.
@@ -294,7 +295,9 @@ class WorkerMachine:
 
     def _settle(self, row: int, version: int, beta: float) -> bool:
         """The master's version says what became of the pending message of this row; False if it cannot be."""
-        held = self._held.setdefault(row, _Held())
+        held = self._held.get(row)
+        if held is None:
+            held = self._held[row] = _Held()
         if version == held.version + 1 and held.pending:
             self._out.append(Commit(row, beta))
         elif version == held.version:

@@ -1,4 +1,4 @@
-"""The coded sums of many rows, and their payloads, in one call each: the bits of one row after another."""
+"""The coded sums of many rows, their payloads, and the sum of many payloads, in one call each: the bits of one by one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 from numba import boolean, int64, types, uint64
 
 from gcdist.quantize.floats import scaled_into
-from gcdist.quantize.jit import SCRATCH, kernel
-from gcdist.quantize.pieces import TABLE, pieces_of
+from gcdist.quantize.jit import FLOATS_OUT, SCRATCH, kernel
+from gcdist.quantize.pieces import TABLE, pieces_added, pieces_of
 from gcdist.quantize.rotated_pieces import rotated_of
 from gcdist.types import F32, F64, I64, U8
 
@@ -17,6 +17,8 @@ _DOUBLES = types.Array(types.float64, 1, "C")
 _TRIPLES = types.Array(types.float64, 2, "C")
 _INDICES = types.Array(types.int64, 1, "C")
 _BYTES = types.Array(types.uint8, 2, "C")
+_TABLES = types.Array(types.int64, 3, "C")
+_ENDS = types.Array(types.int64, 2, "C")
 _PARTS = types.UniTuple(int64, 4)  # type: ignore[no-untyped-call]
 
 
@@ -123,3 +125,41 @@ def encode_rotated_rows(
             x_RD[at_M[m]], piece, bits, start, shared, row_M[m], dithered, scale_S, words, half, out[c:d], y, scratch
         )
         done_M3[m, 0], done_M3[m, 1], done_M3[m, 2] = bad, energy, error
+
+
+@kernel(types.void, _BYTES, _INDICES, _INDICES, _INDICES, _FLOATS, _TABLES, _ENDS, uint64, boolean, FLOATS_OUT, SCRATCH)
+def add_rows(
+    payload_MB: U8,
+    table_M: I64,
+    bits_M: I64,
+    row_M: I64,
+    weight_M: F32,
+    piece_T: I64,
+    ends_T4: I64,
+    start: np.uint64,
+    dithered: bool,
+    out: F32,
+    scratch: F32,
+) -> None:
+    """`add_pieces` of M payloads, in order.
+
+    Args:
+        payload_MB: payloads, at the beginning of each line.
+        table_M: which of the tables belongs to each one's bits.
+        bits_M: a coordinate.
+        row_M: their numbers.
+        weight_M: of each.
+        piece_T: tables of the pieces, (T, pieces, COLUMNS).
+        ends_T4: bytes at which scales, words, halves and last bytes end, for each table.
+        start: of the step's randomness.
+        dithered: as in `add_pieces`.
+        out: the sum (d,).
+        scratch: of the kernels.
+    """
+    for m in range(len(row_M)):
+        t, raw = table_M[m], payload_MB[m]
+        a, b, c, d = ends_T4[t, 0], ends_T4[t, 1], ends_T4[t, 2], ends_T4[t, 3]
+        scale_S, words, half = raw[:a].view(np.float32), raw[a:b].view(np.uint32), raw[b:c].view(np.uint16)
+        pieces_added(
+            scale_S, words, half, raw[c:d], piece_T[t], bits_M[m], start, row_M[m], dithered, weight_M[m], out, scratch
+        )

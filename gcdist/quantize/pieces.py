@@ -131,6 +131,25 @@ def add_pieces(
     scratch: F32,
 ) -> None:
     """``out += weight * Q(x)``, in the rotated domain where there is one."""
+    pieces_added(scale_S, words, half, tail, piece, bits, start, row, dithered, weight, out, scratch)
+
+
+@inlined
+def pieces_added(
+    scale_S: F32,
+    words: U32,
+    half: U16,
+    tail: U8,
+    piece: I64,
+    bits: int,
+    start: np.uint64,
+    row: int,
+    dithered: bool,
+    weight: np.float32,
+    out: F32,
+    scratch: F32,
+) -> None:
+    """See `add_pieces`."""
     for p in range(len(piece)):
         part = out[piece[p, LO] : piece[p, HI]]
         if piece[p, HALF] >= 0:

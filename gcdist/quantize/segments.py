@@ -16,7 +16,7 @@ from gcdist.quantize.floats import Bfloat16
 from gcdist.quantize.grid import scratch
 from gcdist.quantize.hadamard import block_size, chunks
 from gcdist.quantize.lanes import LANES, U16, U32
-from gcdist.quantize.many_rows import encode_rotated_rows, encode_rows
+from gcdist.quantize.many_rows import add_rows, encode_rotated_rows, encode_rows
 from gcdist.quantize.packing import BLOCK, packed_bytes
 from gcdist.quantize.pieces import COLUMNS, add_pieces, encode_pieces, first_wrong, rotate_pieces
 from gcdist.quantize.registry import bits_allowed, decode, noise_table
@@ -26,6 +26,8 @@ from gcdist.types import F32, F64, I64, U8, Accumulator, Encoded, Key, Layout, M
 
 _HALVES = Bfloat16()
 _WIDE = 16
+SMALL = 1024  # bytes of a payload; a larger one is added at once, beside the wait for the next
+TOGETHER = 64  # small payloads that are added in one call
 
 
 class Sums(Protocol):
@@ -333,6 +335,20 @@ class GridSegments:
         start, factor = prefix(seed, step), np.float32(weight)
         add_pieces(scale_S, words, half, tail, table.piece, bits, start, row, self.dithered, factor, out, scratch())
 
+    def add_many(self, out: F32, messages: list[tuple[U8, int, int, float]], seed: int, step: int) -> None:
+        """`add_to` of messages (payload, bits, row, weight) with bits, in order."""
+        widths = sorted({bits for _, bits, _, _ in messages})
+        tables = [self.table(bits) for bits in widths]
+        line = -(-max(table.ends[-1] for table in tables) // 16) * 16  # lines begin where floats and words may
+        payload_MB = np.empty((len(messages), line), np.uint8)
+        for raw, (payload, *_) in zip(payload_MB, messages, strict=True):
+            raw[: len(payload)] = payload
+        bits_M, row_M = np.array([[bits, row] for _, bits, row, _ in messages], np.int64).T.copy()
+        weight_M = np.array([weight for *_, weight in messages]).astype(np.float32)
+        table_M, piece_T = np.searchsorted(widths, bits_M), np.stack([table.piece for table in tables])
+        ends_T4, start = np.array([table.ends for table in tables], np.int64), prefix(seed, step)
+        add_rows(payload_MB, table_M, bits_M, row_M, weight_M, piece_T, ends_T4, start, self.dithered, out, scratch())
+
     def rotate_back(self, sum_D: F32, seed: int, step: int) -> None:
         """Undo the step's rotation, in place."""
         if self.rotated:
@@ -342,23 +358,39 @@ class GridSegments:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _GridSums:
+    """Small payloads wait for each other: one call a payload costs more than adding it."""
+
     segments: GridSegments
     sum_D: F32
     seed: int
     step: int
+    _waiting: list[tuple[U8, int, int, float]] = field(default_factory=list)  # payload, bits, row, weight
 
     def add(self, payload: U8, bits: int, row: int, weight: float) -> None:
         """See `Sums.add`."""
+        if bits and len(payload) <= SMALL:
+            self._waiting.append((payload, bits, row, weight))
+            if len(self._waiting) >= TOGETHER:
+                self._add_waiting()
+            return
+        self._add_waiting()
         self.segments.add_to(self.sum_D, payload, bits, self.seed, self.step, row, weight)
+
+    def _add_waiting(self) -> None:
+        if self._waiting:
+            self.segments.add_many(self.sum_D, self._waiting, self.seed, self.step)
+            self._waiting.clear()
 
     def finish(self, out: F32, scale: float = 1.0) -> None:
         """See `Sums.finish`."""
         require("out", out, np.float32, len(self.sum_D))
+        self._add_waiting()
         self.segments.rotate_back(self.sum_D, self.seed, self.step)
         drain(self.sum_D, np.float32(scale), out)
 
     def result(self, scale: float = 1.0) -> F32:
         """See `Sums.result`."""
+        self._add_waiting()
         self.segments.rotate_back(self.sum_D, self.seed, self.step)
         if scale != 1.0:
             np.multiply(self.sum_D, np.float32(scale), out=self.sum_D)
@@ -431,5 +463,7 @@ def warm_segments(quantizer: Quantizer) -> None:
     segments.check(out, bits)
     segments.decode(out, bits, 0, 0, 0, x)
     sums = segments.sums(0, 0)
-    sums.add(out, bits, 0, 1.0)
+    sums.add(out, bits, 0, 1.0)  # a small payload
     sums.finish(x)
+    if isinstance(segments, GridSegments):
+        segments.add_to(x, out, bits, 0, 0, 0, 1.0)  # a large one

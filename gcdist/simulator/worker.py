@@ -88,6 +88,7 @@ class SimulatedWorker:
         self._clock = network.clock
         self._setup = setup
         self._shared = shared
+        self._send_seconds = setup.config.simulate.send_seconds
         self._tagged: dict[object, list[Coming]] = {}
         self._jobs: dict[int, _Work] = {}  # by number
         self._queued: deque[tuple[object, Callable[[], None]]] = deque()  # partitions that wait for the one in work
@@ -349,10 +350,11 @@ class SimulatedWorker:
 
     def send(self, head: Head, body: Message) -> None:
         """A message takes a core's time to leave, waits for its turn, then takes its time on the link."""
-        inc, seconds = self.inc, self._setup.config.simulate.send_seconds
+        seconds = self._send_seconds
         if not (seconds or self._network.turns.seconds):
             self._leave(head, body)
             return
+        inc = self.inc
 
         def leave() -> None:
             self._network.turns.take(pass_by)

@@ -8,6 +8,7 @@ import pytest
 from gcdist.quantize import get_quantizer, get_segments
 from gcdist.quantize.floats import add_scaled
 from gcdist.quantize.many_rows import sum_rows
+from gcdist.quantize.segments import TOGETHER, _GridSums
 from gcdist.types import Layout
 
 LAYOUTS = {
@@ -56,3 +57,19 @@ def test_sums() -> None:
             energy = add_scaled(grad_PD[at_T[t]], scale_T[t], factor_T[t], t == first_R[r], out)
             assert energy == energy_T[t]
         assert np.array_equal(out, sum_RD[r])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["bucket", "dither", "rotated"])
+def test_a_sum_of_small_payloads(name: str, layout: str) -> None:
+    segments = get_segments(get_quantizer(name), LAYOUTS[layout])
+    d, draw = LAYOUTS[layout].d, np.random.default_rng(4)
+    sums, alone = segments.sums(3, 17), segments.sums(3, 17)
+    assert isinstance(alone, _GridSums)
+    for row in range(TOGETHER + 9):
+        bits, weight = [2, 4, 8][row % 3], float(draw.random())
+        out = np.empty(segments.nbytes(bits), np.uint8)
+        segments.encode(draw.standard_normal(d).astype(np.float32), bits, 3, 17, row, out)
+        sums.add(out, bits, row, weight)
+        alone.segments.add_to(alone.sum_D, out, bits, 3, 17, row, weight)
+    assert np.array_equal(sums.result(0.5), alone.result(0.5))

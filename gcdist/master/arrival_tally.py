@@ -12,6 +12,10 @@ from gcdist.master.round_result import RoundResult
 from gcdist.observe import WorkerArrivals
 from gcdist.types import F64
 
+DISPROVED = 6.0  # sigmas: looked at after every step, for every worker; luck goes beyond 4 now and then
+LEAST_STEPS = 20  # with a promise
+OFF = 0.1  # share of what was promised: less does not matter
+
 
 @dataclass(slots=True, eq=False)
 class ArrivalTally:
@@ -89,6 +93,38 @@ class ArrivalTally:
         with np.errstate(divide="ignore", invalid="ignore"):
             z = (self.observed_N - self.planned_N) / np.sqrt(self.variance_N)
         return np.where(self.variance_N > 0, z, 0.0)
+
+
+class Contradiction:
+    """Whether arrivals disprove chances that somebody has given; says so once.
+
+    A measured p follows what is seen; one that is given stays, and a worker's part of the gradient has the wrong length.
+    """
+
+    def __init__(self, tally: ArrivalTally) -> None:
+        self._tally = tally
+        self._told = False
+
+    def line(self) -> str | None:
+        """The worker that is furthest from what was promised of it, in a line; None: nobody is far, or it was said."""
+        tally = self._tally
+        if self._told:
+            return None
+        planned_N, off_N = tally.planned_N, np.abs(tally.observed_N - tally.planned_N)
+        known_N = (tally.steps_N >= LEAST_STEPS) & (off_N > OFF * planned_N)
+        wrong_N = np.where(known_N, np.abs(tally.sigmas()), 0.0)
+        worst = int(np.argmax(wrong_N))
+        if wrong_N[worst] <= DISPROVED:
+            return None
+        self._told = True
+        steps, came = float(tally.steps_N[worst]), float(tally.observed_N[worst])
+        many = int((wrong_N > DISPROVED).sum())
+        return (
+            f"the chances given (straggler.p) are wrong for {many} of {tally.workers} workers, and the gradient is biased: "
+            f"worker {worst + 1} was in time in {came / steps:.0%} of {steps:.0f} steps, promised were "
+            f"{planned_N[worst] / steps:.0%}; its part of the gradient has {came / max(planned_N[worst], 1e-9):.2g} times "
+            "its length. Leave straggler.p out, and it is measured"
+        )
 
 
 def shares_done(result: RoundResult) -> dict[int, float]:

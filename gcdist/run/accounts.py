@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gcdist.exchange.shift import segments_of
-from gcdist.master.arrival_tally import ArrivalTally
+from gcdist.master.arrival_tally import ArrivalTally, Contradiction
 from gcdist.master.coverage import Coverage
 from gcdist.master.data_account import DataAccount
 from gcdist.master.driver import MasterDriver
@@ -35,6 +35,7 @@ class Accounts:
         self.evaluation: dict[str, float] = {}  # the newest metrics
         self.evaluated_at = -1  # step of them
         self.arrivals = ArrivalTally(session.workers)
+        self._contradiction = Contradiction(self.arrivals)
         self.waiting = WaitForAllClock(session.delays, session.config.seed, session.workers, len(session.sizes_K))
         self.ledger = Ledger(driver.port)
         self.data = DataAccount(session.config.data.prefetch)
@@ -52,6 +53,8 @@ class Accounts:
         self.arrivals.add(result)
         self.data.add(result, local=bool(self._driver.machine.holds()))
         if (line := self.coverage.add(result)) is not None:
+            self._driver.say("warning", line)
+        if scheme.known_p and scheme.code.unbiased and (line := self._contradiction.line()) is not None:
             self._driver.say("warning", line)
         self._scheme = scheme
         maker, plan = scheme.maker, result.plan

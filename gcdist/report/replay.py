@@ -66,7 +66,7 @@ class _Links(Network):
         self._answered.discard(peer.worker)
         super().send_round(peer, sent, state)
 
-    def _transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
+    def transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
         if not up:
             return 0.0  # the way up takes the link's time of both ways
         if nbytes > SMALL:

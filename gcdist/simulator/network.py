@@ -319,6 +319,11 @@ class Network:
             worker.inc = -1
             worker.take(lambda at: LinkLost(at, reason))
 
+    def transfer_seconds(self, slot: int, up: bool, nbytes: int) -> float:
+        """How long a link is taken by so many bytes; a replay has recorded times in its place."""
+        rate = self.trouble.rate(slot) if up and self.trouble.any else None  # only what goes up is ever slowed
+        return nbytes / (rate or self.bandwidth)
+
     def _wire(self, worker: WorkerProcess, up: bool) -> _Wire:
         number = 2 * worker.slot + up
         found = self._wires.get(number)
@@ -364,9 +369,7 @@ class _Wire:
         if port.limits and not self._up:
             first, left = port.sent(clock.now, nbytes)
             begin = max(begin, first)
-        # only what goes up is ever slowed
-        rate = network.trouble.rate(self._worker.slot) if self._up and network.trouble.any else None
-        travel = nbytes / (rate or network.bandwidth)
+        travel = network.transfer_seconds(self._worker.slot, self._up, nbytes)
         self._free = max(left, begin + travel)
         return self._free + self._latency, travel
 

@@ -247,10 +247,14 @@ class MasterDriver:
         return came.messages, came.payload_bytes
 
     def restore(
-        self, shifts: tuple[tuple[int, Peer, int, float], ...], cold: tuple[int, ...], h: dict[int, F32]
+        self,
+        shifts: tuple[tuple[int, Peer, int, float], ...],
+        cold: tuple[int, ...],
+        busy: tuple[int, ...],
+        h: dict[int, F32],
     ) -> None:
         """Take the shifts of a checkpoint, which the workers hold too: see `Restore`; ``h`` has h_row (d,) of each."""
-        self._feed(Restore(self.port.now(), shifts, cold))
+        self._feed(Restore(self.port.now(), shifts, cold, busy))
         self.aggregator.restore(h, self.aggregator.predictor())
 
     def stop(self, reason: str) -> None:

@@ -14,6 +14,7 @@ from gcdist.coding.auto import Auto
 from gcdist.coding.base import BaseCode
 from gcdist.coding.held_loads import Held, readable
 from gcdist.coding.partial_memory import PartialMemory
+from gcdist.coding.structured import Structured
 from gcdist.exchange.shift import segments_of
 from gcdist.exchange.sidecar import Sidecar
 from gcdist.master.change_estimates import ChangeEstimates
@@ -22,7 +23,9 @@ from gcdist.model.vector_format import Shape
 from gcdist.planning import PlanReport, cap_for, describe, plan_within_load
 from gcdist.planning.bits_choice import choose_bits
 from gcdist.planning.cut_choice import CutChoice, choose_cut
+from gcdist.planning.load_cap import LoadedPlan
 from gcdist.planning.objective import Prospect
+from gcdist.planning.probes import with_probes
 from gcdist.straggler import ArrivalRule, WorkLaws
 from gcdist.straggler.cuts import SURE
 from gcdist.types import F64, I64, U8, GradientCode, Mask, Plan, Problem, Quantizer
@@ -346,11 +349,22 @@ class PlanMaker:
         shape = self.shape
         self._law = segments_of(self._quantizer, shape.layout).noise()
         problem = self._problem(live_N, holds)
-        given = self.code, problem, next(self._ids), self._load_most, self._noise_most
-        found = plan_within_load(*given, late_at=self._late_at)
-        plan = _with_probes(found.plan, live_N, holds)
+        found = self._within_load(problem, next(self._ids))
+        plan = with_probes(found.plan, live_N, holds)
         plan = replace(plan, trained=shape.trained, partial=self.laws is not None, beta_R=self._beta_R(plan))
         return plan, describe(plan, problem, {**found.notices, **self._memory_notice(plan), **self._lacking(live_N)})
+
+    def _within_load(self, problem: Problem, plan_id: int) -> LoadedPlan:
+        """The code's plan; one with the allocation "chain" where its own has none for those who are here."""
+        given, late_at = (problem, plan_id, self._load_most, self._noise_most), self._late_at
+        try:
+            return plan_within_load(self.code, *given, late_at=late_at)
+        except ValueError as error:
+            if not isinstance(self.code, Structured) or self.code.chooses_loads:
+                raise
+            found = plan_within_load(replace(self.code, allocation="chain"), *given, late_at=late_at)
+            line = f'the allocation "{self.code.allocation}" has no plan for these workers, "chain" has: {error}'
+            return replace(found, notices={**found.notices, "allocation": line})
 
     def _lacking(self, live_N: Mask) -> dict[str, str]:
         """What the code goes without, as workers are missing."""
@@ -422,25 +436,3 @@ def _holders(live_N: Mask, holds: Holds, k: int) -> csr_array | None:
     """Who of the live workers can read what, (N, K); None if they all can read everything."""
     held_NK = readable(len(live_N), holds, k) & live_N[:, None]
     return None if held_NK[live_N].all() else csr_array(held_NK.astype(np.float64))
-
-
-def _with_probes(plan: Plan, live_N: Mask, holds: Holds) -> Plan:
-    """Give every live worker without a row one partition to compute and time, with coefficient 0 and no bits.
-
-    Without it nothing would be seen of the worker, and it could never come back into the plan.
-    """
-    idle = np.flatnonzero((np.diff(plan.A_RK.indptr) == 0) & live_N[plan.worker_R])
-    if idle.size == 0:
-        return plan
-    k = plan.A_RK.shape[1]
-    A_RK = plan.A_RK.tocoo()
-    rows = np.concatenate([A_RK.row, idle])
-    able = [holds.get(int(worker), range(k)) for worker in plan.worker_R[idle]]
-    probed = [parts[int(row + plan.plan_id) % len(parts)] for row, parts in zip(idle, able, strict=True)]
-    columns = np.concatenate([A_RK.col, probed])
-    values = np.concatenate([A_RK.data, np.zeros(idle.size)])
-    # rows in order: a csr array built from sorted triples keeps the explicit zeros
-    order = np.lexsort((columns, rows))
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=plan.rows))])
-    A_RK = csr_array((values[order], columns[order], indptr), shape=plan.A_RK.shape)
-    return replace(plan, A_RK=A_RK)

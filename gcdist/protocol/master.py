@@ -124,7 +124,8 @@ class MasterMachine:
     def restoring(self, at: float) -> Restore:
         """The event that gives another machine with the same peers these shifts; for checkpoints."""
         shifts = tuple((row, s.holder, s.version, s.beta) for row, s in self._shifts.items())
-        return Restore(at, shifts, tuple(w for w, p in self._peers.items() if p.cold))
+        cold = tuple(w for w, p in self._peers.items() if p.cold)
+        return Restore(at, shifts, cold, tuple(w for w, p in self._peers.items() if p.busy))
 
     # --- events ---
 
@@ -166,10 +167,10 @@ class MasterMachine:
                 self._stop(event)
             case Settle():
                 self._settled(event)
-            case Restore(shifts=shifts, cold=cold):
+            case Restore(shifts=shifts, cold=cold, busy=busy):
                 self._shifts = {row: Shift(peer, version, beta) for row, peer, version, beta in shifts}
                 for state in self._peers.values():
-                    state.cold = state.peer.worker in cold
+                    state.cold, state.busy = state.peer.worker in cold, state.peer.worker in busy
         return self._out
 
     def _known(self, peer: Peer) -> PeerState | None:

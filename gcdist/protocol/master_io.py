@@ -116,11 +116,13 @@ class Settle:
 
 @record
 class Restore:
-    """The workers hold these shifts (a checkpoint was read), and have had a round each unless they are ``cold``."""
+    """The workers hold these shifts (a checkpoint was read), have had a round each unless they are ``cold``, and are free of
+    older work unless they are ``busy``."""
 
     at: float
     shifts: tuple[tuple[int, Peer, int, float], ...]  # (row, holder, version, beta)
     cold: tuple[int, ...]
+    busy: tuple[int, ...] = ()
 
 
 MasterEvent: TypeAlias = (

@@ -56,6 +56,7 @@ class WorkerProcess(Protocol):
     orders: Orders
     rows: RowMaker
     driver: WorkerDriver
+    occupied_until: float  # when the partition that it computes now, if any, is done
 
     def kill(self, seconds: float | None = 1.0) -> None:
         """The process dies; another one starts ``seconds`` later, None: never."""

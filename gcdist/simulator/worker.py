@@ -92,7 +92,7 @@ class SimulatedWorker:
         self._tagged: dict[object, list[Coming]] = {}
         self._jobs: dict[int, _Work] = {}  # by number
         self._queued: deque[tuple[object, Callable[[], None]]] = deque()  # partitions that wait for the one in work
-        self._computes_until = 0.0
+        self.occupied_until = 0.0
         self._not_begun: tuple[object, float] = (None, 0.0)  # tag and beginning of a partition behind one in work
         self._throttled = (0.0, 1.0)  # until when, and the share of the time that the process runs
         self._numbers = itertools.count()
@@ -112,7 +112,7 @@ class SimulatedWorker:
                 self._network.cores.give_up(work.job)
         self._jobs.clear()
         self._queued.clear()
-        self._computes_until = 0.0
+        self.occupied_until = 0.0
         self._throttled = (0.0, 1.0)
         self._waiting.clear()
         self.orders = Orders(setup.delays)
@@ -198,7 +198,7 @@ class SimulatedWorker:
         if self._throttled[0] or self._waiting:
             return False
         work = self.driver.machine.foreseen(sent)
-        times = None if work is None else self.driver.foresee(sent, work, at, self._computes_until)
+        times = None if work is None else self.driver.foresee(sent, work, at, self.occupied_until)
         if work is None or times is None:
             return False
         coming = self._clock.at(times.ready, self._reach, asked=times.asked)
@@ -215,7 +215,7 @@ class SimulatedWorker:
         if not times.done:
             self._replay(found)  # the cut comes before anything is done
             return
-        self._computes_until = times.free
+        self.occupied_until = times.free
         self._clock.resting = max(self._clock.resting, times.rests)
         self.driver.catch_up(RoundIn(times.at, found.sent, found.body), times.done, times.taken)
         if self.is_over():
@@ -294,10 +294,10 @@ class SimulatedWorker:
         shared = self._network.cores.shared
         busy = shared and computing and any(work.computing for work in self._jobs.values())
         if not shared or (seconds == least == 0.0 and not busy):
-            begin = max(self._clock.now, self._computes_until) if computing else self._clock.now
+            begin = max(self._clock.now, self.occupied_until) if computing else self._clock.now
             end = begin + max(seconds, least)
             if computing:
-                self._computes_until, self._not_begun = end, (tag, begin)
+                self.occupied_until, self._not_begun = end, (tag, begin)
             if end < inf:
                 self.later(max(floor, end), make, tag)
             return
@@ -327,7 +327,7 @@ class SimulatedWorker:
 
     def computes(self) -> bool:
         """Whether a partition is being computed now."""
-        return self._computes_until > self._clock.now or any(work.computing for work in self._jobs.values())
+        return self.occupied_until > self._clock.now or any(work.computing for work in self._jobs.values())
 
     def _end(self, number: int) -> bool:
         """It is over: the next partition begins, if one waits; whether somebody wants what came of it."""
@@ -341,7 +341,7 @@ class SimulatedWorker:
         for coming in self._tagged.pop(tag, []):
             self._clock.call_off(coming)
         if self._not_begun[0] == tag and self._not_begun[1] > self._clock.now:
-            self._computes_until = self._not_begun[1]
+            self.occupied_until = self._not_begun[1]
         if self._queued:
             self._queued = deque(queued for queued in self._queued if queued[0] != tag)
         for work in self._jobs.values():

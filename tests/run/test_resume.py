@@ -157,6 +157,32 @@ def test_auto_knows_what_its_workers_remember_and_whose_turn_it_is(tmp_path: Pat
     assert any("a memory of each partition" in line for line in choices)
 
 
+def test_who_is_busy_as_a_checkpoint_is_written_still_is(tmp_path: Path) -> None:
+    """Partitions that go on behind their cut: a resumed run took everybody to be free, and promised too many arrivals."""
+    settings = {
+        "seed": 889,
+        "code": {"partitions": 30},
+        "quantizer": {"name": "float32"},
+        "straggler": {"deadline": 0.02},
+        "cluster": {"workers": 6},
+        "inject": {"model": "pareto", "where": "compute", "scale": 0.0177, "shape": 3.28, "scale_with_load": True},
+        "simulate": {"cores": 0, "compute_seconds": 0.001},
+        "checkpoint": {"every": 8},
+    }
+
+    def ran(folder: str, until: int, resume: bool = False) -> list[tuple[Any, ...]]:
+        where: dict[str, Any] = {"resume": tmp_path / folder} if resume else {"folder": tmp_path / folder}
+        good = load_task("quadratic", {"samples": 60, "dim": 5, "blocks": 4}, 4, tmp_path)
+        with gcdist.simulate(good, settings, say=quiet, **where) as cluster:
+            infos = [step.backward() for step in cluster.steps(until)]
+        return [(info.loss, info.arrived, info.noise_planned) for info in infos]
+
+    whole = ran("whole", 12)
+    ran("run", 8)
+    assert whole[8:] == ran("run", 12, resume=True)
+    assert any(len(arrived) < 6 for _, arrived, _ in whole[8:])
+
+
 def test_the_models_file_is_its_plain_state_dict(tmp_path: Path) -> None:
     with gcdist.simulate(task(), config(tmp_path, "osgc"), folder=tmp_path / "run", say=quiet) as cluster:
         train(cluster)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ import gcdist
 from gcdist.exchange.link_frames import link_settings
 from gcdist.run.session import Session
 from gcdist.simulator.world import simulated
+from gcdist.tasks import load_task
 from gcdist.types import Plan
 from tests.simulator.test_faults_simulated import linear_task
 
@@ -71,3 +74,19 @@ def test_a_code_from_the_literature_outlives_its_workers(scheme: str) -> None:
     assert [len(info.arrived) for info in infos[-5:]] == [1] * 5
     less = [line for line in lines if f"{scheme}: " in line and " in place of " in line]
     assert bool(less) == (scheme not in ("expander", "erasurehead"))
+
+
+def test_chances_that_an_allocation_has_no_plan_for_do_not_end_the_run(tmp_path: Path) -> None:
+    """Signs of "star" depend on the measured chances: there was a plan at first, and none after some steps."""
+    lines: list[str] = []
+    settings = {
+        "cluster": {"workers": 8},
+        "code": {"scheme": "joint", "partitions": 16, "allocation": "star", "partial": False},
+        "straggler": {"deadline": 0.012, "warmup_steps": 1},
+        "inject": {"model": "shifted-exponential", "shift": 0.005, "mean": tuple(0.001 * 2**i for i in range(8))},
+    }
+    task = load_task("quadratic", {"samples": 64, "dim": 8, "blocks": 16}, 4, tmp_path)
+    with gcdist.simulate(task, settings, say=lambda kind, text: lines.append(text)) as cluster:
+        steps = [step.backward() for step in cluster.steps(30)]
+    assert len(steps) == 30
+    assert any('the allocation "star" has no plan for these workers' in line for line in lines)

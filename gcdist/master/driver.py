@@ -159,9 +159,9 @@ class MasterDriver:
         self.port.between_rounds()
         self._current = _Step()  # from here on: what came since the last step was closed counts with this one
         self._wait_for_workers()
-        live_N, ready_N = self.machine.live(), self.machine.ready()
+        live_N, ready_N = self.machine.members.live(), self.machine.members.ready()
         begun, choices = self.port.now(), scheme.choices
-        plan = self._plan = scheme.plan_for(live_N, self.machine.holds())
+        plan = self._plan = scheme.plan_for(live_N, self.machine.members.holds())
         self._count_choice(scheme, choices, begun)
         promised = scheme.promises
         terms = scheme.terms(plan, live_N, ready_N)
@@ -174,7 +174,7 @@ class MasterDriver:
         self.aggregator.open(step)  # after the rows are out that leave with this plan, before anything arrives
         state.finish()
         begun, choices = self.port.now(), scheme.choices
-        scheme.meanwhile(self.machine.live(), self.machine.holds())
+        scheme.meanwhile(self.machine.members.live(), self.machine.members.holds())
         self._count_choice(scheme, choices, begun)
         while self._current.result is None:
             self._feed(self.port.next(self._wake))
@@ -267,7 +267,7 @@ class MasterDriver:
     def inject(self, step: int, fault: Fault, rank: int) -> None:
         """Make a fault happen at a worker that is here, or at the master (rank 0), as ``step`` opens."""
         self.say("fault", described(fault, rank))
-        peer = next((peer for peer in self.machine.peers() if peer.rank == rank), None)
+        peer = next((peer for peer in self.machine.members.peers() if peer.rank == rank), None)
         if peer is not None or rank == 0:
             self.port.inject(peer, step, fault)
 
@@ -276,7 +276,7 @@ class MasterDriver:
     def _inject_due(self, step: int) -> None:
         now = self.port.now()
         self._began = now if self._began is None else self._began
-        here = sorted(peer.rank for peer in self.machine.peers())
+        here = sorted(peer.rank for peer in self.machine.members.peers())
         for fault, rank in self.faults.due(step, now - self._began, here):
             self.inject(step, fault, rank)
 
@@ -285,7 +285,7 @@ class MasterDriver:
         begun = self.port.now()
         give_up = until = begun + self.join_timeout
         tell = begun + (0.0 if self._started else TELL_SECONDS)
-        while (here := self.machine.count()) < (need := self._needed()):
+        while (here := self.machine.members.count()) < (need := self._needed()):
             self._raise_if_over()
             now = self.port.now()
             if here < self.min_workers:
@@ -304,7 +304,7 @@ class MasterDriver:
                 self.stop(text)
                 raise RunHaltedError(text)
             if now >= tell:
-                ranks = sorted(peer.rank for peer in self.machine.peers())
+                ranks = sorted(peer.rank for peer in self.machine.members.peers())
                 self.say("join", f"waiting for {need} workers; joined so far: {ranks or 'none'}")
                 tell = now + TELL_SECONDS
             self._feed(self.port.next(min(until, tell)))

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import inf, nextafter
 
-import numpy as np
-
+from gcdist.protocol.installed import Installed
 from gcdist.protocol.master_io import (
     Accumulate,
     Admit,
@@ -42,10 +41,10 @@ from gcdist.protocol.master_io import (
     TakeOut,
 )
 from gcdist.protocol.master_state import OpenedStep, Outstanding, PeerState, Shift
+from gcdist.protocol.members import Members
 from gcdist.protocol.messages import (
     CODED_SUM,
     THE_MODEL,
-    Assignment,
     CloseWhy,
     CreditWhy,
     Head,
@@ -55,8 +54,8 @@ from gcdist.protocol.messages import (
     Tick,
     Wake,
 )
-from gcdist.protocol.order import Part, partition_order
-from gcdist.types import Decoder, Mask, Plan, Seen, Use, WorkTimes
+from gcdist.protocol.order import Part
+from gcdist.types import Decoder, Plan, Seen, Use, WorkTimes
 
 _DROPPED: dict[CreditWhy, DropWhy] = {
     "stale": DropWhy.STALE,
@@ -78,15 +77,10 @@ class MasterMachine:
     """
 
     def __init__(self, workers: int, expected: Hello, seed: int = 0) -> None:
-        self.workers = workers  # slots n
+        self.members = Members(workers, expected)
         self.seed = seed  # of the order of partitions in partial rows, the same at both ends
-        self._expected = expected  # the master's own Hello: what a worker's must equal
-        self._peers: dict[int, PeerState] = {}  # by index: the workers whose link stands, one life each
-        self._newest: dict[int, int] = {}  # by index: the newest life that was admitted; older ones are refused
-        self._plan: Plan | None = None  # of the newest step; rounds in hand may still be of an older one
-        self._assignments: dict[int, Assignment] = {}  # by index: each worker's rows in that plan
-        self._weighted: list[bool] = []  # (R,) rows of that plan that carry bits and data: what can be counted
-        self._loads: dict[int, dict[int, int]] = {}  # by index: partitions of each of the worker's rows in that plan
+        self._peers = self.members.standing
+        self._installed: Installed | None = None  # plan of the newest step; rounds in hand may still be of an older one
         self._open: OpenedStep | None = None  # the open step; None: between two steps
         self._decoder: Decoder | None = None  # of the newest step: also says what late messages are for
         self._step = -1  # the newest step that was opened
@@ -94,32 +88,6 @@ class MasterMachine:
         self._failures: dict[int, int] = {}  # by partition: failures since one of its gradients was counted
         self._stopped = False  # Stop has come: whoever joins is let go
         self._out: list[MasterInstruction] = []  # what `handle` will return
-
-    # --- what the driver may ask before it opens a step ---
-
-    def live(self) -> Mask:
-        """Workers whose link stands, (N,)."""
-        mask: Mask = np.zeros(self.workers, bool)
-        mask[list(self._peers)] = True
-        return mask
-
-    def count(self) -> int:
-        """Live workers."""
-        return len(self._peers)
-
-    def ready(self) -> Mask:
-        """Live workers that have no older work that is known of, (N,): see `PeerState.ready`."""
-        mask: Mask = np.zeros(self.workers, bool)
-        mask[[w for w, p in self._peers.items() if p.ready]] = True
-        return mask
-
-    def holds(self) -> dict[int, tuple[int, ...]]:
-        """The partitions of each live worker that cannot read all of them."""
-        return {w: p.holds for w, p in self._peers.items() if p.holds is not None}
-
-    def peers(self) -> tuple[Peer, ...]:
-        """Everybody whose link stands."""
-        return tuple(p.peer for p in self._peers.values())
 
     def restoring(self, at: float) -> Restore:
         """The event that gives another machine with the same peers these shifts; for checkpoints."""
@@ -151,14 +119,14 @@ class MasterMachine:
             case Joined(peer=peer, hello=hello):
                 self._joined(event.at, peer, hello)
             case Lost(peer=peer, reason=reason):
-                if self._known(peer) is not None:
+                if self.members.state_of(peer) is not None:
                     self._gone(event.at, peer, f"worker {peer.rank} lost: {reason}")
             case Leaving(peer=peer):
-                if self._known(peer) is not None:
+                if self.members.state_of(peer) is not None:
                     self._out.append(Leave(peer))
                     self._gone(event.at, peer, f"worker {peer.rank} is leaving")
             case Silent(peer=peer, seconds=seconds):
-                state = self._known(peer)
+                state = self.members.state_of(peer)
                 if state is not None:
                     state.silent = seconds > 0
             case Failed():
@@ -173,21 +141,18 @@ class MasterMachine:
                     state.cold, state.busy = state.peer.worker in cold, state.peer.worker in busy
         return self._out
 
-    def _known(self, peer: Peer) -> PeerState | None:
-        state = self._peers.get(peer.worker)
-        return state if state is not None and state.peer == peer else None
-
     # --- membership ---
 
     def _joined(self, at: float, peer: Peer, hello: Hello) -> None:
-        if self._stopped or hello.run < self._expected.run:  # a run of the same script that is over: it goes on
+        ahead = self.members.run_ahead(hello)
+        if self._stopped or ahead < 0:  # a run of the same script that is over: it goes on
             self._out.append(Leave(peer))
             return
-        if hello.run > self._expected.run:
-            text = f"worker {peer.rank} is ahead: at run {hello.run} of its script, the master at {self._expected.run}"
+        if ahead > 0:
+            text = f"worker {peer.rank} is ahead: at run {hello.run} of its script, the master at {hello.run - ahead}"
             self._out.append(CloseLink(peer, text))
             return
-        reason = self._why_refuse(peer, hello)
+        reason = self.members.why_refuse(peer, hello)
         if reason is not None:
             self._out.append(Refuse(peer, reason, differs=" differs in its " in reason))
             return
@@ -195,31 +160,10 @@ class MasterMachine:
         if old is not None:
             self._out.append(CloseLink(old.peer, "replaced by a newer link of the same worker"))
             self._gone(at, old.peer, f"worker {peer.rank} joined again")
-        self._newest[peer.worker] = peer.inc
-        mine = {sample.number for sample in self._expected.looked}
-        looked = tuple(sample for sample in hello.looked if sample.number not in mine)
-        self._peers[peer.worker] = PeerState(peer, hello.holds, looked)
+        self.members.enter(peer, hello)
         self._out += [Admit(peer), Replan(f"worker {peer.rank} joined")]
         if self._open is not None:
             self._out.append(Announce(peer, self._open.event.step))
-
-    def _why_refuse(self, peer: Peer, hello: Hello) -> str | None:
-        if not 0 <= peer.worker < self.workers:
-            return f"worker {peer.rank} has no place: this run has workers 1 to {self.workers}"
-        if peer.inc <= self._newest.get(peer.worker, -1):
-            return f"worker {peer.rank} has a newer link already"
-        difference = self._expected.difference(hello) or self._other_data(peer, hello)
-        return f"worker {peer.rank} differs in its {difference}" if difference else None
-
-    def _other_data(self, peer: Peer, hello: Hello) -> str | None:
-        """A sample that another worker reads otherwise, in words; this compares data that the master does not have."""
-        theirs = {sample.number: sample for sample in hello.looked}
-        for state in self._peers.values() if theirs else ():
-            for sample in state.looked if state.peer.worker != peer.worker else ():
-                other = theirs.get(sample.number)
-                if other is not None and (off := sample.difference(other, f"worker {state.peer.rank} has")):
-                    return off
-        return None
 
     def _gone(self, at: float, peer: Peer, reason: str) -> None:
         """A peer's link is closed: write off its rows, and take out its shifts, whose other end is gone."""
@@ -228,11 +172,11 @@ class MasterMachine:
             self._take_out(row)
         if not self._stopped:
             self._out.append(Replan(reason))
-        if self._open is not None and peer.worker in self._assignments:
-            self._write_off(at, self._assignments[peer.worker].rows)
+        if self._open is not None and self._installed is not None and peer.worker in self._installed.assignments:
+            self._write_off(at, self._installed.assignments[peer.worker].rows)
 
     def _failed(self, event: Failed) -> None:
-        if self._known(event.peer) is None:
+        if self.members.state_of(event.peer) is None:
             return
         where = {CODED_SUM: "the coded sum", THE_MODEL: "the model"}.get(
             event.partition, f"partition {event.partition}"
@@ -273,14 +217,15 @@ class MasterMachine:
             raise ValueError(f"step {event.step} opened after step {self._step}")
         self._step = event.step
         self._decoder = event.decoder
-        if self._plan is None or event.plan.plan_id != self._plan.plan_id:
+        if self._installed is None or event.plan.plan_id != self._installed.plan.plan_id:
             self._install(event.plan)
+        assert self._installed is not None
         ready = frozenset(w for w, p in self._peers.items() if p.ready)
         closes = event.at + event.terms.deadline
         self._open = OpenedStep(event, closes, ready, frozenset(self._peers))
-        for worker, assignment in self._assignments.items():
+        for worker, assignment in self._installed.assignments.items():
             if worker in self._peers:
-                self._open.hopeful += sum([self._weighted[r] for r in assignment.rows])
+                self._open.hopeful += sum([self._installed.weighted[r] for r in assignment.rows])
             else:
                 self._open.lost.update(assignment.rows)
                 self._open.settled.update(assignment.rows)
@@ -295,33 +240,11 @@ class MasterMachine:
 
     def _install(self, plan: Plan) -> None:
         """Install a new plan. Shifts of rows that have left their holder are taken out; with a new vector, all are."""
-        same_vector = self._plan is None or self._plan.trained == plan.trained
-        self._plan = plan
-        self._weighted = plan.weighted_R().tolist()
-        rows_of: dict[int, list[int]] = {}
-        parts = {}
-        for row in range(plan.rows):
-            parts[row] = plan.parts(row)
-            if parts[row]:
-                rows_of.setdefault(int(plan.worker_R[row]), []).append(row)
-        self._assignments = {
-            worker: Assignment(
-                tuple(rows),
-                tuple(parts[r] for r in rows),
-                tuple(tuple(int(b) for b in plan.bits_RS[r]) for r in rows),
-                plan.trained,
-                plan.partial,
-                plan.beta_R is not None and bool(plan.beta_R[rows].any()),
-            )
-            for worker, rows in rows_of.items()
-        }
-        self._loads = {worker: {row: len(parts[row]) for row in rows} for worker, rows in rows_of.items()}
-        for row in list(self._shifts):
-            # a row that is only timed sends nothing against its shift, which would stay in the estimate for ever
-            stays = row < plan.rows and self._weighted[row]
-            stays = stays and int(plan.worker_R[row]) == self._shifts[row].holder.worker
-            stays = stays and (plan.beta_R is None or plan.beta_R[row] > 0)
-            if not (same_vector and stays):
+        before, installed = self._installed, Installed.of(plan)
+        same_vector = before is None or before.plan.trained == plan.trained
+        self._installed = installed
+        for row, shift in list(self._shifts.items()):
+            if not (same_vector and installed.keeps_shift(shift.holder.worker, row)):
                 self._take_out(row)
 
     def _take_out(self, row: int) -> None:
@@ -330,9 +253,11 @@ class MasterMachine:
 
     def _send(self, state: PeerState, at: float) -> None:
         """Send the open step to a peer that has given credit, once, if it has rows that can still arrive."""
-        opened, worker = self._open, state.peer.worker
-        assignment = self._assignments.get(worker)
-        if opened is None or assignment is None or self._plan is None or state.last_step >= opened.event.step:
+        opened, installed, worker = self._open, self._installed, state.peer.worker
+        if opened is None or installed is None or state.last_step >= opened.event.step:
+            return
+        assignment = installed.assignments.get(worker)
+        if assignment is None:
             return
         if opened.settled.issuperset(assignment.rows):
             return
@@ -342,7 +267,7 @@ class MasterMachine:
             self._write_off(at, assignment.rows)
             return
         shifts = [self._shifts.get(row) for row in assignment.rows]
-        plan_id = self._plan.plan_id
+        plan_id = installed.plan.plan_id
         sent = Round(
             step=opened.event.step,
             plan_id=plan_id,
@@ -356,11 +281,11 @@ class MasterMachine:
         state.outstanding = Outstanding(
             step=sent.step,
             plan_id=plan_id,
-            trained=self._plan.trained,
+            trained=installed.plan.trained,
             opened=opened.event.at,
             sent=max(at, opened.event.at),
             shift=dict(zip(assignment.rows, sent.shift, strict=True)),
-            load=self._loads[worker],
+            load=installed.loads[worker],
             partial=assignment.partial,
             aim=terms.aim,
             ready=worker in opened.ready,
@@ -376,7 +301,7 @@ class MasterMachine:
         return state.params if since is not None and state.params is not None and state.params >= since else None
 
     def _credited(self, event: Credit) -> None:
-        state = self._known(event.peer)
+        state = self.members.state_of(event.peer)
         if state is None:
             return
         owed = state.outstanding
@@ -401,7 +326,7 @@ class MasterMachine:
 
     def _arrived(self, event: Arrived) -> None:
         head, peer = event.head, event.peer
-        state = self._known(peer)
+        state = self.members.state_of(peer)
         if state is None:
             self._out.append(Drop(peer, head.step, DropWhy.UNLINKED))
             return
@@ -438,18 +363,19 @@ class MasterMachine:
             self._count(event, owed)
 
     def _count(self, event: Arrived, owed: Outstanding) -> None:
-        opened, row = self._open, event.head.row
+        opened, installed, row = self._open, self._installed, event.head.row
         assert opened is not None
+        assert installed is not None
         if row in opened.settled:
             self._out.append(Drop(event.peer, event.head.step, DropWhy.SETTLED))
             return
         opened.settled.add(row)
-        if not self._weighted[row]:
+        if not installed.weighted[row]:
             return
         opened.hopeful -= 1
         opened.counted.append(row)
-        if self._failures and self._plan is not None:
-            self._failures.pop(-1, None)
+        if self._failures:
+            self._failures.pop(CODED_SUM, None)
             for partition, _ in self.parts_in(event.head):
                 self._failures.pop(partition, None)
         use = _of_done(opened.event.decoder.arrive(row), event.head, owed)
@@ -462,21 +388,20 @@ class MasterMachine:
 
     def parts_in(self, head: Head) -> tuple[Part, ...]:
         """The content of a message of the open plan: the partitions done, in order, with coefficients."""
-        assert self._plan is not None
-        parts = self._plan.parts(head.row)
-        return partition_order(self.seed, head.step, head.row, parts)[: head.done] if self._plan.partial else parts
+        assert self._installed is not None
+        return self._installed.parts_in(self.seed, head)
 
     def _late(self, event: Arrived, owed: Outstanding) -> None:
         """A message of a closed step: it may still move the shift, if both ends hold the same one of the same vector."""
-        row, plan = event.head.row, self._plan
-        assert plan is not None
+        row, installed = event.head.row, self._installed
+        assert installed is not None
         assert self._decoder is not None
         shift = self._shifts.get(row)
         same = (shift.version if shift is not None else 0) == event.head.shift
-        owned = row < plan.rows and int(plan.worker_R[row]) == event.peer.worker and self._weighted[row]
+        owned = installed.owns(event.peer.worker, row)
         # the age of a message of the last step is 1 also while no step is open
         age = self._step - event.head.step + (self._open is None)
-        fits = same and owned and owed.trained == plan.trained
+        fits = same and owned and owed.trained == installed.plan.trained
         use = _of_done(self._decoder.late(row, age), event.head, owed) if fits else Use(0.0)
         if use.beta == 0.0:
             self._out.append(Drop(event.peer, event.head.step, DropWhy.LATE))
@@ -502,8 +427,10 @@ class MasterMachine:
         ready: bool = False,
     ) -> None:
         """Say an outcome; ``ready``: whether the worker was as the step opened, where it has no round in hand any more."""
-        load = owed.load[row] if owed else len(self._plan.parts(row)) if self._plan else 0
-        if owed.partial if owed else self._plan is not None and self._plan.partial:
+        assert self._installed is not None
+        plan = self._installed.plan
+        load = owed.load[row] if owed else len(plan.parts(row))
+        if owed.partial if owed else plan.partial:
             load = min(load, 1)  # its seconds are those of one partition
         ready = owed.ready if owed else ready
         cold = owed.cold if owed else False
@@ -512,13 +439,14 @@ class MasterMachine:
     # --- the end of a step ---
 
     def _write_off(self, at: float, rows: tuple[int, ...]) -> None:
-        opened = self._open
+        opened, installed = self._open, self._installed
         assert opened is not None
+        assert installed is not None
         for row in rows:
             if row not in opened.settled:
                 opened.settled.add(row)
                 opened.lost.add(row)
-                opened.hopeful -= self._weighted[row]
+                opened.hopeful -= installed.weighted[row]
         self._close_if_done(at)
 
     def _close_if_done(self, at: float) -> None:
@@ -538,7 +466,7 @@ class MasterMachine:
         terms = opened.event.terms
         deadline = terms.deadline if terms.aim is None else terms.aim
         elapsed = max(0.0, min(at - opened.event.at, deadline))  # a loss may be stamped just before OpenStep
-        for worker, assignment in self._assignments.items():
+        for worker, assignment in self._installed.assignments.items() if self._installed else ():
             if worker not in opened.present:
                 continue
             state = self._peers.get(worker)

@@ -51,7 +51,7 @@ class Accounts:
         self.trained += 1
         self.estimated += result.gradient is not None
         self.arrivals.add(result)
-        self.data.add(result, local=bool(self._driver.machine.holds()))
+        self.data.add(result, local=bool(self._driver.machine.members.holds()))
         if (line := self.coverage.add(result)) is not None:
             self._driver.say("warning", line)
         if scheme.known_p and scheme.code.unbiased and (line := self._contradiction.line()) is not None:

@@ -286,7 +286,7 @@ class Cluster:
             ConfigError: no such fault, or its worker is not here.
         """
         what, rank = drill(self.config, fault)
-        here = sorted(peer.rank for peer in self.driver.machine.peers())
+        here = sorted(peer.rank for peer in self.driver.machine.members.peers())
         if rank is None and here:
             rank = pick(self.config.seed, -1, self.accounts.next, here)
         if rank is None or rank not in (0, *here):

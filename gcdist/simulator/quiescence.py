@@ -41,12 +41,12 @@ class Quiescence:
         shifts = [(row, peer.worker, version, beta) for row, peer, version, beta in told.shifts]
         remembered = [
             (peer.worker, partition, h)
-            for peer in self._driver.machine.peers()
+            for peer in self._driver.machine.members.peers()
             for partition, h in self._network.workers[peer.worker].rows.remembered().items()
         ]
         occupied = [
             (peer.worker, min(until, NEVER))
-            for peer in self._driver.machine.peers()
+            for peer in self._driver.machine.members.peers()
             if (until := self._network.workers[peer.worker].occupied_until) > told.at
         ]
         return {
@@ -64,7 +64,7 @@ class Quiescence:
         self._driver.settle(step, self._network.next_at)
         self._network.clock.now = state["now"]
         self._network.turns.at_rest()
-        peers = {peer.worker: peer for peer in self._driver.machine.peers()}
+        peers = {peer.worker: peer for peer in self._driver.machine.members.peers()}
         shifts = tuple((row, peers[w], version, beta) for row, w, version, beta in state["shifts"] if w in peers)
         h = {row: state["h"][row] for row, *_ in shifts}
         self._driver.restore(shifts, state["cold"], tuple(state.get("busy", ())), h)

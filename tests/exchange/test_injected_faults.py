@@ -248,6 +248,6 @@ def test_a_stopped_master_goes_on_and_a_killed_one_ends_a_simulated_run(tmp_path
     with cluster:
         infos = [step.backward() for step in cluster.steps(4)]
         assert infos[2].seconds - infos[1].seconds > 2.0
-        assert Peer(0, 1) in cluster.driver.machine.peers()
+        assert Peer(0, 1) in cluster.driver.machine.members.peers()
         with pytest.raises(gcdist.RunHaltedError, match="the master was killed"):
             next(cluster.steps(1)).backward()

@@ -59,7 +59,7 @@ def promises_follow(record: Record, session: Session) -> int:
     steps = 0
     for event, instructions in record:
         if isinstance(event, OpenStep):
-            live_N, ready_N = machine.live(), machine.ready()
+            live_N, ready_N = machine.members.live(), machine.members.ready()
             plan = scheme.plan_for(live_N)
             terms = scheme.terms(plan, live_N, ready_N)
             assert (plan.A_RK != event.plan.A_RK).nnz == 0

@@ -144,8 +144,8 @@ class ClosesAtTheFirstArrival(MasterMachine):
 class CountsEachLife(MasterMachine):
     def _gone(self, at: float, peer: Peer, reason: str) -> None:
         super()._gone(at, peer, reason)
-        if self._open is not None and peer.worker in self._assignments:
-            self._open.settled.difference_update(self._assignments[peer.worker].rows)
+        if self._open is not None and self._installed is not None and peer.worker in self._installed.assignments:
+            self._open.settled.difference_update(self._installed.assignments[peer.worker].rows)
 
 
 class TellsRowsThatDidNotCount(MasterMachine):
@@ -174,7 +174,7 @@ class SendsWithoutCredit(MasterMachine):
 
 class DoesNotCompare(MasterMachine):
     def _arrived(self, event: m.Arrived) -> None:
-        state = self._known(event.peer)
+        state = self.members.state_of(event.peer)
         if state and state.outstanding and event.head.row in state.outstanding.shift:
             state.outstanding.shift[event.head.row] = event.head.shift
         super()._arrived(event)
@@ -182,14 +182,14 @@ class DoesNotCompare(MasterMachine):
 
 class SendsThePlanOnceForEver(MasterMachine):
     def _send(self, state: Any, at: float) -> None:
-        if state.plan_sent >= 0 and self._plan is not None:
-            state.plan_sent = self._plan.plan_id
+        if state.plan_sent >= 0 and self._installed is not None:
+            state.plan_sent = self._installed.plan.plan_id
         super()._send(state, at)
 
 
 class WeighsByWhoIsHere(MasterMachine):
     def handle(self, event: m.MasterEvent) -> list[m.MasterInstruction]:
-        missing = self.workers - len(self._peers)
+        missing = int((~self.members.live()).sum())
         return [
             replace(t, use=replace(t.use, weight=t.use.weight * (1 + missing)))
             if isinstance(t, m.Accumulate) and t.use.weight
@@ -208,14 +208,15 @@ class ForgetsLateAcceptance(MasterMachine):
 
 class MovesByAnOlderVector(MasterMachine):
     def _late(self, event: m.Arrived, owed: Outstanding) -> None:
-        assert self._plan is not None
-        super()._late(event, replace(owed, trained=self._plan.trained))
+        assert self._installed is not None
+        super()._late(event, replace(owed, trained=self._installed.plan.trained))
 
 
 class KeepsShiftsOfAnOlderVector(MasterMachine):
     def _install(self, plan: Plan) -> None:
-        if self._plan is not None:
-            self._plan = replace(self._plan, trained=plan.trained)
+        if self._installed is not None:
+            before = replace(self._installed.plan, trained=plan.trained)
+            self._installed = replace(self._installed, plan=before)
         super()._install(plan)
 
 
@@ -271,8 +272,11 @@ class SendsWhatIsNotKept(MasterMachine):
 
 
 class Tosses(MasterMachine):
-    def _why_refuse(self, peer: Peer, hello: Any) -> str | None:
-        return "no" if random.random() < 0.1 else super()._why_refuse(peer, hello)
+    def _joined(self, at: float, peer: Peer, hello: Any) -> None:
+        if random.random() < 0.1:
+            self._out.append(m.Refuse(peer, "no", differs=False))
+        else:
+            super()._joined(at, peer, hello)
 
 
 @pytest.mark.parametrize(

@@ -93,11 +93,11 @@ def only(out: list[Any], *kinds: type[Any]) -> list[Any]:
 def test_join_and_credit() -> None:
     machine = MasterMachine(2, HELLO)
     assert machine.handle(Joined(0.0, A, HELLO)) == [Admit(A), Replan("worker 1 joined")]
-    assert machine.live().tolist() == [True, False]
-    assert machine.ready().tolist() == [False, False]
+    assert machine.members.live().tolist() == [True, False]
+    assert machine.members.ready().tolist() == [False, False]
     assert machine.handle(Credit(0.1, A, -1, "fresh")) == []
-    assert machine.ready().tolist() == [True, False]
-    assert machine.peers() == (A,)
+    assert machine.members.ready().tolist() == [True, False]
+    assert machine.members.peers() == (A,)
 
 
 def test_open_announces_to_the_busy_and_sends_against_credit() -> None:
@@ -200,7 +200,7 @@ def test_stop_closes_and_releases() -> None:
     machine.handle(opening(0, make_plan(0, TWO)))
     out = machine.handle(Stop(1.2, "SIGTERM"))
     assert only(out, CloseStep, Leave) == [CloseStep(0, Closing(), (), "stop"), Leave(A), Leave(B)]
-    assert not machine.live().any()
+    assert not machine.members.live().any()
     assert machine.handle(Joined(1.3, Peer(0, 9), HELLO)) == [Leave(Peer(0, 9))]
     assert machine.handle(Lost(1.4, A, "gone")) == []
 
@@ -238,7 +238,7 @@ def test_a_message_that_was_not_asked_for_closes_its_link_alone(message: Arrived
         CloseLink(A, reason),
         Replan(f"worker 1 closed: {reason}"),
     ]
-    assert machine.live().tolist() == [False, True]
+    assert machine.members.live().tolist() == [False, True]
     assert machine.handle(arrived(1.2, A, 0, 0)) == [Drop(A, 0, DropWhy.UNLINKED)]
     assert machine.handle(arrived(1.3, B, 0, 1))[-1] == CloseStep(0, Closing(), (1,), "complete")
 
@@ -248,7 +248,7 @@ def test_a_duplicate_closes_the_link() -> None:
     machine.handle(opening(0, make_plan(0, TWO)))
     machine.handle(arrived(1.1, A, 0, 0))
     assert only(machine.handle(arrived(1.2, A, 0, 0)), CloseLink, Accumulate) != []
-    assert machine.live().tolist() == [False, True]
+    assert machine.members.live().tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_strangers_change_nothing() -> None:
     assert machine.handle(Silent(1.1, stranger, 5.0)) == []
     assert machine.handle(Failed(1.1, stranger, 0, 0, "boom")) == []
     assert machine.handle(arrived(1.1, stranger, 0, 0)) == [Drop(stranger, 0, DropWhy.UNLINKED)]
-    assert machine.live().tolist() == [True, False]
+    assert machine.members.live().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_leaving_is_released_at_once() -> None:
 def test_a_silent_worker_is_not_ready_but_still_live() -> None:
     machine = master(A)
     assert machine.handle(Silent(0.5, A, 6.0)) == []
-    assert (machine.live()[0], machine.ready()[0]) == (True, False)
+    assert (machine.members.live()[0], machine.members.ready()[0]) == (True, False)
     out = machine.handle(opening(0, make_plan(0, TWO)))
     assert [t.peer for t in only(out, SendRound)] == [A]
     machine.handle(Silent(1.2, A, 0.0))
@@ -384,14 +384,14 @@ def test_ready_is_who_has_no_older_work_that_is_known_of() -> None:
     machine.handle(opening(0, plan))
     machine.handle(Credit(1.5, A, 0, "busy"))
     machine.handle(arrived(1.6, B, 0, 1, done=1))
-    assert machine.ready().tolist() == [False, True]  # B's credit is under way
+    assert machine.members.ready().tolist() == [False, True]  # B's credit is under way
     machine.handle(Credit(1.7, B, 0, "sent"))
     out = machine.handle(opening(1, plan, at=3.0))
     assert [told.peer for told in only(out, SendRound)] == [A, B]
     seen = only(machine.handle(arrived(3.1, A, 1, 0)), Observe)[0].seen
     assert not seen.ready  # as it was at the opening
     machine.handle(Credit(3.2, A, 1, "sent"))
-    assert machine.ready().tolist() == [True, False]
+    assert machine.members.ready().tolist() == [True, False]
 
 
 def test_three_failures_of_one_partition_halt() -> None:
@@ -479,7 +479,7 @@ def test_before_a_checkpoint_everybody_is_told_that_its_work_is_stale() -> None:
     machine.handle(Tick(2.0))
     assert machine.handle(Settle(2.1, 4)) == [Announce(A, 4), Announce(B, 4)]
     assert only(machine.handle(Credit(2.2, B, 3, "stale")), Drop, SendRound) == [Drop(B, 3, DropWhy.STALE)]
-    assert machine.ready().all()
+    assert machine.members.ready().all()
     rounds = only(machine.handle(opening(4, plan, at=3.0)), SendRound)
     assert [told.peer for told in rounds] == [A, B]
 

@@ -119,7 +119,7 @@ class World:
                 self._feed(self._inbox.popleft())
             elif self._open and self._wake is not None and self.now >= self._wake:
                 self._feed(Tick(self.now))
-            elif self._want_step and not self._stopped and self.machine.live().any() and self._calm_enough():
+            elif self._want_step and not self._stopped and self.machine.members.live().any() and self._calm_enough():
                 self._want_step = False
                 self._feed(self._next_step())
             elif self._inbox:
@@ -140,7 +140,7 @@ class World:
         self.at(self.now + seconds, back)
 
     def _calm_enough(self) -> bool:
-        return not self.calm or all(self.machine.live()[s] for s, p in self.procs.items() if not p.over)
+        return not self.calm or all(self.machine.members.live()[s] for s, p in self.procs.items() if not p.over)
 
     def _next_step(self) -> m.OpenStep:
         r = self.rng

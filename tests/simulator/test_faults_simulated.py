@@ -144,9 +144,9 @@ class Run:
             while self.network.now() < until:
                 event = self.network.next(until)
                 self.driver._feed(event)
-            if self.driver.machine.live().all():
+            if self.driver.machine.members.live().all():
                 break
-        assert self.driver.machine.live().all()
+        assert self.driver.machine.members.live().all()
         self.spy.take(self.record, None)
         self.record.clear()
         for _ in range(steps):
@@ -179,7 +179,9 @@ class Run:
         """Nothing at master, workers or network grows with time: one entry a worker, row or partition."""
         machine, driver, network = self.driver.machine, self.driver, self.network
         n, k = self.session.workers, len(self.session.sizes_K)
-        by_worker: list[Any] = [machine._peers, machine._newest, machine._assignments, driver._sent]
+        members, installed = machine.members, machine._installed
+        assert installed is not None
+        by_worker: list[Any] = [members.standing, members._newest, installed.assignments, driver._sent]
         by_worker += [machine._shifts, driver.aggregator._h, driver.aggregator._counted, network.trouble._states]
         by_worker += [worker.rows._h for worker in network.workers.values()]
         assert max(map(len, by_worker)) <= n

@@ -54,7 +54,7 @@ def errors(scheme: str, p: tuple[float, ...]) -> tuple[F64, F64]:
     rows, seen = [], Counter[str]()
     for step in range(ROUNDS):
         driver.drain()
-        for peer in driver.machine.peers():
+        for peer in driver.machine.members.peers():
             if rng.random() < CHANCE[peer.worker]:
                 fault = FAULTS[rng.integers(len(FAULTS))]
                 seen[fault.kind] += 1

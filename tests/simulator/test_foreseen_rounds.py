@@ -67,7 +67,7 @@ def run(folder: Path, scheme: str, seed: int, event_by_event: bool) -> tuple[lis
         elif kind == 2:
             network.trouble.reborn(worker.slot)  # known to have had trouble: its rounds are not foreseen from then on
         else:
-            peer = next((peer for peer in driver.machine.peers() if peer.worker == worker.slot), None)
+            peer = next((peer for peer in driver.machine.members.peers() if peer.worker == worker.slot), None)
             if peer is not None:
                 step = driver._step
                 fault = Fault("delay", seconds=0.05) if kind == 3 else Fault("cut", seconds=0.15)

@@ -49,7 +49,7 @@ def test_partitions_and_bits_go_to_those_who_are_here(scheme: str) -> None:
         assert plan.bits_RS[plan.weighted_R()].sum() == BITS * 3
     network.workers[1].kill(0.0)  # another host in its place
     for _ in range(20):  # until it has joined
-        if not driver.machine.live().all():
+        if not driver.machine.members.live().all():
             after(1)
     assert owners(after(1)) == {0, 1, 2, 3}
 

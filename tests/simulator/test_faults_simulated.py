@@ -180,8 +180,8 @@ class Run:
         machine, driver, network = self.driver.machine, self.driver, self.network
         n, k = self.session.workers, len(self.session.sizes_K)
         members, installed = machine.members, machine._installed
-        assert installed is not None
-        by_worker: list[Any] = [members.standing, members._newest, installed.assignments, driver._sent]
+        assignments = {} if installed is None else installed.assignments
+        by_worker: list[Any] = [members.standing, members._newest, assignments, driver._sent]
         by_worker += [machine._shifts, driver.aggregator._h, driver.aggregator._counted, network.trouble._states]
         by_worker += [worker.rows._h for worker in network.workers.values()]
         assert max(map(len, by_worker)) <= n

@@ -211,10 +211,9 @@ def _notes(run: Run, workers: list[WorkerFigures]) -> list[str]:
     down = float(np.nansum(run.series["bytes_down"])) if run.steps else 0.0
     if isinstance(up, int) and isinstance(full, int) and up > 0:
         whole = run.summary.get("bytes_down_float32")
-        less = f", {whole / down:.2g} times less" if isinstance(whole, int) and down > 0 else ""
         notes.append(
-            f"Workers sent {bytes_text(up)}, {full / up:.2g} times less than in float32; "
-            f"the master sent {bytes_text(down)}{less}."
+            f"Workers sent {bytes_text(up)}, {_against_float32(full / up)}; the master sent {bytes_text(down)}"
+            + (f", {_against_float32(whole / down)}." if isinstance(whole, int) and down > 0 else ".")
         )
     ended = sum(why == "deadline" for why in run.why_T)
     if run.steps:
@@ -228,6 +227,17 @@ def _notes(run: Run, workers: list[WorkerFigures]) -> list[str]:
             f"{len(errors)} errors of the user's code; the first: {str(errors[0].get('text')).splitlines()[0]}"
         )
     return notes
+
+
+def _against_float32(times: float) -> str:
+    """How many bytes float32 would have been, over those that were.
+
+    >>> _against_float32(7.96), _against_float32(1.01), _against_float32(0.9)
+    ('8 times less than in float32', 'as much as in float32', '1.1 times more than in float32')
+    """
+    if f"{times:.2g}" in ("1", "0.99"):
+        return "as much as in float32"
+    return f"{times:.2g} times less than in float32" if times > 1 else f"{1 / times:.2g} times more than in float32"
 
 
 def _quartile(values: list[float]) -> float:

@@ -39,10 +39,11 @@ def first_screen(results: Results, page: Path, pictures: Path) -> list[str]:
         best = fastest(found, scenario)
         cells.append(f"`{best.scheme}`, {best.seconds:.1f}" if best else "nobody")
         lines.append(f"| {scenario} | {' | '.join(cells)} |")
-    picture = pictures / "first.png"
-    draw(results, problem, scenarios, shown, picture)
-    lines += ["", f"![times faster than DDP, by delays]({picture.relative_to(page.parent)})", ""]
-    return [*lines, *(f"{i}. {text}" for i, text in enumerate(sentences(results), 1)), ""]
+    if "ddp" in shown:
+        picture = pictures / "first.png"
+        draw(results, problem, scenarios, shown, picture)
+        lines += ["", f"![times faster than DDP, by delays]({picture.relative_to(page.parent)})"]
+    return [*lines, "", *(f"{i}. {text}" for i, text in enumerate(sentences(results), 1)), ""]
 
 
 def shown_problem(results: Results) -> str:

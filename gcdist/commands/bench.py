@@ -125,7 +125,10 @@ def report(
 
     Example: gcdist bench report runs/wallclock --page RESULTS.md
     """
-    write_page(folders, page, pictures or page.parent / "img")
+    into = pictures or page.parent / "img"
+    if not into.is_relative_to(page.parent):  # the page links to them
+        raise ConfigError(f"--pictures: found {into}; should be a folder in that of the page, {page.parent}")
+    write_page(folders, page, into)
     print(f"written: {page}")
 
 

@@ -9,6 +9,8 @@ import pytest
 from gcdist.bench.cells import Cell, Outcome
 from gcdist.bench.first_screen import first_screen, sentences
 from gcdist.bench.schemes import SCHEMES
+from gcdist.commands.bench import report
+from gcdist.config import ConfigError
 
 pytest.importorskip("matplotlib")
 
@@ -54,3 +56,16 @@ def test_one_table_and_one_picture(tmp_path: Path) -> None:
 
 def test_without_our_scheme_there_is_none(tmp_path: Path) -> None:
     assert first_screen(runs("none", "ddp", 1.0), tmp_path / "RESULTS.md", tmp_path) == []
+
+
+def test_without_ddp_there_is_no_picture(tmp_path: Path) -> None:
+    found = [*runs("none", "sync", 2.0), *runs("none", "auto", 1.0)]
+    lines = first_screen(found, tmp_path / "RESULTS.md", tmp_path / "img")
+    assert "| delays | `sync` | `auto` | fastest of all |" in lines
+    assert not any(line.startswith("![") for line in lines)
+    assert not (tmp_path / "img").exists()
+
+
+def test_pictures_must_lie_below_their_page(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--pictures: found .*b; should be a folder in that of the page"):
+        report([tmp_path], tmp_path / "a" / "RESULTS.md", tmp_path / "b")

@@ -139,7 +139,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         less = f" ({whole / sent:.1f} times)" if sent else ""
         facts.append((name, f"{bytes_text(sent)}, in float32 {bytes_text(whole)}{less}"))
     if summary.partitions_missed or summary.steps_without_gradient:
-        without = f"{summary.steps_without_gradient} steps without a gradient"
+        without = f"{_steps(summary.steps_without_gradient)} without a gradient"
         facts.append(("data counted", f"{summary.samples_counted:.1%} of the samples a step; {without}"))
     facts += [("note", line) for line in summary.notes]
     return facts
@@ -162,6 +162,15 @@ def _number(name: str, value: float) -> str:
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
 
 
+def _steps(count: int) -> str:
+    """So many steps, in words.
+
+    >>> _steps(1), _steps(0)
+    ('1 step', '0 steps')
+    """
+    return f"{count} step" if count == 1 else f"{count} steps"
+
+
 def _partitions(summary: Summary) -> Table:
     shown, all_of = len(summary.partitions), summary.partitions_missed
     of = f", {shown} of {all_of}" if shown < all_of else ""
@@ -169,10 +178,10 @@ def _partitions(summary: Summary) -> Table:
     for heading in ("partition", "samples", "counted", "last counted", "longest without"):
         table.add_column(heading, justify="right")
     for part in summary.partitions:
-        ago = "never" if part.ago is None else "in the last step" if part.ago == 0 else f"{part.ago} steps before"
+        ago = "never" if part.ago is None else "in the last step" if part.ago == 0 else f"{_steps(part.ago)} before"
         rate = part.counted / max(1, summary.steps)
         style = "red" if rate < RARE else ""
-        cells = f"{part.samples:.1%}", f"{rate:.1%}", ago, f"{part.longest} steps"
+        cells = f"{part.samples:.1%}", f"{rate:.1%}", ago, _steps(part.longest)
         table.add_row(str(part.partition), *cells, style=style)
     return table
 

@@ -134,14 +134,18 @@ def _checkpoints(folder: Path, said: list[str], codes: list[int]) -> bool:
     return not any(codes) and all(step in text for step, text in zip(wanted, said, strict=True))
 
 
+def _losses(said: str) -> list[float]:
+    """Lines that are a loss; the other stream's progress line may come before the line's end."""
+    return [float(x) for x in re.findall(r"^([0-9.]+)(?:$|step )", said, re.MULTILINE)]
+
+
 def _fewer_partitions(folder: Path, said: list[str], codes: list[int]) -> bool:
-    losses = re.findall(r"^[0-9.]+(?:$|step )", said[0], re.MULTILINE)  # a progress line may come before the line's end
-    return "code.partitions" in said[0] and (len(losses) == 2 if codes == [0] else True)
+    return "code.partitions" in said[0] and (len(_losses(said[0])) == 2 if codes == [0] else True)
 
 
 def _two_losses(folder: Path, said: list[str], codes: list[int]) -> bool:
-    losses = re.findall(r"^[0-9.]+$", said[0], re.MULTILINE)
-    return codes == [0] and len(losses) == 2 and all(math.isfinite(float(x)) for x in losses)
+    losses = _losses(said[0])
+    return codes == [0] and len(losses) == 2 and all(map(math.isfinite, losses))
 
 
 def _sparse(folder: Path, said: list[str], codes: list[int]) -> bool:

@@ -10,7 +10,8 @@ from gcdist.quantize.registry import (
     register_quantizer,
     warm,
 )
-from gcdist.quantize.segments import Segments, Sums, get_segments, warm_segments
+from gcdist.quantize.segments import get_segments, warm_segments
+from gcdist.quantize.segments_base import Segments, Sums
 
 __all__ = [
     "Base",

@@ -7,8 +7,8 @@ import pytest
 
 from gcdist.quantize import get_quantizer, get_segments
 from gcdist.quantize.floats import add_scaled
+from gcdist.quantize.grid_segments import TOGETHER, GridSums
 from gcdist.quantize.many_rows import sum_rows
-from gcdist.quantize.segments import TOGETHER, _GridSums
 from gcdist.types import Layout
 
 LAYOUTS = {
@@ -65,7 +65,7 @@ def test_a_sum_of_small_payloads(name: str, layout: str) -> None:
     segments = get_segments(get_quantizer(name), LAYOUTS[layout])
     d, draw = LAYOUTS[layout].d, np.random.default_rng(4)
     sums, alone = segments.sums(3, 17), segments.sums(3, 17)
-    assert isinstance(alone, _GridSums)
+    assert isinstance(alone, GridSums)
     for row in range(TOGETHER + 9):
         bits, weight = [2, 4, 8][row % 3], float(draw.random())
         out = np.empty(segments.nbytes(bits), np.uint8)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gcdist.quantize import bits_allowed, decode, get_quantizer, get_segments, quantizer_names
-from gcdist.quantize.segments import GridSegments, LoopedSegments
+from gcdist.quantize.grid_segments import GridSegments
+from gcdist.quantize.looped_segments import LoopedSegments
 from gcdist.types import F32, U8, Key, Layout, NonFiniteError, Quantizer
 
 CUT = ("bucket", "dither", "rotated", "rotated-dither", "eden")
